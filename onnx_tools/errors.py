@@ -1,0 +1,55 @@
+"""The errors of onnx_tools; all are `oxiprune_gpu.PruningError`.
+
+::
+
+    PruningError
+    └── OnnxToolsError
+        ├── InvalidModelFile     not an ONNX model, truncated, or contradicting itself
+        ├── InvalidExternalData  missing, truncated, or lying outside the model's folder
+        ├── InvalidTensor        a tensor whose data does not fit its shape
+        ├── OutputRefused        the output exists, or would overwrite what it must not
+        ├── WriteFailed          the operating system refused a write; nothing was changed
+        ├── PatternMatchesNothing
+        ├── NothingSelected      no weight to prune; nothing was written
+        └── VerificationFailed   a check of the result failed; nothing was written
+"""
+
+from __future__ import annotations
+
+from oxiprune_gpu.errors import PruningError
+
+
+class OnnxToolsError(PruningError):
+    """Base of the errors of onnx_tools."""
+
+
+class InvalidModelFile(OnnxToolsError):
+    """The file is not an ONNX model, is truncated, or contradicts itself."""
+
+
+class InvalidExternalData(OnnxToolsError):
+    """External data is missing, truncated, or lies outside the model's folder."""
+
+
+class InvalidTensor(OnnxToolsError):
+    """A tensor's data does not fit its shape."""
+
+
+class OutputRefused(OnnxToolsError):
+    """The output exists, or writing it would destroy something."""
+
+
+class WriteFailed(OnnxToolsError):
+    """The operating system refused a write. The old files stand as they were."""
+
+
+class PatternMatchesNothing(OnnxToolsError):
+    """An include or exclude pattern matches no weight."""
+
+
+class NothingSelected(OnnxToolsError):
+    """No weight was selected. Nothing was written."""
+
+
+class VerificationFailed(OnnxToolsError):
+    """A check of the result failed."""

@@ -1,0 +1,128 @@
+"""Every error a caller can meet.
+
+::
+
+    PruningError
+    ├── InvalidSparsity        sparsity outside [0, 1)
+    ├── InvalidOption          a metric, granularity or option that does not exist
+    ├── EmptyTensor            a weight without elements
+    ├── NotTwoDimensional      row or column pruning of a weight without exactly two axes
+    ├── BelowMinNonzero        min_nonzero is larger than the weight
+    ├── NonFiniteWeight        NaN in a weight or a gradient
+    ├── NonFiniteScore         NaN born in a score (infinity times zero)
+    ├── ShapeMismatch          a shape, mask or gradient that does not fit the data
+    ├── UnsupportedDtype       not float16, bfloat16, float32 or float64
+    └── ReadOnlyTarget         pruning in place something that can't be written
+
+The texts of the first group (invalid sparsity, empty, not two-dimensional, below min_nonzero) are the reference's,
+letter by letter. Nothing has been written when one of these is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PruningError(Exception):
+    """Base of every error of oxiprune."""
+
+
+class InvalidSparsity(PruningError, ValueError):
+    """Sparsity is not a number in [0, 1)."""
+
+    def __init__(self, sparsity: object) -> None:
+        self.sparsity = sparsity
+        super().__init__(f"sparsity {_as_float32_text(sparsity)} must be in [0.0, 1.0)")
+
+
+class InvalidOption(PruningError, ValueError):
+    """A metric, granularity or other option has a value that does not exist."""
+
+
+class EmptyTensor(PruningError, ValueError):
+    """The weight has no elements."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"empty tensor: '{name}'")
+
+
+class NotTwoDimensional(PruningError, ValueError):
+    """Row and column pruning need exactly two axes."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        super().__init__(f"structured pruning requires 2D tensor, got shape {list(self.shape)}")
+
+
+class BelowMinNonzero(PruningError, ValueError):
+    """`min_nonzero` asks for more elements than the weight has."""
+
+    def __init__(self, min_nonzero: int, total: int) -> None:
+        self.min_nonzero = min_nonzero
+        self.total = total
+        super().__init__(f"cannot prune below min_nonzero={min_nonzero} with {total} total elements")
+
+
+class NonFiniteWeight(PruningError, ValueError):
+    """NaN in a weight, or in the gradient that goes with it."""
+
+    def __init__(self, name: str, count: int, what: str = "weight") -> None:
+        self.name = name
+        self.count = count
+        super().__init__(
+            f"{what} of tensor '{name}' holds {count} NaN: NaN has no importance; "
+            "repair the model or leave this tensor out"
+        )
+
+
+class NonFiniteScore(PruningError, ValueError):
+    """NaN born in a score: an infinite weight times a zero gradient, or the other way round."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self.name = name
+        self.count = count
+        super().__init__(
+            f"{count} scores of tensor '{name}' are NaN (infinity times zero): "
+            "clip the weight or the gradient, or use another metric"
+        )
+
+
+class ShapeMismatch(PruningError, ValueError):
+    """A shape, mask or gradient does not fit the data it goes with."""
+
+
+class UnsupportedDtype(PruningError, TypeError):
+    """The weight is not float16, bfloat16, float32 or float64."""
+
+    def __init__(self, name: str, dtype: object) -> None:
+        self.name = name
+        self.dtype = dtype
+        super().__init__(
+            f"tensor '{name}' has dtype {dtype}: supported are float16, bfloat16 (ml_dtypes), float32 and float64; "
+            "convert it first"
+        )
+
+
+class ReadOnlyTarget(PruningError, ValueError):
+    """Pruning in place was asked for something that can't be written."""
+
+    def __init__(self, name: str, why: str = "the array is read-only") -> None:
+        self.name = name
+        super().__init__(f"can't prune tensor '{name}' in place: {why}; use prune_tensor, which returns a new array")
+
+
+def _as_float32_text(sparsity: object) -> str:
+    """Shortest decimal of the float32 nearest to `sparsity`, never with an exponent; other objects as they are."""
+    import numpy as np
+
+    try:
+        with np.errstate(over="ignore"):
+            value = np.float32(sparsity)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return str(sparsity)
+    if np.isnan(value):
+        return "NaN"
+    if np.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return np.format_float_positional(value, unique=True, trim="-")
