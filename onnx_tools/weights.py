@@ -1,0 +1,464 @@
+"""Which stored tensors of a model are weights, found by who reads them, never by their shape.
+
+Every stored tensor is followed forward, through Reshape, Transpose, Slice and their like, to the nodes that use it.
+It is a weight if all of them read it at a weight slot of the op table; else it is left alone, and says why.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from onnx_tools import graph_index, operators
+from onnx_tools.errors import PatternMatchesNothing
+from onnx_tools.graph_index import GraphIndex, Node, Path, Reader, Scope, StoredTensor, Value
+from onnx_tools.operators import Layout, UnitAxis, WeightSlot
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.DOUBLE: np.dtype(np.float64),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+_MOST_STEPS = 1000
+_MOST_AXES = 64
+_NOT_COVERED = "not yet covered"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A stored tensor that can be pruned. One mask, however many nodes read it.
+
+    `path`: where its TensorProto lies. `op_types`, `consumers`: the nodes that use it, each named by its name or first
+    output. `rows`: its output channels, `columns`: its input channels (the axis that is summed); None where it has
+    none, and `rows_missing`, `columns_missing` say why. `depthwise`: a convolution with one input channel per group.
+    """
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    elements: int
+    op_types: tuple[str, ...]
+    consumers: tuple[str, ...]
+    rows: UnitAxis | None
+    columns: UnitAxis | None
+    rows_missing: str = ""
+    columns_missing: str = ""
+    depthwise: bool = False
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """Stored data that is not pruned, and the reason. `dtype_name`: like "int64", "float8e4m3fn"."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    dtype_name: str
+    elements: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """All stored data of a model, in model order: a graph's initializers, then its nodes with their subgraphs."""
+
+    weights: tuple[Weight, ...]
+    left_alone: tuple[LeftAlone, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which weights to prune.
+
+    `include`, `exclude`: glob patterns (case matters) for names, or "op:Conv" for op types; no include: all. A weight
+    must also have `min_elements`, and depthwise kernels need `depthwise`: pruning those ruins most models.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    min_elements: int = 2048
+    depthwise: bool = False
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One use of a tensor at the end of its way. `slot`: it is a weight there; else `what` says what it is."""
+
+    what: str
+    node: Node | None = None
+    slot: WeightSlot | None = None
+    layout: Layout | None = None
+    quantiser: str = ""
+    known: bool = True
+
+
+@dataclass(frozen=True)
+class _Step:
+    value: Value
+    layout: Layout
+    quantiser: str = ""
+
+
+def find_weights(model: ModelProto) -> FoundWeights:
+    """Find the weights of a model; the skeleton of one will do, since no value of a weight is looked at.
+
+    Everything else that the model stores is listed as left alone, with the reason. Raises nothing, however broken the
+    graph is: what can't be understood is left alone.
+    """
+    index = GraphIndex(model)
+    follower = _Follower(index)
+    names = _unique_names(index.tensors)
+    found = [_judge(tensor, name, follower) for tensor, name in zip(index.tensors, names, strict=True)]
+    return FoundWeights(
+        tuple(item for item in found if isinstance(item, Weight)),
+        tuple(item for item in found if isinstance(item, LeftAlone)),
+    )
+
+
+def select_weights(found: FoundWeights, selection: Selection) -> FoundWeights:
+    """Move the weights that `selection` does not want to `left_alone` (in front of the others), with the reason.
+
+    Raises PatternMatchesNothing for a pattern that matches no weight at all. `min_elements` and `depthwise` hold for
+    weights included by their full name too.
+    """
+    for pattern in (*selection.include, *selection.exclude):
+        if not any(_matches(weight, pattern) for weight in found.weights):
+            raise PatternMatchesNothing(_no_match(pattern, found.weights))
+    reasons = [_deselected(weight, selection) for weight in found.weights]
+    pairs = list(zip(found.weights, reasons, strict=True))
+    moved = tuple(_left_alone_weight(weight, reason) for weight, reason in pairs if reason)
+    return FoundWeights(tuple(weight for weight, reason in pairs if not reason), moved + found.left_alone)
+
+
+def _deselected(weight: Weight, selection: Selection) -> str:
+    """Why the selection leaves the weight alone; "" if it does not."""
+    for pattern in selection.exclude:
+        if _matches(weight, pattern):
+            return f"excluded by pattern '{pattern}'"
+    included = next((pattern for pattern in selection.include if _matches(weight, pattern)), "")
+    if selection.include and not included:
+        return "matches no --include pattern"
+    reasons = []
+    if weight.depthwise and not selection.depthwise:
+        reasons.append("depthwise kernel (--depthwise prunes it)")
+    if weight.elements < selection.min_elements:
+        reasons.append(f"fewer than {selection.min_elements:,} elements (--min-elements)")
+    also = f", although --include '{included}' matches" if included and reasons else ""
+    return "; ".join(reasons) + also
+
+
+def _matches(weight: Weight, pattern: str) -> bool:
+    if pattern.startswith("op:"):
+        return any(fnmatchcase(op_type, pattern[3:]) for op_type in weight.op_types)
+    return weight.name == pattern or fnmatchcase(weight.name, pattern)
+
+
+def _no_match(pattern: str, weights: tuple[Weight, ...]) -> str:
+    if not weights:
+        return f"pattern '{pattern}' matches no weight: the model has no weights that can be pruned"
+    names = [weight.name for weight in weights]
+    if pattern.startswith("op:"):
+        names = [f"op:{op_type}" for weight in weights for op_type in weight.op_types]
+    names = list(dict.fromkeys(names))
+    close = difflib.get_close_matches(pattern, names[:2000], n=5, cutoff=0.3) or names[:5]
+    return f"pattern '{pattern}' matches no weight; weights are, for example: {', '.join(close)}"
+
+
+def _left_alone_weight(weight: Weight, reason: str) -> LeftAlone:
+    return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype.name, weight.elements, reason)
+
+
+def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | LeftAlone:
+    """Weight or not: first by how it is stored, then by who reads it."""
+    reason = _unusable(tensor)
+    readings = [] if reason else follower.readings(tensor)
+    dtype = _DTYPES.get(tensor.data_type)
+    reason = reason or (_reason_of_use(readings) if dtype is not None else _reason_of_type(tensor, readings))
+    if reason or dtype is None:
+        elements = prod(max(n, 0) for n in tensor.shape)
+        return LeftAlone(name, tensor.path, tensor.shape, _dtype_name(tensor.data_type), elements, reason)
+    return _weight(tensor, name, dtype, readings)
+
+
+def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: list[_Reading]) -> Weight:
+    rows, rows_missing = _agreed([_units(reading, 0) for reading in readings], "output axis")
+    columns, columns_missing = _agreed([_units(reading, 1) for reading in readings], "reduction axis")
+    nodes = [reading.node for reading in readings if reading.node is not None]
+    return Weight(
+        name=name,
+        path=tensor.path,
+        shape=tensor.shape,
+        dtype=dtype,
+        elements=prod(tensor.shape),
+        op_types=tuple(dict.fromkeys(node.op_type for node in nodes)),
+        consumers=tuple(node.label for node in dict.fromkeys(nodes)),
+        rows=rows,
+        columns=columns,
+        rows_missing=rows_missing,
+        columns_missing=columns_missing,
+        depthwise=any(_is_depthwise(reading) for reading in readings),
+    )
+
+
+def _is_depthwise(reading: _Reading) -> bool:
+    shape = reading.layout.shape if reading.layout else None
+    return bool(reading.slot and reading.node and shape and reading.slot.is_depthwise(reading.node, shape))
+
+
+def _units(reading: _Reading, which: int) -> UnitAxis | str:
+    """The stored units along a consumer's output (0) or reduction (1) axis, or why there are none."""
+    node, slot, layout = reading.node, reading.slot, reading.layout
+    assert node is not None
+    assert slot is not None
+    assert layout is not None
+    if layout.axes is None:
+        return layout.why
+    axis = slot.axes(node, len(layout.axes))[which]
+    if axis is None:
+        kind = ("output", "reduction")[which]
+        return f"{node.op_type} '{node.label}' gives a tensor of {len(layout.axes)} axes no {kind} axis"
+    groups = slot.group_count(node, layout.axes[0].size)
+    return "the number of groups is not known" if groups is None else layout.unit_axis(axis, groups)
+
+
+def _agreed(units: list[UnitAxis | str], what: str) -> tuple[UnitAxis | None, str]:
+    """The one axis that all consumers mean."""
+    first = units[0]
+    for other in units:
+        if isinstance(other, str):
+            return None, other
+        if isinstance(first, UnitAxis) and other.partition() != first.partition():
+            return None, f"consumers disagree on the {what}"
+    return (None, first) if isinstance(first, str) else (first, "")
+
+
+def _unusable(tensor: StoredTensor) -> str:
+    """Why a tensor can't be a weight, whoever reads it; "" if nothing speaks against it."""
+    if tensor.place not in (graph_index.INITIALIZER, graph_index.CONSTANT):
+        return _place_reason(tensor)
+    if len(tensor.shape) > _MOST_AXES or min(tensor.shape, default=1) < 0:
+        return "impossible shape"
+    if 0 in tensor.shape:
+        return "empty tensor"
+    value = tensor.value
+    if value is not None and value.duplicated:
+        return _place_reason(tensor) if _has_sparse_twin(tensor) else "its name is defined twice in one graph"
+    return "overridden by an input of its subgraph" if value is not None and value.fed else ""
+
+
+def _place_reason(tensor: StoredTensor) -> str:
+    """The reason that lies in where the tensor is stored; initializers come here when a sparse one has their name."""
+    if tensor.place in (graph_index.ATTRIBUTE, graph_index.LITERAL):
+        return tensor.what + (f": {_NOT_COVERED}" if tensor.data_type in _DTYPES else "")
+    if tensor.place in (graph_index.FUNCTION, graph_index.TRAINING):
+        return f"inside a {tensor.place}: {_NOT_COVERED}"
+    return f"{graph_index.SPARSE}: {_NOT_COVERED}"
+
+
+def _has_sparse_twin(tensor: StoredTensor) -> bool:
+    sparse = tensor.scope.graph.sparse_initializer if tensor.scope is not None else ()
+    return any(other.values.name == tensor.name for other in sparse)
+
+
+def _reason_of_use(readings: list[_Reading]) -> str:
+    """Why a floating tensor is no weight; "" if every reader reads it as one."""
+    weights = [reading for reading in readings if reading.slot is not None and not reading.quantiser]
+    others = [reading for reading in readings if reading.slot is None or reading.quantiser]
+    if not readings:
+        return "unused by any node"
+    if not others:
+        return ""
+    if not weights:
+        return _summary(others)
+    return f"weight of {_op_name(weights[0].node)}, but also {_listed(_with_label(other) for other in others)}"
+
+
+def _summary(readings: list[_Reading]) -> str:
+    """What a tensor is that no node reads as a weight."""
+    known = [_what(reading) for reading in readings if reading.known]
+    unknown = dict.fromkeys(_op_name(reading.node) for reading in readings if not reading.known)
+    if unknown:
+        only = "" if known else "only "
+        known.append(f"read {only}by {_listed(unknown, ', ')} (not a weight slot)")
+    return _listed(known)
+
+
+def _what(reading: _Reading) -> str:
+    if reading.slot is None or not reading.quantiser:
+        return reading.what
+    return f"quantised weight of {_op_name(reading.node)} ({reading.quantiser}): {_NOT_COVERED}"
+
+
+def _with_label(reading: _Reading) -> str:
+    text = _what(reading) if reading.known else f"read by {_op_name(reading.node)}"
+    return f"{text} '{reading.node.label}'" if reading.node is not None and not reading.quantiser else text
+
+
+def _listed(texts: Iterable[str], separator: str = " and ") -> str:
+    """The first few of the different texts."""
+    different = list(dict.fromkeys(texts))
+    more = [f"{len(different) - 3} more"] if len(different) > 3 else []
+    return separator.join(different[:3] + more)
+
+
+def _reason_of_type(tensor: StoredTensor, readings: list[_Reading]) -> str:
+    """Why a tensor of another type is left alone: what it is if that is known, else its type."""
+    dtype = _dtype_name(tensor.data_type)
+    told = [reading for reading in readings if reading.known and (reading.quantiser or reading.what)]
+    direct = [reading.node for reading in readings if reading.slot is not None and not reading.quantiser]
+    if direct:
+        return f"weight of {_op_name(direct[0])} with unsupported dtype {dtype}"
+    if told and _looks_quantised(tensor, told):
+        return _summary(told)
+    if not readings and not dtype.startswith(("int64", "bool", "string")):
+        return "unused by any node"
+    return f"unsupported dtype {dtype}" if dtype.startswith(("float", "complex")) else f"not floating point ({dtype})"
+
+
+def _looks_quantised(tensor: StoredTensor, readings: list[_Reading]) -> bool:
+    """Narrow integers are weights of quantised operators; wide ones only behind DequantizeLinear."""
+    wide = (TensorProto.INT64, TensorProto.UINT64, TensorProto.BOOL, TensorProto.STRING)
+    return tensor.data_type not in wide or any(reading.quantiser for reading in readings)
+
+
+class _Follower:
+    """Follows tensors to everything that uses them.
+
+    Real graphs take a few steps per node. A hostile one could take their square, so steps are counted.
+    """
+
+    def __init__(self, index: GraphIndex) -> None:
+        self._functions = index.functions
+        self._steps_left = 10_000 + 10 * len(index.nodes)
+
+    def readings(self, tensor: StoredTensor) -> list[_Reading]:
+        """All uses of a tensor, in the order of distance."""
+        if tensor.value is None:
+            return []
+        todo = deque([_Step(tensor.value, Layout.of(tensor.shape))])
+        seen = set(todo)
+        found: list[_Reading] = []
+        allowed = min(_MOST_STEPS, self._steps_left)
+        while todo:
+            step = todo.popleft()
+            found += [_Reading(_output_text(scope)) for scope in step.value.output_of]
+            if step.value is not tensor.value:
+                allowed -= len(step.value.readers)
+                self._steps_left -= len(step.value.readers)
+            if allowed < 0:
+                return [*found, _Reading(f"used in too many places: {_NOT_COVERED}")]
+            for reader in step.value.readers:
+                onward = _onward(step, reader, tensor)
+                found += [_reading(step, reader, self._functions)] if onward is None else []
+                fresh = [following for following in onward or () if following not in seen]
+                seen.update(fresh)
+                todo.extend(fresh)
+        return [reading for reading in found if reading.what]
+
+
+def _onward(step: _Step, reader: Reader, tensor: StoredTensor) -> list[_Step] | None:
+    """Where a node hands the tensor on to; None if it is the end of the way."""
+    node = reader.node
+    row = operators.pass_through(node, reader.input_index)
+    if row is None or not node.outputs or any(output is not None and output.duplicated for output in node.outputs):
+        return None
+    if row.inputs is None and node.outputs[0] is not None and not node.outputs[0].constant:
+        return None
+    quantiser = step.quantiser
+    if row.quantises:
+        quantiser = quantiser or f"{_dtype_name(tensor.data_type)} behind {node.op_type}"
+    return list(_handed_on(node, row, replace(step, quantiser=quantiser)))
+
+
+def _handed_on(node: Node, row: operators.PassThrough, step: _Step) -> Iterator[_Step]:
+    outputs = node.outputs if row.op_type == "Split" else node.outputs[:1]
+    for i, output in enumerate(outputs):
+        if output is None:
+            continue
+        layout = step.layout if step.layout.axes is None else row.follow(node, i, step.layout)
+        if layout.axes is not None and len(layout.axes) > _MOST_AXES:
+            layout = layout.lost("too many axes")
+        yield _Step(output, layout, step.quantiser)
+
+
+def _reading(step: _Step, reader: Reader, functions: frozenset[tuple[str, str]]) -> _Reading:
+    """What the tensor is to the node at the end of its way; an empty `what` is harmless."""
+    node, i = reader
+    op = _op_name(node)
+    if (node.domain, node.op_type) in functions:
+        return _Reading(f"passed to local function {op}: {_NOT_COVERED}", node)
+    slot = operators.weight_slot(node, i)
+    if slot is not None:
+        return _Reading(f"weight of {op}", node, slot, step.layout, step.quantiser)
+    if (node.domain, node.op_type, i) in operators.HARMLESS:
+        return _Reading("")
+    text = _told(node, i)
+    return _Reading(text or f"read by {op}", node, quantiser=step.quantiser, known=text != "")
+
+
+def _told(node: Node, i: int) -> str:
+    """What the op table says of an input that is no weight slot; "" if nothing."""
+    op = _op_name(node)
+    if (other := operators.other_slot(node, i)) is not None:
+        return f"{other.what} of {op}"
+    if (other := operators.uncovered_slot(node, i)) is not None:
+        return f"{other.what} of {op}: {_NOT_COVERED}"
+    if operators.pass_through(node, i) is None:
+        return ""
+    joined = len(node.inputs) > 1 and node.op_type == "Concat"
+    return f"joined with computed values by {op}" if joined else f"handed on by {op} under a name defined twice"
+
+
+def _output_text(scope: Scope) -> str:
+    return f"output of subgraph {scope.label}" if scope.label else "graph output"
+
+
+def _op_name(node: Node | None) -> str:
+    if node is None:
+        return "?"
+    return f"{node.domain} {node.op_type}" if node.domain else node.op_type
+
+
+def _dtype_name(data_type: int) -> str:
+    """Lower-case name of a TensorProto data type, "double" as numpy says it."""
+    try:
+        name = str(TensorProto.DataType.Name(data_type))
+    except ValueError:
+        return f"data type {data_type}"
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
+
+
+def _unique_names(tensors: list[StoredTensor]) -> list[str]:
+    """The tensors' names; where one is taken twice, those in subgraphs get their subgraph in front, others a number."""
+    counts = Counter(tensor.name for tensor in tensors)
+    taken = {name for name, count in counts.items() if count == 1}
+    numbers: Counter[str] = Counter()
+    names: list[str] = []
+    for tensor in tensors:
+        name = tensor.name
+        if counts[name] > 1:
+            label = tensor.scope.label if tensor.scope is not None else ""
+            name = _free(f"{label}/{name}" if label else name, taken, numbers)
+        names.append(name)
+    return names
+
+
+def _free(wanted: str, taken: set[str], numbers: Counter[str]) -> str:
+    """`wanted`, or with the first free number behind it; `numbers` remembers how far each name has come."""
+    name = wanted
+    while name in taken:
+        numbers[wanted] += 1
+        name = f"{wanted}#{numbers[wanted] + 1}"
+    taken.add(name)
+    return name
