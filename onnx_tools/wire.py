@@ -142,11 +142,11 @@ def join(data: Data, rope: Rope) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class _Message:
+class MessageType:
     """A message type: its fields that are messages, and those of them below which a tensor can lie."""
 
-    fields: dict[int, _Field] = field(default_factory=dict)
-    tensor_fields: dict[int, _Field] = field(default_factory=dict)
+    fields: dict[int, FieldType] = field(default_factory=dict)
+    tensor_fields: dict[int, FieldType] = field(default_factory=dict)
     payload_fields: dict[int, str] = field(default_factory=dict)
     """Empty but for TensorProto."""
 
@@ -158,22 +158,24 @@ class _Message:
         return bool(self.payload_fields) or any(f.message.reaches_tensor(seen) for f in self.fields.values())
 
 
-class _Field(NamedTuple):
+class FieldType(NamedTuple):
     """A field that is a message."""
 
     name: str
     repeated: bool
-    message: _Message
+    message: MessageType
 
 
-def _describe(descriptor: Any, known: dict[str, _Message]) -> _Message:
+def _describe(descriptor: Any, known: dict[str, MessageType]) -> MessageType:
     """Return the message type of a protobuf descriptor; types contain each other, so `known` ends the recursion."""
     if descriptor.full_name in known:
         return known[descriptor.full_name]
-    message = known[descriptor.full_name] = _Message()
+    message = known[descriptor.full_name] = MessageType()
     for entry in descriptor.fields:
         if entry.message_type is not None:
-            message.fields[entry.number] = _Field(entry.name, _is_repeated(entry), _describe(entry.message_type, known))
+            message.fields[entry.number] = FieldType(
+                entry.name, _is_repeated(entry), _describe(entry.message_type, known)
+            )
         elif descriptor.name == "TensorProto" and entry.name in _PAYLOAD_FIELDS:
             message.payload_fields[entry.number] = entry.name
     return message
@@ -184,21 +186,22 @@ def _is_repeated(entry: Any) -> bool:
     return bool(entry.is_repeated if hasattr(entry, "is_repeated") else entry.label == entry.LABEL_REPEATED)
 
 
-def _describe_model() -> _Message:
-    known: dict[str, _Message] = {}
+def _describe_model() -> MessageType:
+    known: dict[str, MessageType] = {}
     model = _describe(onnx.ModelProto.DESCRIPTOR, known)
     for message in known.values():
-        message.tensor_fields = {n: f for n, f in message.fields.items() if f.message.reaches_tensor(set())}
+        message.tensor_fields = {n: f for n, f in sorted(message.fields.items()) if f.message.reaches_tensor(set())}
     return model
 
 
-_MODEL = _describe_model()
+MODEL = _describe_model()
+"""The type of a whole model."""
 
-_Change = Callable[[Record, _Field, int], Rope | None]
+_Change = Callable[[Record, FieldType, int], Rope | None]
 """What to put in the place of a record that holds a submessage, given its occurrence index; None leaves it."""
 
 
-def _changed(view: memoryview, start: int, end: int, fields: dict[int, _Field], change: _Change) -> Rope | None:
+def _changed(view: memoryview, start: int, end: int, fields: dict[int, FieldType], change: _Change) -> Rope | None:
     """Return the message in `view[start:end]` after asking `change` about each of `fields`; None if all stays."""
     rope: Rope = []
     counts = dict.fromkeys(fields, 0)
@@ -242,14 +245,14 @@ class _Cutter:
         self._view = view
         self._threshold = threshold
 
-    def cut(self, start: int, end: int, message: _Message, path: Path) -> Rope | None:
+    def cut(self, start: int, end: int, message: MessageType, path: Path) -> Rope | None:
         """Return the message in `view[start:end]` without payloads; None if it has none."""
         if len(path) > MAX_DEPTH:
             raise InvalidModelFile(f"messages nest deeper than {MAX_DEPTH} at byte {start}")
         if message.payload_fields:
             return self._cut_payload(start, end, message, path)
 
-        def change(record: Record, field: _Field, index: int) -> Rope | None:
+        def change(record: Record, field: FieldType, index: int) -> Rope | None:
             if index > 0 and not field.repeated:
                 self.regular = False
             if record.end - record.body < self._threshold:
@@ -259,7 +262,7 @@ class _Cutter:
 
         return _changed(self._view, start, end, message.tensor_fields, change)
 
-    def _cut_payload(self, start: int, end: int, tensor: _Message, path: Path) -> Rope | None:
+    def _cut_payload(self, start: int, end: int, tensor: MessageType, path: Path) -> Rope | None:
         """Cut the payload of a tensor if it lies in one record; protobuf itself puts several together."""
         found: Record | None = None
         for record in records(self._view, start, end):
@@ -283,7 +286,7 @@ def scan(data: Data, threshold: int = 256) -> Scan:
     """
     with memoryview(data) as view:
         cutter = _Cutter(view, threshold)
-        rope = cutter.cut(0, len(view), _MODEL, ())
+        rope = cutter.cut(0, len(view), MODEL, ())
     whole: Rope = [Span(0, len(data))]
     return Scan(join(data, whole if rope is None else rope), tuple(cutter.payloads), cutter.regular)
 
@@ -302,7 +305,7 @@ def rewrite(data: Data, edits: Mapping[Path, bytes | None]) -> Rope:
     if not edits:
         return [Span(0, len(data))]
     with memoryview(data) as view:
-        return _edited(view, 0, len(view), _MODEL, _as_tree(edits))
+        return _edited(view, 0, len(view), MODEL, _as_tree(edits))
 
 
 def _as_tree(edits: Mapping[Path, bytes | None]) -> _Edits:
@@ -320,11 +323,11 @@ def _as_tree(edits: Mapping[Path, bytes | None]) -> _Edits:
     return root
 
 
-def _edited(view: memoryview, start: int, end: int, message: _Message, edits: _Edits) -> Rope:
+def _edited(view: memoryview, start: int, end: int, message: MessageType, edits: _Edits) -> Rope:
     """Apply `edits`, whose keys are the steps below this message."""
     pending = dict(edits)
 
-    def change(record: Record, field: _Field, index: int) -> Rope | None:
+    def change(record: Record, field: FieldType, index: int) -> Rope | None:
         if index > 0 and not field.repeated and (field.name, 0) in edits:
             raise InvalidModelFile(
                 f"a second `{field.name}` at byte {record.start}; save the model anew with onnx.save"

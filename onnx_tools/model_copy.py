@@ -1,0 +1,467 @@
+"""A model being rewritten: temporary copies, changed in place, and one commit.
+
+Everything is written to temporary files in the output's folder and flushed to the disk. The rename of the model file
+is the only commit: data files lie under names that nothing refers to before it. So whoever is killed, at any moment,
+leaves the old model or the new one, whole; at worst a `.*.oxiprune-tmp` file is left over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pathlib
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+
+from onnx_tools.errors import InvalidModelFile, OnnxToolsError, OutputRefused
+from onnx_tools.model_file import (
+    FileBlocks,
+    ModelFile,
+    contents,
+    dtype_of,
+    iter_tensors,
+    read_at,
+    tensor_at,
+    write_at,
+    write_failed,
+)
+from onnx_tools.wire import Path, Rope, Span, join, rewrite, rope_length
+
+_CHUNK = 4 << 20
+"""Bytes that are copied at once, and the longest tail of a file that is moved inside it."""
+
+_Names = dict[pathlib.Path, pathlib.Path]
+"""Data files of the input, each with the name that its copy gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedFiles:
+    """What a commit left on the disk."""
+
+    model: pathlib.Path
+    data: tuple[pathlib.Path, ...]
+    """The external data files that the new model uses, in the order of first use."""
+
+
+class ModelCopy:
+    """A copy of `model` that is changed and then committed, as a context manager.
+
+    `output` is the new model file, or None to replace the model itself. `force` permits to overwrite an existing
+    output. `delete_old_data` deletes, after an in-place commit and as far as the system lets us, the data files that
+    the commit has put new ones in the place of; other models may share them, so it is off by default.
+
+    Leaving the block without `commit` removes every temporary and changes nothing.
+
+    External data goes to `OUT.data` (of several files: `OUT.data.0`, `OUT.data.1`, ...) with `output`. In place, each
+    changed data file gets a fresh name, `MODEL.data` or `MODEL.1.data` and so on, and unchanged ones stay.
+
+    A file that gives a singular message twice (`ModelFile.regular` is False) can't be patched: if anything of it
+    changes, protobuf serialises the whole model anew.
+    """
+
+    def __init__(
+        self,
+        model: ModelFile,
+        output: pathlib.Path | None,
+        *,
+        force: bool = False,
+        delete_old_data: bool = False,
+    ) -> None:
+        self._model = model
+        self._output = output
+        self._force = force
+        self._delete_old_data = delete_old_data
+        self._target = model.path
+        self._in_place = True
+        self._data_files: tuple[pathlib.Path, ...] = ()
+        self._temporaries: list[_Temporary] = []
+        self._copies: dict[pathlib.Path, _Temporary] = {}
+        self._patched: set[Path] = set()
+        self._replaced: dict[Path, onnx.TensorProto] = {}
+        self._metadata: dict[str, str] = {}
+        self._placed: list[pathlib.Path] = []
+        self._first: _Temporary | None = None
+        self._open = False
+
+    def __enter__(self) -> Self:
+        """Check the output. Raises `OutputRefused` or `InvalidExternalData`; nothing is written yet."""
+        self._data_files = self._model.data_files()
+        if self._output is not None:
+            with _writing(self._output):
+                self._target = _resolved(self._output)
+                self._in_place = self._target == self._model.path
+                self._check_output()
+        if self._data_files:
+            _refuse_odd_name(self._target)
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open = False
+        # Asking the disk, not a variable: an interrupt may come between the rename and the next line.
+        if self._first is None or self._first.exists():
+            for path in self._placed:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        for temporary in self._temporaries:
+            temporary.discard()
+
+    def blocks(
+        self, path: Path, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None
+    ) -> FileBlocks:
+        """Return the tensor at `path`, which has a `ModelFile.location`, to be read and changed in the copy.
+
+        `shape` and `dtype` are the tensor's own unless given; they must take the same bytes. Raises `WriteFailed` if
+        the copy cannot be written, `ValueError` for a tensor without location.
+        """
+        self._check_open(path)
+        tensor = tensor_at(self._model.skeleton, path)
+        location = self._model.location(path, tensor)
+        shape = tuple(tensor.dims) if shape is None else shape
+        dtype = dtype_of(tensor) if dtype is None else dtype
+        if location is None or path in self._replaced:
+            raise ValueError(f"tensor {tensor.name!r} has no bytes of its own in the copy; use replace_tensor")
+        if dtype is None or math.prod(shape) * dtype.itemsize != location.length:
+            raise ValueError(f"tensor {tensor.name!r}: {dtype} of shape {shape} does not take {location.length} bytes")
+        self._patched.add(path)
+        return FileBlocks(self._copy_of(location.file).descriptor, location.offset, shape, dtype)
+
+    def replace_tensor(self, path: Path, tensor: onnx.TensorProto) -> None:
+        """Put `tensor`, whose values are inside it, in the place of the one at `path` when committing."""
+        self._check_open(path)
+        tensor_at(self._model.skeleton, path)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or path in self._patched:
+            raise ValueError(f"tensor {tensor.name!r} is external, or is patched already")
+        self._replaced[path] = tensor
+
+    def set_metadata(self, key: str, text: str) -> None:
+        """Append the metadata entry `key` when committing, and cut those of that key that are there."""
+        self._check_open(())
+        self._metadata[key] = text
+
+    def commit(self) -> CommittedFiles:
+        """Make the copy the model. Raises `WriteFailed` or `OutputRefused`, and then nothing was changed."""
+        self._check_open(())
+        self._open = False
+        with _writing(self._target):
+            return self._commit()
+
+    def _check_open(self, path: Path) -> None:
+        if not self._open:
+            raise ValueError(f"the copy is not open, or committed: {path}")
+
+    def _check_output(self) -> None:
+        target = self._target
+        if not target.parent.is_dir():
+            raise OutputRefused(f"{target}: the folder {target.parent} does not exist; create it first")
+        if self._in_place or target.exists():
+            self._check_overwriting(target)
+        if self._in_place:
+            return
+        owned = _data_files_of(target) if target.exists() else set()
+        for name in self._output_names().values():
+            if os.path.lexists(name) and (name not in owned or self._is_input(name)):
+                raise OutputRefused(f"{name}: not ours to overwrite; delete it or choose another output name")
+
+    def _check_overwriting(self, target: pathlib.Path) -> None:
+        if not target.is_file():
+            raise OutputRefused(f"{target}: not a file; choose another output name")
+        if any(target.samefile(file) for file in self._data_files):
+            raise OutputRefused(f"{target}: holds the weights of the input; choose another output name")
+        if not self._force and self._is_input(target):
+            raise OutputRefused(f"{target}: is the input; name no output to change it in place, or overwrite by force")
+        if not self._force:
+            raise OutputRefused(f"{target}: exists; choose another output name, or overwrite it by force")
+
+    def _is_input(self, path: pathlib.Path) -> bool:
+        return path.exists() and any(path.samefile(file) for file in (self._model.path, *self._data_files))
+
+    def _output_names(self) -> _Names:
+        """Names of the data files beside `output`."""
+        base = f"{self._target.name}.data"
+        if len(self._data_files) == 1:
+            return {self._data_files[0]: self._target.with_name(base)}
+        return {file: self._target.with_name(f"{base}.{index}") for index, file in enumerate(self._data_files)}
+
+    def _fresh_names(self, files: list[pathlib.Path]) -> _Names:
+        """Names beside the target that nothing has yet."""
+        names: _Names = {}
+        number = 0
+        for file in files:
+            while os.path.lexists(name := self._target.with_name(_numbered(self._target.name, number))):
+                number += 1
+            names[file] = name
+            number += 1
+        return names
+
+    def _temporary(self, like: pathlib.Path | None) -> _Temporary:
+        """Create a temporary file. It takes over owner and permissions of the file `like`, if there is one."""
+        temporary = _Temporary(self._target, like)
+        self._temporaries.append(temporary)  # before it exists: an interrupt must not leave it behind
+        temporary.create()
+        return temporary
+
+    def _copy_of(self, source: pathlib.Path) -> _Temporary:
+        """Return the temporary copy of a file of the input, making it when first asked."""
+        if source not in self._copies:
+            is_model = source == self._model.path
+            like = source if self._in_place else self._target if is_model else self._output_names()[source]
+            with _writing(self._target):
+                temporary = self._temporary(like)
+                stamp = _copy(source, temporary.descriptor)
+            if is_model and stamp != self._model.stamp:
+                raise InvalidModelFile(f"{source}: changed since it was read; start again")
+            self._copies[source] = temporary
+        return self._copies[source]
+
+    def _commit(self) -> CommittedFiles:
+        names = self._names()
+        interim = self._interim(names)
+        copies = {source: self._copy_of(source) for source in names}
+        self._first = self._write_model(interim, reuse=interim == names)
+        second = None if interim == names else self._write_model(names, reuse=False)
+        for temporary in [self._first, *copies.values(), *([] if second is None else [second])]:
+            temporary.finish()
+        for source, name in interim.items():
+            self._place(copies[source], name)
+        _sync_folder(self._target.parent)
+        os.replace(self._first.path, self._target)
+        _sync_folder(self._target.parent)
+        if second is not None:
+            names = self._move_data(interim, names, second)
+        if self._in_place and self._delete_old_data:
+            _delete(names)
+        return CommittedFiles(self._target, tuple(names.get(file, file) for file in self._data_files))
+
+    def _names(self) -> _Names:
+        if not self._in_place:
+            return self._output_names()
+        return self._fresh_names([file for file in self._data_files if file in self._copies])
+
+    def _interim(self, names: _Names) -> _Names:
+        """Names for the first step: a data file of the model that is overwritten must stay until the commit."""
+        taken = [source for source, name in names.items() if os.path.lexists(name)]
+        return {**names, **self._fresh_names(taken)}
+
+    def _write_model(self, names: _Names, *, reuse: bool) -> _Temporary:
+        """Write the model with all edits into a temporary, with `reuse` into the copy itself where that is cheap."""
+        copy = self._copy_of(self._model.path)
+        edits = self._edits(names)
+        if not self._model.regular and (edits or self._metadata):
+            _overwrite(copy.descriptor, self._model.skeleton.SerializeToString())
+        size = os.fstat(copy.descriptor).st_size
+        with contents(copy.descriptor, size) as data:
+            rope = rewrite(data, edits) + self._metadata_entries()
+            kept = rope[0].length if isinstance(rope[0], Span) and rope[0].offset == 0 else 0
+            tail = rope[1:] if kept else rope
+            if reuse and rope_length(tail) <= _CHUNK:
+                tail_bytes = join(data, tail)
+                rope = []
+        if not rope:
+            write_at(copy.descriptor, memoryview(tail_bytes), kept)
+            os.truncate(copy.descriptor, kept + len(tail_bytes))
+            return copy
+        result = self._temporary(self._target)
+        _write_rope(copy.descriptor, rope, result.descriptor)
+        return result
+
+    def _edits(self, names: _Names) -> dict[Path, bytes | None]:
+        """Return what changes in the model besides payloads and appended metadata."""
+        edits: dict[Path, bytes | None] = {p: t.SerializeToString() for p, t in self._replaced.items()}
+        for index, entry in enumerate(self._model.skeleton.metadata_props):
+            if entry.key in self._metadata:
+                edits[("metadata_props", index),] = None
+        for path, tensor in iter_tensors(self._model.skeleton) if names else ():
+            file = self._model.data_file(tensor)
+            if file in names and path not in self._replaced:
+                edits |= _relocated(path, tensor, names[file].name)
+        return edits
+
+    def _metadata_entries(self) -> Rope:
+        """The new entries as a piece of a ModelProto; protobuf lets a repeated field go on at the end of a file."""
+        addition = onnx.ModelProto()
+        for key, text in self._metadata.items():
+            addition.metadata_props.add(key=key, value=text)
+        return [addition.SerializeToString()]
+
+    def _place(self, temporary: _Temporary, name: pathlib.Path) -> None:
+        """Give a data file its final name, which must be free."""
+        try:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            raise OutputRefused(f"{name}: was created by someone else just now; start again") from None
+        self._placed.append(name)
+        os.replace(temporary.path, name)
+
+    def _move_data(self, interim: _Names, names: _Names, second: _Temporary) -> _Names:
+        """After the commit: give data its lasting names, in steps of which each leaves a whole model.
+
+        The data gets a second name, replacing the old model's data, which nothing uses any more; the model that uses
+        that name replaces the first; the interim name goes. Without hard links the interim names are the lasting ones.
+        """
+        moved = [source for source, name in names.items() if interim[source] != name]
+        try:
+            for source in moved:
+                link = self._temporary(None)
+                link.finish()
+                link.path.unlink()
+                os.link(interim[source], link.path)
+                os.replace(link.path, names[source])
+            _sync_folder(self._target.parent)
+            os.replace(second.path, self._target)
+        except OSError:
+            return interim
+        _sync_folder(self._target.parent)
+        _delete([interim[source] for source in moved])
+        return names
+
+
+class _Temporary:
+    """A temporary file beside `target`. Until `finish` only its owner can read it, if it is to be `like` a file."""
+
+    def __init__(self, target: pathlib.Path, like: pathlib.Path | None) -> None:
+        # The name is cut so that the whole stays below 255 bytes.
+        name = f".{target.name[:40]}.{secrets.token_hex(8)}.oxiprune-tmp"
+        self.path = target.with_name(name)
+        self.descriptor = -1
+        self._like = like.stat() if like is not None and like.exists() else None
+
+    def create(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self.descriptor = os.open(self.path, flags, 0o666 if self._like is None else 0o600)
+
+    def exists(self) -> bool:
+        return os.path.lexists(self.path)
+
+    def finish(self) -> None:
+        """Take over permissions, flush to the disk, close."""
+        if self.descriptor < 0:
+            return
+        if self._like is not None:
+            with contextlib.suppress(OSError, AttributeError):  # only the superuser gives files away
+                os.chown(self.path, self._like.st_uid, self._like.st_gid)
+            os.chmod(self.path, stat.S_IMODE(self._like.st_mode))
+        os.fsync(self.descriptor)
+        self._close()
+
+    def discard(self) -> None:
+        """Close and remove the file, if it is still there."""
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writing(where: pathlib.Path) -> Iterator[None]:
+    """Turn the system's errors into `WriteFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_failed(error, where) from error
+
+
+def _resolved(output: pathlib.Path) -> pathlib.Path:
+    try:
+        return pathlib.Path(output).resolve()
+    except (RuntimeError, ValueError) as error:
+        raise OutputRefused(f"{output}: not a usable file name: {error}") from None
+
+
+def _refuse_odd_name(target: pathlib.Path) -> None:
+    """Data is named after the model, and protobuf holds only names that are UTF-8."""
+    try:
+        target.name.encode()
+    except UnicodeEncodeError:
+        raise OutputRefused(f"{target!a}: the name is not UTF-8; choose another output name") from None
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}.{number}.data" if number else f"{name}.data"
+
+
+def _data_files_of(path: pathlib.Path) -> set[pathlib.Path]:
+    """Return the data files that the model at `path` uses; none if it is not a model that works."""
+    try:
+        return set(ModelFile.open(path).data_files())
+    except OnnxToolsError:
+        return set()
+
+
+def _relocated(path: Path, tensor: onnx.TensorProto, name: str) -> dict[Path, bytes | None]:
+    """Return the edit that gives the external data of `tensor` another file name."""
+    for index, entry in enumerate(tensor.external_data):
+        if entry.key == "location" and entry.value != name:
+            new = onnx.StringStringEntryProto(key="location", value=name)
+            return {(*path, ("external_data", index)): new.SerializeToString()}
+    return {}
+
+
+def _copy(source: pathlib.Path, descriptor: int) -> tuple[int, int]:
+    """Copy a file and return its size and modification time.
+
+    Real copies, never shared extents: the room for every byte is taken now, so a full disk shows before the work.
+    """
+    try:
+        file = source.open("rb", buffering=0)
+    except OSError as error:
+        raise InvalidModelFile(f"{source}: cannot be read: {error.strerror}") from error
+    with file:
+        buffer = memoryview(bytearray(_CHUNK))
+        position = 0
+        while count := file.readinto(buffer):
+            write_at(descriptor, buffer[:count], position)
+            position += count
+        return position, os.fstat(file.fileno()).st_mtime_ns
+
+
+def _overwrite(descriptor: int, data: bytes) -> None:
+    write_at(descriptor, memoryview(data), 0)
+    os.truncate(descriptor, len(data))
+
+
+def _write_rope(source: int, rope: Rope, descriptor: int) -> None:
+    """Write the file that `rope` describes, whose spans lie in `source`; not through a map, to keep memory small."""
+    buffer = memoryview(bytearray(_CHUNK))
+    position = 0
+    for piece in rope:
+        if not isinstance(piece, Span):
+            write_at(descriptor, memoryview(piece), position)
+            position += len(piece)
+            continue
+        for start in range(piece.offset, piece.offset + piece.length, _CHUNK):
+            part = buffer[: min(_CHUNK, piece.offset + piece.length - start)]
+            read_at(source, part, start)
+            write_at(descriptor, part, position)
+            position += len(part)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Flush a rename. Not every system can, and then there is nothing better to do."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _delete(files: Mapping[pathlib.Path, object] | list[pathlib.Path]) -> None:
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()

@@ -1,0 +1,432 @@
+"""An ONNX model as it lies on disk: the parsed skeleton, and where each tensor's bytes are.
+
+Input is hostile here. Nothing is believed about a tensor before `ModelFile.location` has held its shape against its
+bytes, and external data must lie inside the model's folder. Nothing is kept open, and no payload is read: `FileBlocks`
+reads and writes the values later, block by block, through a descriptor that its maker holds open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import pathlib
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_tools.errors import InvalidExternalData, InvalidModelFile, InvalidTensor, OnnxToolsError, WriteFailed
+from onnx_tools.wire import MODEL, Data, MessageType, Path, Payload, scan
+
+_DataType = onnx.TensorProto.DataType
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    onnx.TensorProto.FLOAT: np.dtype(np.float32),
+    onnx.TensorProto.FLOAT16: np.dtype(np.float16),
+    onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    onnx.TensorProto.DOUBLE: np.dtype(np.float64),
+}
+
+_BITS_BY_NAME = {
+    **dict.fromkeys(("UINT2", "INT2"), 2),
+    **dict.fromkeys(("UINT4", "INT4", "FLOAT4E2M1"), 4),
+    **dict.fromkeys(("UINT8", "INT8", "BOOL", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"), 8),
+    **dict.fromkeys(("UINT16", "INT16", "FLOAT16", "BFLOAT16"), 16),
+    **dict.fromkeys(("FLOAT", "INT32", "UINT32"), 32),
+    **dict.fromkeys(("DOUBLE", "INT64", "UINT64", "COMPLEX64"), 64),
+    "FLOAT8E8M0": 8,
+    "COMPLEX128": 128,
+}
+_BITS: dict[int, int] = {number: _BITS_BY_NAME[name] for name, number in _DataType.items() if name in _BITS_BY_NAME}
+
+_TYPED_FIELDS = {
+    "float_data": (onnx.TensorProto.FLOAT, onnx.TensorProto.COMPLEX64),
+    "double_data": (onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX128),
+}
+_VALUE_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+_SMALL_FILE = 1 << 20
+"""Files below this are read, not mapped: cheaper."""
+
+_MAX_ELEMENTS = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The bytes of one tensor: `length` bytes at `offset` of `file`, little-endian, row-major."""
+
+    file: pathlib.Path
+    offset: int
+    length: int
+
+
+def dtype_of(tensor: onnx.TensorProto) -> np.dtype[Any] | None:
+    """Return the dtype of a tensor that can be pruned (float16, bfloat16, float32, float64), None for others."""
+    return _DTYPES.get(tensor.data_type)
+
+
+def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
+    """Return the tensor at `path`; `KeyError` if nothing is there, `ValueError` if it is no tensor."""
+    message: Any = model
+    try:
+        for name, index in path:
+            value = getattr(message, name)
+            message = value[index] if hasattr(value, "add") else value
+    except (AttributeError, IndexError):
+        raise KeyError(path) from None
+    if not isinstance(message, onnx.TensorProto):
+        raise ValueError(f"{path} is a {type(message).__name__}")
+    return message
+
+
+def iter_tensors(model: onnx.ModelProto) -> Iterator[tuple[Path, onnx.TensorProto]]:
+    """Yield every tensor of `model` with its path, in the order of the field numbers.
+
+    Initializers, the parts of sparse tensors, tensors in attributes (Constant nodes), in subgraphs, in functions and in
+    training information.
+    """
+    stack: list[tuple[Path, Any, MessageType]] = [((), model, MODEL)]
+    while stack:
+        path, message, kind = stack.pop()
+        if kind.payload_fields:
+            yield path, message
+            continue
+        below: list[tuple[Path, Any, MessageType]] = []
+        for field in kind.tensor_fields.values():
+            if field.repeated:
+                children = enumerate(getattr(message, field.name))
+                below += [((*path, (field.name, index)), child, field.message) for index, child in children]
+            elif message.HasField(field.name):
+                below.append(((*path, (field.name, 0)), getattr(message, field.name), field.message))
+        stack += reversed(below)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model file, read but not kept open. Make one with `ModelFile.open`."""
+
+    path: pathlib.Path
+    """The file itself, symbolic links resolved. External data is looked for in its folder."""
+    skeleton: onnx.ModelProto
+    """The model without its large payloads. Read it, never change it."""
+    payloads: Mapping[Path, Payload]
+    """The payloads that lie in the file in one piece and are not in the skeleton, by the path of their tensor."""
+    regular: bool
+    """False if the file gives a singular message twice. The skeleton is then the whole model, with no payloads cut."""
+    stamp: tuple[int, int]
+    """Size and modification time (ns) of what was read, to notice that the file changed since."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ModelFile:
+        """Read the model at `path`; memory stays small whatever its size.
+
+        Raises `InvalidModelFile` if it cannot be read or is not an ONNX model.
+        """
+        try:
+            resolved = _regular_file(path)
+            with resolved.open("rb") as file:
+                status = os.fstat(file.fileno())
+                with contents(file.fileno(), status.st_size) as data:
+                    skeleton, payloads, regular = _take_apart(data)
+        except OnnxToolsError as error:
+            raise InvalidModelFile(f"{path}: {error}") from None
+        except OSError as error:
+            raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from error
+        return cls(resolved, skeleton, payloads, regular, (status.st_size, status.st_mtime_ns))
+
+    def location(self, path: Path, tensor: onnx.TensorProto) -> Location | None:
+        """Return where the bytes of `tensor`, which is the skeleton's tensor at `path`, lie.
+
+        None means that its values are in the skeleton: they are few, or split up, or stored as varints. Raises
+        `InvalidTensor` if bytes and shape do not fit, `InvalidExternalData` if its file is not there for us.
+        """
+        payload = self.payloads.get(path)
+        _refuse_contradictions(tensor, payload)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return self._external_location(tensor)
+        if payload is None:
+            _check_in_skeleton(tensor)
+            return None
+        if tensor.data_type not in _TYPED_FIELDS.get(payload.field, (tensor.data_type,)):
+            _bad_tensor(tensor, f"{payload.field} cannot hold its data type")
+        _check_length(tensor, payload.length)
+        return Location(self.path, payload.offset, payload.length)
+
+    def data_files(self) -> tuple[pathlib.Path, ...]:
+        """Return the model's external data files, each once, in the order of first use.
+
+        Raises `InvalidExternalData` if one of them is missing or lies outside the model's folder.
+        """
+        files = (self.data_file(tensor) for _, tensor in iter_tensors(self.skeleton))
+        return tuple(dict.fromkeys(file for file in files if file is not None))
+
+    def data_file(self, tensor: onnx.TensorProto) -> pathlib.Path | None:
+        """Return the file that holds the external data of `tensor`, symbolic links resolved; None if it has none."""
+        return self._external_file(tensor) if tensor.data_location == onnx.TensorProto.EXTERNAL else None
+
+    def _external_file(self, tensor: onnx.TensorProto) -> pathlib.Path:
+        location = _external_entries(tensor).get("location", "")
+        _refuse_escape(tensor, location)
+        try:
+            file = (self.path.parent / location).resolve()
+            status = file.stat()
+            itself = os.path.samestat(status, self.path.stat())
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            hint = f"the file must lie beside {self.path}, where symbolic links were followed to"
+            _bad_external(tensor, location, f"cannot be found: {reason}; {hint}")
+        if not file.is_relative_to(self.path.parent):
+            _bad_external(tensor, location, f"links to {file}, outside the model's folder; copy the file there")
+        if itself or not stat.S_ISREG(status.st_mode):
+            _bad_external(tensor, location, "is not a data file; save the model anew")
+        return file
+
+    def _external_location(self, tensor: onnx.TensorProto) -> Location:
+        file = self._external_file(tensor)
+        entries = _external_entries(tensor)
+        expected = _expected_bytes(tensor)
+        offset = _external_number(tensor, entries, "offset", 0)
+        length = _external_number(tensor, entries, "length", expected)
+        _check_length(tensor, length)
+        size = file.stat().st_size
+        if offset + length > size:
+            needed = f"bytes {offset} to {offset + length} are needed, the file has {size}"
+            _bad_external(tensor, entries["location"], f"is truncated: {needed}; copy or download it again")
+        return Location(file, offset, length)
+
+
+def _regular_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Return `path` with links resolved, if it is a file; opening a pipe would wait for ever."""
+    try:
+        resolved = pathlib.Path(path).resolve(strict=True)
+    except (RuntimeError, ValueError) as error:  # links in a circle, a NUL in the name
+        raise InvalidModelFile(f"no usable file name: {error}") from None
+    if not resolved.is_file():
+        raise InvalidModelFile("not a file; give the .onnx file itself")
+    return resolved
+
+
+@contextlib.contextmanager
+def contents(descriptor: int, size: int) -> Iterator[Data]:
+    """Give the `size` bytes of an open file, without reading a large one."""
+    if size < _SMALL_FILE:
+        data = bytearray(size)
+        read_at(descriptor, memoryview(data), 0)
+        yield data
+        return
+    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
+
+
+def _take_apart(data: Data) -> tuple[onnx.ModelProto, Mapping[Path, Payload], bool]:
+    """Return skeleton, payloads and regularity of a serialised model."""
+    if len(data) == 0:
+        raise InvalidModelFile("the file is empty; export or download the model again")
+    if data[:24] == b"version https://git-lfs.":
+        raise InvalidModelFile("a Git LFS pointer, not the model; fetch it with `git lfs pull`")
+    advice = "not an ONNX model, or a damaged one; export or download it again"
+    try:
+        found = scan(data)
+    except InvalidModelFile as error:
+        raise InvalidModelFile(f"{error}; {advice}") from None
+    try:
+        skeleton = onnx.ModelProto.FromString(found.skeleton if found.regular else bytes(data))
+    except Exception as error:  # protobuf's DecodeError, whose module has no types
+        raise InvalidModelFile(f"{error}; {advice}") from None
+    if not skeleton.HasField("graph"):
+        raise InvalidModelFile(f"no graph in it: {advice}")
+    payloads = {payload.path: payload for payload in found.payloads} if found.regular else {}
+    return skeleton, payloads, found.regular
+
+
+def _bad_tensor(tensor: onnx.TensorProto, reason: str) -> NoReturn:
+    raise InvalidTensor(f"tensor {tensor.name!r} of shape {_shown(tensor)}: {reason}; export the model again")
+
+
+def _bad_external(tensor: onnx.TensorProto, location: object, reason: str) -> NoReturn:
+    raise InvalidExternalData(f"tensor {tensor.name!r}: its external data {location!r} {reason}")
+
+
+def _shown(tensor: onnx.TensorProto) -> list[int]:
+    """The shape, short enough for a message."""
+    return list(tensor.dims[:16])
+
+
+def _expected_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes that the tensor's shape and data type ask for."""
+    bits = _BITS.get(tensor.data_type)
+    if bits is None:
+        _bad_tensor(tensor, f"data type {tensor.data_type} has no known size")
+    return (_elements(tensor) * bits + 7) // 8
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    if any(size < 0 for size in tensor.dims):
+        _bad_tensor(tensor, "a negative dimension")
+    if 0 in tensor.dims:
+        return 0
+    elements = 1
+    for size in tensor.dims:  # not math.prod: thousands of large dimensions would make a huge number
+        elements *= size
+        if elements > _MAX_ELEMENTS:
+            _bad_tensor(tensor, "impossibly many elements")
+    return elements
+
+
+def _check_length(tensor: onnx.TensorProto, length: int) -> None:
+    expected = _expected_bytes(tensor)
+    if length != expected:
+        _bad_tensor(tensor, f"{expected} bytes of data expected, {length} found")
+
+
+def _refuse_contradictions(tensor: onnx.TensorProto, payload: Payload | None) -> None:
+    """Values may be given in one way only; `payload` was one of the fields before it was cut out."""
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    given = [name for name in _VALUE_FIELDS if len(getattr(tensor, name))]
+    given += ["raw_data"] if (tensor.raw_data if external else tensor.HasField("raw_data")) else []
+    given += [payload.field] if payload is not None else []
+    given += ["external_data"] if external else []
+    if len(given) > 1:
+        _bad_tensor(tensor, f"values given twice, in {' and '.join(given)}")
+    if tensor.HasField("segment"):
+        _bad_tensor(tensor, "stored in segments, which are not supported")
+
+
+def _check_in_skeleton(tensor: onnx.TensorProto) -> None:
+    """Hold shape and values of a tensor that protobuf parsed against each other."""
+    if tensor.HasField("raw_data"):
+        _check_length(tensor, len(tensor.raw_data))
+        return
+    dtype = dtype_of(tensor)
+    if dtype is None:
+        return
+    field = {4: "float_data", 8: "double_data"}.get(dtype.itemsize, "int32_data")
+    values = getattr(tensor, field)
+    if len(values) != _elements(tensor):
+        _bad_tensor(tensor, f"{_elements(tensor)} values expected in {field}, {len(values)} found")
+    if field == "int32_data" and any(not 0 <= value <= 0xFFFF for value in values):
+        _bad_tensor(tensor, "a value in int32_data does not fit 16 bits")
+
+
+def _external_entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    """Return the entries that say where external data lies; bytes that are no UTF-8 come out of protobuf as bytes."""
+    entries: dict[str, str] = {}
+    for entry in tensor.external_data:
+        if entry.key in entries:
+            _bad_external(tensor, entry.value, f"has two entries {entry.key!r}; save the model anew")
+        if entry.key in {"location", "offset", "length"}:
+            if not isinstance(entry.value, str):
+                _bad_external(tensor, entry.value, f"has a {entry.key} that is not text; save the model anew")
+            entries[entry.key] = entry.value
+    return entries
+
+
+def _external_number(tensor: onnx.TensorProto, entries: Mapping[str, str], key: str, default: int) -> int:
+    text = entries.get(key)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        _bad_external(tensor, entries["location"], f"has {key} {text[:40]!r}, not a byte count; save the model anew")
+    return int(text)
+
+
+def _refuse_escape(tensor: onnx.TensorProto, location: str) -> None:
+    """Refuse what leaves the folder by its spelling, on any operating system; links are looked at later."""
+    advice = "a path relative to the model's folder and inside it is needed; save the model anew"
+    windows = pathlib.PureWindowsPath(location)  # takes both slashes for separators
+    if not windows.parts:
+        _bad_external(tensor, location, f"names no file; {advice}")
+    if windows.drive or windows.root:
+        _bad_external(tensor, location, f"is an absolute path; {advice}")
+    depth = 0
+    for part in windows.parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            _bad_external(tensor, location, f"leads out of the model's folder; {advice}")
+
+
+_SEEK_LOCK = threading.Lock()
+"""Where the system has no positioned reads and writes (Windows), the file position is shared by all threads."""
+
+
+def read_at(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill `buffer` (bytes) from `offset` of an open file; `InvalidModelFile` if the file ends before."""
+    done = 0
+    while done < len(buffer):
+        count = _read_some(descriptor, buffer[done:], offset + done)
+        if count == 0:
+            raise InvalidModelFile(f"the file ended at byte {offset + done}: it was truncated while being read")
+        done += count
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` (bytes) at `offset` of an open file."""
+    done = 0
+    while done < len(data):
+        done += _write_some(descriptor, data[done:], offset + done)
+
+
+def _read_some(descriptor: int, buffer: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    with _SEEK_LOCK:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(buffer))
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def _write_some(descriptor: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, offset)
+    with _SEEK_LOCK:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, data)
+
+
+def write_failed(error: OSError, where: object) -> WriteFailed:
+    """Return the error that says in a plain sentence why writing to `where` failed."""
+    reason = error.strerror or str(error)
+    if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None)}:
+        reason = "the disk is full; free some space, or write to another disk"
+    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        reason = f"{reason}; make the folder writable, or write to another one"
+    return WriteFailed(f"{where}: cannot be written: {reason}")
+
+
+class FileBlocks:
+    """A weight inside an open file, as `oxiprune_gpu.blocks.BlockSource`.
+
+    `descriptor` is open for reading and, if blocks are to be stored, writing, and stays open as long as this is used.
+    The values lie from byte `offset` on, little-endian, at any alignment.
+    """
+
+    def __init__(self, descriptor: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape: tuple[int, ...] = shape
+        self.dtype = dtype
+        self._descriptor = descriptor
+        self._offset = offset
+
+    def load(self, start: int, stop: int, scratch: NDArray[Any]) -> NDArray[Any]:
+        """See `BlockSource.load`. Raises `InvalidModelFile` if the file cannot be read."""
+        block = scratch[: stop - start]
+        try:
+            read_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
+        except OSError as error:
+            raise InvalidModelFile(f"the weights cannot be read: {error.strerror}; nothing was changed") from error
+        return block
+
+    def store(self, start: int, block: NDArray[Any]) -> None:
+        """See `BlockSource.store`. Raises `WriteFailed`, for instance when the disk is full."""
+        try:
+            write_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
+        except OSError as error:
+            raise write_failed(error, "the temporary copy") from error
