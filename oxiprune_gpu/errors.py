@@ -12,6 +12,7 @@
     ├── NonFiniteScore         NaN born in a score (infinity times zero)
     ├── ShapeMismatch          a shape, mask or gradient that does not fit the data
     ├── UnsupportedDtype       not float16, bfloat16, float32 or float64
+    ├── UnsupportedArray       not an array, or one on a device that no backend serves
     └── ReadOnlyTarget         pruning in place something that can't be written
 
 The texts of the first group (invalid sparsity, empty, not two-dimensional, below min_nonzero) are the reference's,
@@ -102,6 +103,14 @@ class UnsupportedDtype(PruningError, TypeError):
             f"tensor '{name}' has dtype {dtype}: supported are float16, bfloat16 (ml_dtypes), float32 and float64; "
             "convert it first"
         )
+
+
+class UnsupportedArray(PruningError, TypeError):
+    """The weight is not an array, or lies on a device that no backend serves."""
+
+    def __init__(self, name: str, why: str) -> None:
+        self.name = name
+        super().__init__(f"can't read tensor '{name}': {why}")
 
 
 class ReadOnlyTarget(PruningError, ValueError):

@@ -1,0 +1,91 @@
+"""Prune weight arrays: exactly, fast, the same mask on every backend.
+
+>>> import numpy as np
+>>> from oxiprune_gpu import PruningConfig, prune_tensor
+>>> weight = np.array([[0.1, -2.0], [3.0, -0.2]], np.float32)
+>>> pruned, mask = prune_tensor(weight, PruningConfig(0.5, "l1", "unstructured"))
+>>> mask
+array([[False,  True],
+       [ True, False]])
+"""
+
+from oxiprune_gpu._version import __version__
+from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
+from oxiprune_gpu.config import PruningConfig
+from oxiprune_gpu.errors import (
+    BelowMinNonzero,
+    EmptyTensor,
+    InvalidOption,
+    InvalidSparsity,
+    NonFiniteScore,
+    NonFiniteWeight,
+    NotTwoDimensional,
+    PruningError,
+    ReadOnlyTarget,
+    ShapeMismatch,
+    UnsupportedArray,
+    UnsupportedDtype,
+)
+from oxiprune_gpu.granularity import Axis, PruningGranularity, StructuredColumn, StructuredRow, Unstructured
+from oxiprune_gpu.importance import ImportanceScores, ScoreStats
+from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor, TaylorProxy
+from oxiprune_gpu.pruning import (
+    PruneCounts,
+    apply_mask,
+    compute_importance,
+    compute_mask,
+    count_nonzero_blocks,
+    prune_blocks,
+    prune_model,
+    prune_tensor,
+    prune_tensor_inplace,
+    score_stats_blocks,
+)
+from oxiprune_gpu.sparsity import ModelSparsitySummary, SparsityReport, model_sparsity_report
+from oxiprune_gpu.tensor import WeightTensor
+
+__all__ = [
+    "ArrayBlocks",
+    "Axis",
+    "BelowMinNonzero",
+    "BlockSource",
+    "EmptyTensor",
+    "ImportanceMetric",
+    "ImportanceScores",
+    "InvalidOption",
+    "InvalidSparsity",
+    "L1Magnitude",
+    "L2Magnitude",
+    "ModelSparsitySummary",
+    "NonFiniteScore",
+    "NonFiniteWeight",
+    "NotTwoDimensional",
+    "PruneCounts",
+    "PruningConfig",
+    "PruningError",
+    "PruningGranularity",
+    "Random",
+    "ReadOnlyTarget",
+    "ScoreStats",
+    "ShapeMismatch",
+    "SparsityReport",
+    "StructuredColumn",
+    "StructuredRow",
+    "Taylor",
+    "TaylorProxy",
+    "Unstructured",
+    "UnsupportedArray",
+    "UnsupportedDtype",
+    "WeightTensor",
+    "__version__",
+    "apply_mask",
+    "compute_importance",
+    "compute_mask",
+    "count_nonzero_blocks",
+    "model_sparsity_report",
+    "prune_blocks",
+    "prune_model",
+    "prune_tensor",
+    "prune_tensor_inplace",
+    "score_stats_blocks",
+]

@@ -1,0 +1,99 @@
+"""The primitives every backend has. The docstrings are the contract; the contract test holds every backend to it.
+
+A primitive gets a weight in the backend's own form: a `BlockSource` for numpy, a device array for CUDA. `name` is only
+for error texts. Masks are bool arrays of the weight's shape, True = kept. Every primitive that reads scores raises
+
+- `NonFiniteWeight` when the weight (or the metric's gradient) holds NaN, whatever the metric, and
+- `NonFiniteScore` when a score is NaN though nothing it was made of is,
+
+before anything is written.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oxiprune_gpu.granularity import UnitView
+from oxiprune_gpu.metrics import ImportanceMetric
+
+Array = NDArray[Any]
+
+
+class Statistics(NamedTuple):
+    """Statistics of scores; every value is rounded once to the score dtype."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    median: float
+    std_dev: float
+
+
+class Backend(ABC):
+    """Does the work on arrays of one kind."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def adopt(self, array: Array) -> Any:
+        """Return `array` (C-contiguous) in the form the primitives take, without a copy."""
+
+    @abstractmethod
+    def element_scores(self, weight: Any, metric: ImportanceMetric, name: str) -> Array:
+        """Return the scores of all elements: the weight's shape, the score dtype."""
+
+    @abstractmethod
+    def unit_scores(self, weight: Any, view: UnitView, metric: ImportanceMetric, name: str) -> Array:
+        """Return the scores of all units: shape (view.count,), the score dtype, sums in the documented order."""
+
+    @abstractmethod
+    def kept_units(self, scores: Array, k: int) -> NDArray[np.bool_]:
+        """Return which scores are not among the `k` lowest; of equal scores the lowest index falls first."""
+
+    @abstractmethod
+    def prune_elements(
+        self,
+        weight: Any,
+        metric: ImportanceMetric,
+        k: int,
+        name: str,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        write: bool = True,
+    ) -> None:
+        """Set the `k` elements with the lowest scores to +0.0; of equal scores the lowest index falls first.
+
+        The mask goes to `mask` when one is given. With `write=False` the weight stays as it is.
+        """
+
+    @abstractmethod
+    def prune_units(
+        self,
+        weight: Any,
+        view: UnitView,
+        kept: NDArray[np.bool_],
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        write: bool = True,
+    ) -> None:
+        """Set the elements of all units that are not `kept` to +0.0; `mask` and `write` as in `prune_elements`."""
+
+    @abstractmethod
+    def apply_mask(self, weight: Array, mask: NDArray[np.bool_]) -> None:
+        """Set the elements of a C-contiguous array where `mask` is False to +0.0; the others keep their bits."""
+
+    @abstractmethod
+    def count_nonzero(self, weight: Any) -> int:
+        """Return how many elements are not zero: NaN counts, -0.0 does not."""
+
+    @abstractmethod
+    def statistics(self, weight: Any, metric: ImportanceMetric, name: str) -> Statistics:
+        """Return the statistics of the scores of all elements; zeros when there are none.
+
+        Mean and variance (of the population) are float64 sums in the documented order, each squared deviation rounded
+        to the score dtype. The median of an even number is (a + b) / 2 in the score dtype.
+        """

@@ -1,0 +1,110 @@
+"""A weight together with the metric that scores it, read block by block."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.blocks import BlockSource
+from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight
+from oxiprune_gpu.metrics import ImportanceMetric, Positions, Taylor
+
+Array = NDArray[Any]
+
+
+class ScoredWeight:
+    """A weight seen through its scores, and through the integer keys of its scores.
+
+    A key is the bits of a score as an unsigned integer. Scores are not negative, so keys have the order of scores;
+    a NaN has a key above `infinity`.
+    """
+
+    def __init__(self, source: BlockSource, metric: ImportanceMetric, name: str) -> None:
+        self.source = source
+        self.metric = metric
+        self.name = name
+        self.size = math.prod(source.shape)
+        self.dtype = source.dtype
+        double = source.dtype == np.float64
+        self.score_dtype = np.dtype(np.float64 if double else np.float32)
+        self.key_dtype = np.dtype(np.uint64 if double else np.uint32)
+        self.infinity = np.array(np.inf, self.score_dtype).view(self.key_dtype)[()]
+
+    def sample_keys(self, starts: NDArray[np.int64], width: int) -> Array:
+        """Keys of the elements starts[i]..starts[i] + width, as one flat array."""
+        values = self.source.gather(starts, width).astype(self.score_dtype, copy=False)
+        scores = np.empty(values.shape, self.score_dtype)
+        with np.errstate(all="ignore"):
+            self.metric.score(values, starts[:, None] + np.arange(width), scores)
+        return scores.view(self.key_dtype).reshape(-1)
+
+    def raise_if_nan(self, top: Any) -> None:
+        """Raise the right error when `top`, the highest key seen, belongs to a NaN."""
+        if top <= self.infinity:
+            return
+        in_weight = sum(over_spans(lambda: BlockReader(self).count_nan_values, spans_of(self.size)))
+        if in_weight:
+            raise NonFiniteWeight(self.name, in_weight)
+        if isinstance(self.metric, Taylor) and (in_gradient := int(np.isnan(self.metric.flat_gradient).sum())):
+            raise NonFiniteWeight(self.name, in_gradient, "gradient")
+        raise NonFiniteScore(
+            self.name, sum(over_spans(lambda: BlockReader(self).count_nan_scores, spans_of(self.size)))
+        )
+
+
+class BlockReader:
+    """Loads blocks of a weight and computes their scores. It owns scratch memory: one for each thread."""
+
+    def __init__(self, weight: ScoredWeight, block: int = BLOCK) -> None:
+        block = min(block, weight.size)
+        self._weight = weight
+        self._raw = np.empty(block, weight.dtype)
+        self._wide = self._raw if weight.dtype == weight.score_dtype else np.empty(block, weight.score_dtype)
+        self._scores = np.empty(block, weight.score_dtype)
+
+    def load(self, start: int, stop: int) -> Array:
+        """Elements start..stop in the weight's own dtype; change them only to `store` them."""
+        return self._weight.source.load(start, stop, self._raw)
+
+    def scores_of(self, values: Array, start: int) -> Array:
+        """Scores of loaded `values`, whose first is element `start`; good until the next call."""
+        wide = self._widened(values)
+        scores = self._scores[: len(values)]
+        self._weight.metric.score(wide, slice(start, start + len(values)), scores)
+        if not self._weight.metric.reads_weight:
+            scores[np.isnan(wide)] = np.nan
+        return scores
+
+    def keys_of(self, values: Array, start: int) -> Array:
+        """Keys of loaded `values`; good until the next call."""
+        return self.scores_of(values, start).view(self._weight.key_dtype)
+
+    def keys(self, start: int, stop: int) -> Array:
+        """Keys of the elements start..stop; good until the next call."""
+        return self.keys_of(self.load(start, stop), start)
+
+    def scores(self, start: int, stop: int) -> Array:
+        """Scores of the elements start..stop; good until the next call."""
+        return self.scores_of(self.load(start, stop), start)
+
+    def count_nan_values(self, span: Span) -> int:
+        """NaN among the values of a span."""
+        return sum(int(np.count_nonzero(np.isnan(self._widened(self.load(*block))))) for block in blocks_of(span))
+
+    def count_nan_scores(self, span: Span) -> int:
+        """NaN among the scores of a span."""
+        return sum(int(np.count_nonzero(np.isnan(self.scores(*block)))) for block in blocks_of(span))
+
+    def _widened(self, values: Array) -> Array:
+        if values.dtype == self._weight.score_dtype:
+            return values
+        wide = self._wide[: len(values)]
+        np.copyto(wide, values)
+        return wide
+
+
+__all__ = ["BlockReader", "Positions", "ScoredWeight"]

@@ -1,0 +1,91 @@
+"""Weights read and written in blocks, wherever they lie.
+
+The numpy backend never asks for a whole weight. It asks for runs of consecutive elements (row-major order), small
+enough to stay in the processor's cache, works on them and stores them back. So an array in memory and a tensor in the
+middle of a large file are pruned by the same code, with the same few megabytes of memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class BlockSource(Protocol):
+    """A weight whose elements can be loaded and stored in blocks.
+
+    `load` and `store` are called from several threads at once, for ranges that do not overlap.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight; elements are numbered in row-major order."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16, bfloat16 (ml_dtypes), float32 or float64, native byte order."""
+
+    def load(self, start: int, stop: int, scratch: Array) -> Array:
+        """Return elements start..stop as an aligned 1-D array of `dtype`.
+
+        Either a view of the weight itself, or `scratch[: stop - start]` after filling it. `scratch` is 1-D,
+        of `dtype`, and at least `stop - start` long. The caller may change what it gets, and then must `store` it.
+        """
+
+    def store(self, start: int, block: Array) -> None:
+        """Make elements start..start + len(block) of the weight equal to `block`, which came from `load`."""
+
+    def gather(self, starts: NDArray[np.int64], width: int) -> Array:
+        """Return a copy of the elements starts[i]..starts[i] + width as row i of a (len(starts), width) array."""
+        rows = np.empty((len(starts), width), self.dtype)
+        for row, start in zip(rows, starts.tolist(), strict=True):
+            row[:] = self.load(start, start + width, row)
+        return rows
+
+
+class ArrayBlocks(BlockSource):
+    """A C-contiguous numpy array as `BlockSource`. Blocks of an aligned array are views: `store` then has no work."""
+
+    def __init__(self, array: Array) -> None:
+        if not array.flags.c_contiguous:
+            raise ValueError("ArrayBlocks needs a C-contiguous array")
+        self._array = array
+        self._aligned = array.flags.aligned
+        self._elements = array.reshape(-1)
+        self._bytes = self._elements.view(np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the array."""
+        return self._array.dtype
+
+    def load(self, start: int, stop: int, scratch: Array) -> Array:
+        """See `BlockSource.load`."""
+        if self._aligned:
+            return self._elements[start:stop]
+        width = self.dtype.itemsize
+        block = scratch[: stop - start]
+        block.view(np.uint8)[:] = self._bytes[start * width : stop * width]
+        return block
+
+    def store(self, start: int, block: Array) -> None:
+        """See `BlockSource.store`."""
+        if self._aligned:
+            return
+        width = self.dtype.itemsize
+        self._bytes[start * width : (start + len(block)) * width] = block.view(np.uint8)
+
+    def gather(self, starts: NDArray[np.int64], width: int) -> Array:
+        """See `BlockSource.gather`."""
+        if not self._aligned:
+            return super().gather(starts, width)
+        return self._elements[starts[:, None] + np.arange(width)]

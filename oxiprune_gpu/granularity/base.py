@@ -1,0 +1,65 @@
+"""What a granularity is: a way to see a weight as units."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from oxiprune_gpu.errors import InvalidOption
+
+
+@dataclass(frozen=True)
+class UnitView:
+    """A weight of any shape, seen as a four-dimensional array (groups, outer, units, inner) in row-major order.
+
+    Unit (g, u) is made of the elements [g, :, u, :]; inside a unit, elements are ordered by outer, then inner. Units
+    are numbered by g, then u. Rows of a matrix are (1, 1, rows, columns); its columns are (1, rows, columns, 1).
+    """
+
+    groups: int
+    outer: int
+    units: int
+    inner: int
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return self.groups * self.units
+
+    @property
+    def unit_size(self) -> int:
+        """Elements in one unit."""
+        return self.outer * self.inner
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The four-dimensional shape."""
+        return (self.groups, self.outer, self.units, self.inner)
+
+
+class PruningGranularity(ABC):
+    """What falls together when a weight is pruned."""
+
+    name: ClassVar[str]
+    """The text that names this granularity, as in `PruningConfig(0.5, "l2", "row")`."""
+
+    @abstractmethod
+    def unit_view(self, shape: tuple[int, ...]) -> UnitView | None:
+        """Return how a weight of `shape` is seen as units; None when every element is a unit of its own.
+
+        Raises:
+            PruningError: a weight of this shape can't be seen so.
+        """
+
+    @classmethod
+    def from_text(cls, argument: str | None) -> Self:
+        """Return the granularity for the text `name` or `name:argument`."""
+        if argument is not None:
+            raise InvalidOption(f"granularity '{cls.name}' takes no argument, got '{argument}'")
+        return cls()
+
+    @property
+    def text(self) -> str:
+        """The granularity as text, with its arguments."""
+        return self.name

@@ -1,0 +1,160 @@
+"""Weights as they come in and go out: what comes in as an array goes out as such an array."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from oxiprune_gpu.errors import ReadOnlyTarget, ShapeMismatch, UnsupportedArray, UnsupportedDtype
+
+Array = NDArray[Any]
+Export = Callable[[Array], Any]
+
+DTYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
+"""The dtypes a weight may have."""
+
+
+class WeightTensor:
+    """A weight with a name.
+
+    Args:
+        name: shown in errors and reports.
+        data: numpy array, or anything with `__dlpack__` or `__array__` (torch, JAX, ...); float32, float16,
+            bfloat16 (ml_dtypes) or float64; any layout. It is not copied.
+        shape: when given, `data` is seen in this shape.
+
+    Raises:
+        ShapeMismatch: `shape` does not have as many elements as `data`.
+    """
+
+    __slots__ = ("data", "name")
+
+    def __init__(self, name: str, data: Any, shape: Sequence[int] | None = None) -> None:
+        self.name = name
+        self.data = data if shape is None else _reshaped(name, data, tuple(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the data."""
+        return tuple(np.shape(self.data))
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the data, as its own library names it."""
+        return self.data.dtype
+
+    def __repr__(self) -> str:
+        return f"WeightTensor({self.name!r}, shape={list(self.shape)})"
+
+
+Tensor = WeightTensor | Any
+"""What the verbs take: a `WeightTensor`, or an array of any kind (which is called 'array' in errors)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """A weight of any kind, seen as a numpy array."""
+
+    name: str
+    data: Array
+    export: Export
+    named: bool
+    writable: bool
+
+    def contiguous(self) -> Array:
+        """The data, C-contiguous: itself where it is, else a copy."""
+        return self.data if self.data.flags.c_contiguous else self.data.copy(order="C")
+
+    def writable_data(self) -> Array:
+        """The data, for writing in place.
+
+        Raises:
+            ReadOnlyTarget: it can't be written.
+        """
+        if not self.writable or not self.data.flags.writeable:
+            raise ReadOnlyTarget(self.name)
+        if self.data.size and any(s == 0 and n > 1 for s, n in zip(self.data.strides, self.data.shape, strict=True)):
+            raise ReadOnlyTarget(self.name, "several of its elements share one place in memory")
+        return self.data
+
+    def give_back(self, pruned: Array) -> Any:
+        """A result in the form the weight came in: named, and of the same kind of array."""
+        data = self.export(pruned)
+        return WeightTensor(self.name, data) if self.named else data
+
+
+def borrow(tensor: Tensor, name: str = "array") -> Borrowed:
+    """See a weight of any kind as a numpy array, without a copy where its library allows.
+
+    Raises:
+        UnsupportedArray: it is no array, or not in this machine's memory.
+        UnsupportedDtype: it is not float16, bfloat16, float32 or float64.
+    """
+    named = isinstance(tensor, WeightTensor)
+    if named:
+        name, tensor = tensor.name, tensor.data
+    data, export, writable = _import(tensor, name)
+    if data.dtype not in DTYPES:
+        raise UnsupportedDtype(name, data.dtype)
+    return Borrowed(name, data, export, named, writable)
+
+
+def _reshaped(name: str, data: Any, shape: tuple[int, ...]) -> Any:
+    have = math.prod(np.shape(data))
+    if math.prod(shape) != have or any(length < 0 for length in shape):
+        raise ShapeMismatch(f"shape {list(shape)} of tensor '{name}' does not fit its {have} elements")
+    return data.reshape(shape) if hasattr(data, "reshape") else np.asarray(data).reshape(shape)
+
+
+def _import(data: Any, name: str) -> tuple[Array, Export, bool]:
+    """A numpy array of `data`, how results go back to its kind, and whether writing to it reaches `data`."""
+    if isinstance(data, np.ndarray):
+        return data, _as_is, True
+    try:
+        if type(data).__module__.partition(".")[0] == "torch":
+            return _import_torch(data)
+        if hasattr(data, "__dlpack__"):
+            return np.from_dlpack(data), _exporter_of(data), True
+        if hasattr(data, "__array__") or isinstance(data, list | tuple | float):
+            return np.asarray(data), _as_is, False
+    except (RuntimeError, BufferError, TypeError, ValueError) as error:
+        raise UnsupportedArray(name, f"{error} (is it on a device, or of a dtype numpy does not know?)") from error
+    raise UnsupportedArray(name, f"{type(data).__name__} has neither __dlpack__ nor __array__")
+
+
+def _as_is(array: Array) -> Array:
+    return array
+
+
+def _import_torch(tensor: Any) -> tuple[Array, Export, bool]:
+    """DLPack refuses what needs a gradient, and numpy's DLPack refuses bfloat16: it travels as int16."""
+    torch = sys.modules["torch"]
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return np.from_dlpack(tensor.view(torch.int16)).view(ml_dtypes.bfloat16), _to_torch, True
+    return np.from_dlpack(tensor), _to_torch, True
+
+
+def _to_torch(array: Array) -> Any:
+    torch = sys.modules["torch"]
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _exporter_of(data: Any) -> Export:
+    """`from_dlpack` of the library `data` belongs to, found through the array API standard; else numpy stays."""
+    namespace = getattr(data, "__array_namespace__", None)
+    return namespace().from_dlpack if namespace is not None else _as_is
