@@ -285,7 +285,7 @@ class Layout:
         """The units of axis `axis` in the stored tensor, or the reason why there is no such view."""
         if self.axes is None:
             return self.why
-        groups = groups if axis > 0 and self.axes[0].pieces != () else 1
+        groups = groups if axis > 0 else 1
         sizes = tuple(a.size for a in self.axes if a.size is not None)
         if self._is_row_major() and len(sizes) == len(self.axes):
             return _checked(UnitAxis(sizes, axis, groups))

@@ -228,7 +228,8 @@ def _units(reading: _Reading, which: int) -> UnitAxis | str:
     if axis is None:
         kind = ("output", "reduction")[which]
         return f"{node.op_type} '{node.label}' gives a tensor of {len(layout.axes)} axes no {kind} axis"
-    groups = slot.group_count(node, layout.axes[0].size)
+    # An axis 0 that is not in the file (Unsqueeze, Concat): this tensor is one entry of it, so lies in one group.
+    groups = slot.group_count(node, layout.axes[0].size) if layout.axes[0].pieces != () else 1
     return "the number of groups is not known" if groups is None else layout.unit_axis(axis, groups)
 
 
