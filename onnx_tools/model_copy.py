@@ -308,6 +308,7 @@ class ModelCopy:
 
         The data gets a second name, replacing the old model's data, which nothing uses any more; the model that uses
         that name replaces the first; the interim name goes. Without hard links the interim names are the lasting ones.
+        Killed in between, the data may keep two names: onnxruntime does not mind, onnx.load wants one deleted.
         """
         moved = [source for source, name in names.items() if interim[source] != name]
         try:

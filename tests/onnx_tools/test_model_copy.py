@@ -1,0 +1,513 @@
+"""Rewriting a model: what changes, what stays, and what is left when it goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_tools import model_copy, model_file
+from onnx_tools.errors import InvalidExternalData, InvalidModelFile, OutputRefused, WriteFailed
+from onnx_tools.model_copy import CommittedFiles, ModelCopy
+from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.wire import Path
+
+WEIGHT: Path = (("graph", 0), ("initializer", 1))
+BIAS: Path = (("graph", 0), ("initializer", 0))
+SCRATCH = np.empty(512, np.float32)
+
+
+def negate(copy: ModelCopy, where: Path = WEIGHT) -> None:
+    """Negate the 512 weights in the copy."""
+    blocks = copy.blocks(where)
+    blocks.store(0, -blocks.load(0, 512, SCRATCH))
+
+
+def negated(source: pathlib.Path, output: pathlib.Path | None = None, **options: bool) -> CommittedFiles:
+    with ModelCopy(ModelFile.open(source), output, **options) as copy:
+        negate(copy)
+        return copy.commit()
+
+
+def weight_of(path: pathlib.Path) -> np.ndarray:
+    return numpy_helper.to_array(onnx.load(path).graph.initializer[1])
+
+
+def tree(folder: pathlib.Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def check_runs(path: pathlib.Path) -> None:
+    """The model loads in onnxruntime, which finds its external data, and computes with the weights in it."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.ones((1, 16), np.float32)
+    expected = 2 * (x @ weight_of(path) + numpy_helper.to_array(onnx.load(path).graph.initializer[0]))
+    (got,) = session.run(None, {"x": x, "flag": np.array(False)})
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_in_place_changes_the_weight_and_nothing_else(small_file: pathlib.Path) -> None:
+    before, weight = small_file.read_bytes(), weight_of(small_file)
+    result = negated(small_file)
+    expected = before.replace(weight.tobytes(), (-weight).tobytes())
+    assert tree(small_file.parent) == {"model.onnx": expected}
+    assert result == CommittedFiles(small_file, ())
+    check_runs(small_file)
+
+
+def test_output_leaves_the_input(small_file: pathlib.Path) -> None:
+    before, weight = small_file.read_bytes(), weight_of(small_file)
+    output = small_file.with_name("out.onnx")
+    assert negated(small_file, output) == CommittedFiles(output, ())
+    expected = before.replace(weight.tobytes(), (-weight).tobytes())
+    assert tree(small_file.parent) == {"model.onnx": before, "out.onnx": expected}
+
+
+def test_nothing_asked_gives_an_equal_file(corpus: list[pathlib.Path], tmp_path: pathlib.Path) -> None:
+    for path in corpus:
+        source = ModelFile.open(path)
+        with ModelCopy(source, tmp_path / "out.onnx", force=True) as copy:
+            result = copy.commit()
+        if not source.data_files():
+            assert result.model.read_bytes() == path.read_bytes()
+        for old, new in zip(source.data_files(), result.data, strict=True):
+            assert new.read_bytes() == old.read_bytes()
+        loaded, expected = onnx.load(result.model), onnx.load(path)
+        assert loaded == expected
+
+
+def test_metadata_is_appended_once(small_file: pathlib.Path) -> None:
+    before = small_file.read_bytes()
+    for text in ("first", "second, longer", "3"):
+        with ModelCopy(ModelFile.open(small_file), None) as copy:
+            copy.set_metadata("oxiprune", text)
+            copy.commit()
+        entry = onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="oxiprune", value=text)])
+        assert small_file.read_bytes() == before + entry.SerializeToString()
+    onnx.checker.check_model(str(small_file))
+    assert negated(small_file).model == small_file
+    assert [entry.value for entry in onnx.load(small_file).metadata_props] == ["3"]
+
+
+def test_replaced_tensor_is_encoded_again(small_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = onnx.load(small_file)
+    expected.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.arange(32, dtype=np.float32), "bias"))
+    expected.graph.initializer[1].CopyFrom(numpy_helper.from_array(-weight_of(small_file), "weight"))
+    expected.metadata_props.add(key="oxiprune", value="x")
+    for chunk in (model_copy._CHUNK, 100):  # rewritten within the copy, and streamed into another file
+        monkeypatch.setattr(model_copy, "_CHUNK", chunk)
+        with ModelCopy(ModelFile.open(small_file), small_file.with_name("out.onnx"), force=True) as copy:
+            negate(copy)
+            copy.replace_tensor(BIAS, expected.graph.initializer[0])
+            copy.set_metadata("oxiprune", "x")
+            output = copy.commit().model
+        assert onnx.load(output) == expected
+        assert sorted(tree(small_file.parent)) == ["model.onnx", "out.onnx"]
+
+
+def test_irregular_model_is_serialised_anew(small_file: pathlib.Path) -> None:
+    expected = onnx.load(small_file)
+    small_file.write_bytes(small_file.read_bytes() + b"\x3a\x03\x12\x01h")
+    untouched = small_file.read_bytes()
+    with ModelCopy(ModelFile.open(small_file), None) as copy:
+        copy.commit()
+    assert small_file.read_bytes() == untouched
+    with ModelCopy(ModelFile.open(small_file), None) as copy:
+        expected.graph.initializer[1].raw_data = bytes(2048)
+        copy.replace_tensor(WEIGHT, expected.graph.initializer[1])
+        copy.commit()
+    expected.graph.name = "h"
+    assert small_file.read_bytes() == expected.SerializeToString()
+
+
+def test_external_data_in_place_gets_a_fresh_name(external_file: pathlib.Path) -> None:
+    folder, weight = external_file.parent, weight_of(external_file)
+    old = (folder / "weights.bin").read_bytes()
+    (folder / "model.onnx.data").write_bytes(b"somebody else's")
+    result = negated(external_file)
+    assert result == CommittedFiles(external_file, (folder / "model.onnx.1.data",))
+    assert result.data[0].read_bytes() == old[:64] + (-weight).tobytes() + old[-10:]
+    assert (folder / "weights.bin").read_bytes() == old
+    assert (folder / "model.onnx.data").read_bytes() == b"somebody else's"
+    check_runs(external_file)
+
+
+def test_old_data_is_deleted_if_asked(external_file: pathlib.Path) -> None:
+    folder, weight = external_file.parent, weight_of(external_file)
+    negated(external_file, delete_old_data=True)
+    assert sorted(tree(folder)) == ["model.onnx", "model.onnx.data"]
+    np.testing.assert_array_equal(weight_of(external_file), -weight)
+    with ModelCopy(ModelFile.open(external_file), None, delete_old_data=True) as copy:
+        copy.set_metadata("oxiprune", "only the model changes")
+        assert copy.commit().data == (folder / "model.onnx.data",)
+    assert sorted(tree(folder)) == ["model.onnx", "model.onnx.data"]
+
+
+def test_external_data_with_output(external_file: pathlib.Path) -> None:
+    folder, weight = external_file.parent, weight_of(external_file)
+    before = tree(folder)
+    (folder / "new").mkdir()
+    result = negated(external_file, folder / "new" / "out.onnx")
+    assert result.data == (folder / "new" / "out.onnx.data",)
+    assert {name: data for name, data in tree(folder).items() if "new" not in name} == before
+    expected = onnx.load(external_file, load_external_data=False)
+    expected.graph.initializer[1].external_data[0].value = "out.onnx.data"
+    assert result.model.read_bytes() == expected.SerializeToString()
+    np.testing.assert_array_equal(weight_of(result.model), -weight)
+    check_runs(result.model)
+
+
+def test_several_data_files_are_numbered(external_file: pathlib.Path) -> None:
+    folder = external_file.parent
+    model = onnx.load(external_file, load_external_data=False)
+    second = model.graph.initializer.add()
+    second.CopyFrom(model.graph.initializer[1])
+    second.name = "second"
+    second.external_data[0].value = "second.bin"
+    (folder / "second.bin").write_bytes(bytes(3000))
+    external_file.write_bytes(model.SerializeToString())
+    result = negated(external_file, folder / "out.onnx")
+    assert [file.name for file in result.data] == ["out.onnx.data.0", "out.onnx.data.1"]
+    assert result.data[1].read_bytes() == bytes(3000)
+    in_place = negated(external_file)
+    assert [file.name for file in in_place.data] == ["model.onnx.data", "second.bin"]
+    check_runs(external_file)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_overwriting_our_own_output(external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    folder, weight = external_file.parent, weight_of(external_file)
+    output = folder / "out.onnx"
+    with ModelCopy(ModelFile.open(external_file), output) as copy:
+        copy.commit()
+    first = tree(folder)
+    if not links:
+        monkeypatch.setattr(os, "link", deny(errno.EPERM))
+    result = negated(external_file, output, force=True)
+    np.testing.assert_array_equal(weight_of(output), -weight)
+    check_runs(output)
+    if links:
+        assert result.data == (folder / "out.onnx.data",)
+        assert sorted(tree(folder)) == sorted(first)
+        assert output.read_bytes() == first["out.onnx"]
+    else:
+        assert result.data == (folder / "out.onnx.1.data",)
+        assert (folder / "out.onnx.data").read_bytes() == first["out.onnx.data"]
+
+
+def refused(source: pathlib.Path, output: pathlib.Path, message: str, *, force: bool = False) -> None:
+    before = tree(source.parent)
+    with pytest.raises(OutputRefused, match=message), ModelCopy(ModelFile.open(source), output, force=force):
+        pass
+    assert tree(source.parent) == before
+
+
+def test_outputs_that_are_refused(external_file: pathlib.Path) -> None:
+    folder = external_file.parent
+    (folder / "other.onnx").write_bytes(b"x")
+    (folder / "alias.onnx").hardlink_to(external_file)
+    refused(external_file, folder / "other.onnx", "exists")
+    refused(external_file, external_file, "in place")
+    refused(external_file, folder / "alias.onnx", "in place")
+    refused(external_file, folder / "missing" / "out.onnx", "does not exist; create it")
+    refused(external_file, folder, "not a file", force=True)
+    refused(external_file, folder / "weights.bin", "holds the weights of the input", force=True)
+    refused(external_file, folder / "loop\0", "not a usable file name", force=True)
+    (folder / "out.onnx.data").write_bytes(b"not ours")
+    for force in (False, True):
+        refused(external_file, folder / "out.onnx", "out.onnx.data: not ours to overwrite", force=force)
+    (folder / "out.onnx").write_bytes(b"no model")
+    refused(external_file, folder / "out.onnx", "out.onnx.data: not ours to overwrite", force=True)
+
+
+def test_output_data_that_the_input_uses_is_refused(external_file: pathlib.Path) -> None:
+    folder = external_file.parent
+    (folder / "weights.bin").rename(folder / "out.onnx.data")
+    model = onnx.load(external_file, load_external_data=False)
+    model.graph.initializer[1].external_data[0].value = "out.onnx.data"
+    for name in ("model.onnx", "out.onnx"):
+        (folder / name).write_bytes(model.SerializeToString())
+    refused(external_file, folder / "out.onnx", "out.onnx.data: not ours to overwrite", force=True)
+
+
+def test_output_that_is_the_input_by_force_is_in_place(external_file: pathlib.Path) -> None:
+    weight = weight_of(external_file)
+    result = negated(external_file, external_file, force=True)
+    assert [file.name for file in result.data] == ["model.onnx.data"]
+    np.testing.assert_array_equal(weight_of(external_file), -weight)
+
+
+def test_links_and_permissions_survive(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    small_file.chmod(0o640)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "link.onnx"
+    link.symlink_to(small_file)
+    weight = weight_of(small_file)
+    negated(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(small_file.stat().st_mode) == 0o640
+    np.testing.assert_array_equal(weight_of(small_file), -weight)
+    assert sorted(tree(tmp_path)) == ["links/link.onnx", "model.onnx"]
+
+
+def test_new_output_has_ordinary_permissions(small_file: pathlib.Path) -> None:
+    small_file.chmod(0o400)
+    old = os.umask(0o022)
+    try:
+        output = negated(small_file, small_file.with_name("out.onnx")).model
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, None])
+def test_leaving_without_commit_changes_nothing(external_file: pathlib.Path, error: type[BaseException] | None) -> None:
+    before = tree(external_file.parent)
+    try:
+        with ModelCopy(ModelFile.open(external_file), None) as copy:
+            negate(copy)
+            copy.set_metadata("oxiprune", "x")
+            assert len(tree(external_file.parent)) > len(before)
+            if error is not None:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        pass
+    assert tree(external_file.parent) == before
+
+
+def deny(number: int):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def everything(source: ModelFile, output: pathlib.Path | None) -> None:
+    with ModelCopy(source, output) as copy:
+        negate(copy)
+        copy.replace_tensor(BIAS, numpy_helper.from_array(np.zeros(32, np.float32), "bias"))
+        copy.set_metadata("oxiprune", "x" * 10)
+        copy.commit()
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+@pytest.mark.parametrize("output", [None, "out.onnx"])
+def test_full_disk(external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, at: int, output: str | None) -> None:
+    """The disk is full at the first, second, ... write: copying data, patching it, copying the model, its edits."""
+    before = tree(external_file.parent)
+    writes = 0
+    write = model_file._write_some
+
+    def fill(descriptor: int, data: memoryview, offset: int) -> int:
+        nonlocal writes
+        writes += 1
+        if writes > at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(model_file, "_write_some", fill)
+    source = ModelFile.open(external_file)
+    target = external_file.with_name(output) if output else None
+    with pytest.raises(WriteFailed, match="disk is full"):
+        everything(source, target)
+    assert writes == at + 1
+    assert tree(external_file.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("open", 0), ("open", 1), ("open", 2), ("fsync", 0), ("fsync", 1), ("replace", 0), ("replace", 1)],
+)
+def test_system_errors_before_the_commit_leave_nothing_behind(
+    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
+    before = tree(external_file.parent)
+    source = ModelFile.open(external_file)
+    fail_after(monkeypatch, name, count)
+    with pytest.raises(WriteFailed, match="Read-only file system; make the folder writable"):
+        everything(source, None)
+    assert tree(external_file.parent) == before
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+    """Let `os.name` work `count` times, and then fail as on a read-only file system."""
+    real = getattr(os, name)
+    calls = 0
+
+    def call(*args: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        return real(*args, **options) if calls <= count else deny(errno.EROFS)()
+
+    monkeypatch.setattr(os, name, call)
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(
+    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = weight_of(external_file)
+    fail_after(monkeypatch, "fsync", 2)
+    negated(external_file)
+    np.testing.assert_array_equal(weight_of(external_file), -weight)
+
+
+class Crash(BaseException):
+    """The process ends here: nothing after it happens."""
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_crash_while_overwriting_our_own_output(
+    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Two files change, and whichever rename or link is the last that happens, the output is whole."""
+    output = external_file.with_name("out.onnx")
+    weight = weight_of(external_file)
+    with ModelCopy(ModelFile.open(external_file), output) as copy:
+        copy.commit()
+    steps = iter(range(step))
+    for name in ("replace", "link"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name), steps))
+    copy = ModelCopy(ModelFile.open(external_file), output, force=True).__enter__()
+    negate(copy)
+    crashed = False
+    try:
+        copy.commit()
+    except Crash:
+        crashed = True
+    assert crashed == (step < 5)
+    np.testing.assert_array_equal(stored_weight(output), weight if step < 2 else -weight)
+    np.testing.assert_array_equal(weight_of(external_file), weight)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
+
+
+def stored_weight(path: pathlib.Path) -> np.ndarray:
+    """As `weight_of`, also while the data has two names, which onnx.load refuses (onnxruntime does not)."""
+    source = ModelFile.open(path)
+    location = source.location(WEIGHT, tensor_at(source.skeleton, WEIGHT))
+    assert location is not None
+    return np.fromfile(location.file, np.float32, 512, offset=location.offset).reshape(16, 32)
+
+
+def counted(function, steps):
+    """`function`, as often as `steps` has something left; then the crash."""
+
+    def call(*args: object) -> object:
+        if next(steps, None) is None:
+            raise Crash
+        return function(*args)
+
+    return call
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_read_only_folder(small_file: pathlib.Path) -> None:
+    small_file.parent.chmod(0o500)
+    try:
+        with pytest.raises(WriteFailed, match="make the folder writable"):
+            negated(small_file)
+    finally:
+        small_file.parent.chmod(0o700)
+
+
+def test_interrupt_right_after_the_commit_keeps_the_new_data(
+    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, replace = weight_of(external_file), os.replace
+
+    def interrupted(source: pathlib.Path, target: pathlib.Path) -> None:
+        replace(source, target)
+        if target == external_file:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        negated(external_file)
+    np.testing.assert_array_equal(weight_of(external_file), -weight)
+    check_runs(external_file)
+
+
+def test_file_that_changed_meanwhile_is_refused(small_file: pathlib.Path) -> None:
+    source = ModelFile.open(small_file)
+    small_file.write_bytes(small_file.read_bytes() + b"\x08\x08")
+    with pytest.raises(InvalidModelFile, match="changed since"), ModelCopy(source, None) as copy:
+        negate(copy)
+    assert list(tree(small_file.parent)) == ["model.onnx"]
+
+
+def test_missing_external_data_is_refused_before_writing(external_file: pathlib.Path) -> None:
+    (external_file.parent / "weights.bin").unlink()
+    with pytest.raises(InvalidExternalData), ModelCopy(ModelFile.open(external_file), None):
+        pass
+    assert list(tree(external_file.parent)) == ["model.onnx"]
+
+
+def test_misuse(small_file: pathlib.Path) -> None:
+    source = ModelFile.open(small_file)
+    with ModelCopy(source, None) as copy:
+        with pytest.raises(ValueError, match="use replace_tensor"):
+            copy.blocks(BIAS)
+        with pytest.raises(ValueError, match="does not take"):
+            copy.blocks(WEIGHT, shape=(16, 31))
+        assert copy.blocks(WEIGHT, shape=(1024,), dtype=np.dtype(np.float16)).shape == (1024,)
+        with pytest.raises(ValueError, match="patched already"):
+            copy.replace_tensor(WEIGHT, onnx.TensorProto())
+        copy.commit()
+        with pytest.raises(ValueError, match="committed"):
+            copy.commit()
+        with pytest.raises(ValueError, match="committed"):
+            negate(copy)
+
+
+LOOP = """
+import pathlib, sys
+import numpy as np
+from onnx_tools.model_copy import ModelCopy
+from onnx_tools.model_file import ModelFile
+from onnx_tools.wire import Path
+
+path, scratch = pathlib.Path(sys.argv[1]), np.empty(512, np.float32)
+print("ready", flush=True)
+while True:
+    with ModelCopy(ModelFile.open(path), None, delete_old_data=True) as copy:
+        blocks = copy.blocks((("graph", 0), ("initializer", 1)))
+        for start in range(0, 512, 64):
+            blocks.store(start, -blocks.load(start, start + 64, scratch))
+        copy.set_metadata("oxiprune", "text")
+        copy.commit()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+@pytest.mark.parametrize("kind", ["small_file", "external_file"])
+def test_killed_at_any_moment_the_model_is_whole(request: pytest.FixtureRequest, kind: str) -> None:
+    path: pathlib.Path = request.getfixturevalue(kind)
+    weight = weight_of(path)
+    rng = random.Random(5)
+    seen = set()
+    for _ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", LOOP, str(path)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(rng.random() * 0.05)
+        child.kill()
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+        onnx.checker.check_model(str(path))
+        now = weight_of(path)
+        assert np.array_equal(now, weight) or np.array_equal(now, -weight)
+        seen.add(bool(now[0, 0] == weight[0, 0]))
+    check_runs(path)
+    assert seen, "no run was looked at"
