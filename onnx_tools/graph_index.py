@@ -113,18 +113,18 @@ class Node:
     @property
     def op_type(self) -> str:
         """The operator's name."""
-        return self.proto.op_type
+        return _text(self.proto.op_type)
 
     @property
     def domain(self) -> str:
         """The operator's domain, "" for ai.onnx."""
-        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+        return _domain(self.proto.domain)
 
     @property
     def label(self) -> str:
         """What a person finds it by: its name, else its first output, else its place."""
         outputs = (name for name in self.proto.output if name)
-        return self.proto.name or next(outputs, "") or f"{self.op_type}[{self.path[-1][1]}]"
+        return _text(self.proto.name or next(outputs, "")) or f"{self.op_type}[{self.path[-1][1]}]"
 
     def int_attribute(self, name: str, default: int) -> int:
         """An integer attribute, or `default`."""
@@ -171,7 +171,7 @@ class GraphIndex:
         self.scopes: list[Scope] = []
         self.nodes: list[Node] = []
         self.tensors: list[StoredTensor] = []
-        self.functions = frozenset(("" if f.domain == "ai.onnx" else f.domain, f.name) for f in model.functions)
+        self.functions = frozenset((_domain(f.domain), _text(f.name)) for f in model.functions)
         self._walk(model.graph)
         self._add_unreachable(model)
         self._connect()
@@ -225,7 +225,7 @@ class GraphIndex:
             return None
         known = scope.values.get(name)
         if known is None:
-            known = scope.values[name] = Value(name)
+            known = scope.values[name] = Value(_text(name))
         else:
             known.duplicated |= not is_input or known.tensor is not None
         return known
@@ -299,6 +299,16 @@ class GraphIndex:
                     ready.extend(output for output in node.outputs if output is not None and not output.constant)
 
 
+def _text(given: str | bytes) -> str:
+    """A protobuf string for people: one that is not valid UTF-8 arrives as bytes."""
+    return given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
+
+
+def _domain(given: str | bytes) -> str:
+    domain = _text(given)
+    return "" if domain == "ai.onnx" else domain
+
+
 def _inputs_to_wait_for(node: Node) -> int:
     """How many constant inputs make the node's outputs constant; -1 when nothing does."""
     if node.op_type in _RANDOM or any(a.HasField("g") or a.graphs for a in node.proto.attribute):
@@ -307,7 +317,7 @@ def _inputs_to_wait_for(node: Node) -> int:
 
 
 def _stored(tensor: TensorProto, path: Path, place: str, scope: Scope | None) -> StoredTensor:
-    name = tensor.name or "/".join(f"{part}[{i}]" for part, i in path if part not in ("graph", "t", "g"))
+    name = _text(tensor.name) or "/".join(f"{part}[{i}]" for part, i in path if part not in ("graph", "t", "g"))
     return StoredTensor(name, path, place, tuple(tensor.dims), tensor.data_type, scope, proto=tensor)
 
 

@@ -269,7 +269,7 @@ def _place_reason(tensor: StoredTensor) -> str:
 
 def _has_sparse_twin(tensor: StoredTensor) -> bool:
     sparse = tensor.scope.graph.sparse_initializer if tensor.scope is not None else ()
-    return any(other.values.name == tensor.name for other in sparse)
+    return any(tensor.proto is not None and other.values.name == tensor.proto.name for other in sparse)
 
 
 def _reason_of_use(readings: list[_Reading]) -> str:

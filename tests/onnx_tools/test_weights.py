@@ -450,6 +450,16 @@ def test_nameless_and_broken_models() -> None:
     assert find_weights(onnx.ModelProto()) == FoundWeights((), ())
 
 
+def test_names_that_are_not_utf8() -> None:
+    model = model_of("v = Identity(wwww) y = MMMM(x, v) z = MatMul(x, uuuu)", wwww=(2, 2), uuuu=(4, 4))
+    raw = model.SerializeToString()
+    for name in (b"wwww", b"uuuu", b"MMMM"):
+        raw = raw.replace(name, b"\xff" + name[1:])
+    found = find_weights(onnx.ModelProto.FromString(raw))
+    assert [weight.name for weight in found.weights] == [r"\xffuuu"]
+    assert reason(r"\xffwww", found) == r"read only by \xffMMM (not a weight slot)"
+
+
 def test_twenty_thousand_nodes_come_in_model_order() -> None:
     nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(20_000)]
     tensors = [TensorProto(name=f"w{i}", data_type=1, dims=[64, 64]) for i in range(20_000)]
