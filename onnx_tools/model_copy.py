@@ -35,7 +35,7 @@ from onnx_tools.model_file import (
 )
 from onnx_tools.wire import Path, Rope, Span, join, rewrite, rope_length
 
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 """Bytes that are copied at once, and the longest tail of a file that is moved inside it."""
 
 _Names = dict[pathlib.Path, pathlib.Path]
