@@ -11,9 +11,6 @@ import contextlib
 import math
 import os
 import pathlib
-import secrets
-import stat
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -22,21 +19,13 @@ import numpy as np
 import onnx
 
 from onnx_tools.errors import InvalidModelFile, OnnxToolsError, OutputRefused
-from onnx_tools.model_file import (
-    FileBlocks,
-    ModelFile,
-    contents,
-    dtype_of,
-    iter_tensors,
-    read_at,
-    tensor_at,
-    write_at,
-    write_failed,
-)
+from onnx_tools.file_blocks import FileBlocks, contents, write_at
+from onnx_tools.model_file import ModelFile, dtype_of, iter_tensors, tensor_at
+from onnx_tools.temporaries import CHUNK, Temporary, copy_file, delete, overwrite, sync_folder, write_rope, writing
 from onnx_tools.wire import Path, Rope, Span, join, rewrite, rope_length
 
-_CHUNK = 1 << 20
-"""Bytes that are copied at once, and the longest tail of a file that is moved inside it."""
+_LONGEST_TAIL = CHUNK
+"""The longest tail of a file that is moved inside it, in memory."""
 
 _Names = dict[pathlib.Path, pathlib.Path]
 """Data files of the input, each with the name that its copy gets."""
@@ -82,20 +71,20 @@ class ModelCopy:
         self._target = model.path
         self._in_place = True
         self._data_files: tuple[pathlib.Path, ...] = ()
-        self._temporaries: list[_Temporary] = []
-        self._copies: dict[pathlib.Path, _Temporary] = {}
+        self._temporaries: list[Temporary] = []
+        self._copies: dict[pathlib.Path, Temporary] = {}
         self._patched: set[Path] = set()
         self._replaced: dict[Path, onnx.TensorProto] = {}
         self._metadata: dict[str, str] = {}
         self._placed: list[pathlib.Path] = []
-        self._first: _Temporary | None = None
+        self._first: Temporary | None = None
         self._open = False
 
     def __enter__(self) -> Self:
         """Check the output. Raises `OutputRefused` or `InvalidExternalData`; nothing is written yet."""
         self._data_files = self._model.data_files()
         if self._output is not None:
-            with _writing(self._output):
+            with writing(self._output):
                 self._target = _resolved(self._output)
                 self._in_place = self._target == self._model.path
                 self._check_output()
@@ -153,7 +142,7 @@ class ModelCopy:
         """Make the copy the model. Raises `WriteFailed` or `OutputRefused`, and then nothing was changed."""
         self._check_open(())
         self._open = False
-        with _writing(self._target):
+        with writing(self._target):
             return self._commit()
 
     def _check_open(self, path: Path) -> None:
@@ -204,21 +193,21 @@ class ModelCopy:
             number += 1
         return names
 
-    def _temporary(self, like: pathlib.Path | None) -> _Temporary:
+    def _temporary(self, like: pathlib.Path | None) -> Temporary:
         """Create a temporary file. It takes over owner and permissions of the file `like`, if there is one."""
-        temporary = _Temporary(self._target, like)
+        temporary = Temporary(self._target, like)
         self._temporaries.append(temporary)  # before it exists: an interrupt must not leave it behind
         temporary.create()
         return temporary
 
-    def _copy_of(self, source: pathlib.Path) -> _Temporary:
+    def _copy_of(self, source: pathlib.Path) -> Temporary:
         """Return the temporary copy of a file of the input, making it when first asked."""
         if source not in self._copies:
             is_model = source == self._model.path
             like = source if self._in_place else self._target if is_model else self._output_names()[source]
-            with _writing(self._target):
+            with writing(self._target):
                 temporary = self._temporary(like)
-                stamp = _copy(source, temporary.descriptor)
+                stamp = copy_file(source, temporary.descriptor)
             if is_model and stamp != self._model.stamp:
                 raise InvalidModelFile(f"{source}: changed since it was read; start again")
             self._copies[source] = temporary
@@ -234,13 +223,13 @@ class ModelCopy:
             temporary.finish()
         for source, name in interim.items():
             self._place(copies[source], name)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
         os.replace(self._first.path, self._target)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
         if second is not None:
             names = self._move_data(interim, names, second)
         if self._in_place and self._delete_old_data:
-            _delete(names)
+            delete(names)
         return CommittedFiles(self._target, tuple(names.get(file, file) for file in self._data_files))
 
     def _names(self) -> _Names:
@@ -253,18 +242,18 @@ class ModelCopy:
         taken = [source for source, name in names.items() if os.path.lexists(name)]
         return {**names, **self._fresh_names(taken)}
 
-    def _write_model(self, names: _Names, *, reuse: bool) -> _Temporary:
+    def _write_model(self, names: _Names, *, reuse: bool) -> Temporary:
         """Write the model with all edits into a temporary, with `reuse` into the copy itself where that is cheap."""
         copy = self._copy_of(self._model.path)
         edits = self._edits(names)
         if not self._model.regular and (edits or self._metadata):
-            _overwrite(copy.descriptor, self._model.skeleton.SerializeToString())
+            overwrite(copy.descriptor, self._model.skeleton.SerializeToString())
         size = os.fstat(copy.descriptor).st_size
         with contents(copy.descriptor, size) as data:
             rope = rewrite(data, edits) + self._metadata_entries()
             kept = rope[0].length if isinstance(rope[0], Span) and rope[0].offset == 0 else 0
             tail = rope[1:] if kept else rope
-            if reuse and rope_length(tail) <= _CHUNK:
+            if reuse and rope_length(tail) <= _LONGEST_TAIL:
                 tail_bytes = join(data, tail)
                 rope = []
         if not rope:
@@ -272,7 +261,7 @@ class ModelCopy:
             os.truncate(copy.descriptor, kept + len(tail_bytes))
             return copy
         result = self._temporary(self._target)
-        _write_rope(copy.descriptor, rope, result.descriptor)
+        write_rope(copy.descriptor, rope, result.descriptor)
         return result
 
     def _edits(self, names: _Names) -> dict[Path, bytes | None]:
@@ -294,7 +283,7 @@ class ModelCopy:
             addition.metadata_props.add(key=key, value=text)
         return [addition.SerializeToString()]
 
-    def _place(self, temporary: _Temporary, name: pathlib.Path) -> None:
+    def _place(self, temporary: Temporary, name: pathlib.Path) -> None:
         """Give a data file its final name, which must be free."""
         try:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -303,7 +292,7 @@ class ModelCopy:
         self._placed.append(name)
         os.replace(temporary.path, name)
 
-    def _move_data(self, interim: _Names, names: _Names, second: _Temporary) -> _Names:
+    def _move_data(self, interim: _Names, names: _Names, second: Temporary) -> _Names:
         """After the commit: give data its lasting names, in steps of which each leaves a whole model.
 
         The data gets a second name, replacing the old model's data, which nothing uses any more; the model that uses
@@ -318,63 +307,13 @@ class ModelCopy:
                 link.path.unlink()
                 os.link(interim[source], link.path)
                 os.replace(link.path, names[source])
-            _sync_folder(self._target.parent)
+            sync_folder(self._target.parent)
             os.replace(second.path, self._target)
         except OSError:
             return interim
-        _sync_folder(self._target.parent)
-        _delete([interim[source] for source in moved])
+        sync_folder(self._target.parent)
+        delete([interim[source] for source in moved])
         return names
-
-
-class _Temporary:
-    """A temporary file beside `target`. Until `finish` only its owner can read it, if it is to be `like` a file."""
-
-    def __init__(self, target: pathlib.Path, like: pathlib.Path | None) -> None:
-        # The name is cut so that the whole stays below 255 bytes.
-        name = f".{target.name[:40]}.{secrets.token_hex(8)}.oxiprune-tmp"
-        self.path = target.with_name(name)
-        self.descriptor = -1
-        self._like = like.stat() if like is not None and like.exists() else None
-
-    def create(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self.descriptor = os.open(self.path, flags, 0o666 if self._like is None else 0o600)
-
-    def exists(self) -> bool:
-        return os.path.lexists(self.path)
-
-    def finish(self) -> None:
-        """Take over permissions, flush to the disk, close."""
-        if self.descriptor < 0:
-            return
-        if self._like is not None:
-            with contextlib.suppress(OSError, AttributeError):  # only the superuser gives files away
-                os.chown(self.path, self._like.st_uid, self._like.st_gid)
-            os.chmod(self.path, stat.S_IMODE(self._like.st_mode))
-        os.fsync(self.descriptor)
-        self._close()
-
-    def discard(self) -> None:
-        """Close and remove the file, if it is still there."""
-        with contextlib.suppress(OSError):
-            self._close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
-    def _close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _writing(where: pathlib.Path) -> Iterator[None]:
-    """Turn the system's errors into `WriteFailed`."""
-    try:
-        yield
-    except OSError as error:
-        raise write_failed(error, where) from error
 
 
 def _resolved(output: pathlib.Path) -> pathlib.Path:
@@ -411,58 +350,3 @@ def _relocated(path: Path, tensor: onnx.TensorProto, name: str) -> dict[Path, by
             new = onnx.StringStringEntryProto(key="location", value=name)
             return {(*path, ("external_data", index)): new.SerializeToString()}
     return {}
-
-
-def _copy(source: pathlib.Path, descriptor: int) -> tuple[int, int]:
-    """Copy a file and return its size and modification time.
-
-    Real copies, never shared extents: the room for every byte is taken now, so a full disk shows before the work.
-    """
-    try:
-        file = source.open("rb", buffering=0)
-    except OSError as error:
-        raise InvalidModelFile(f"{source}: cannot be read: {error.strerror}") from error
-    with file:
-        buffer = memoryview(bytearray(_CHUNK))
-        position = 0
-        while count := file.readinto(buffer):
-            write_at(descriptor, buffer[:count], position)
-            position += count
-        return position, os.fstat(file.fileno()).st_mtime_ns
-
-
-def _overwrite(descriptor: int, data: bytes) -> None:
-    write_at(descriptor, memoryview(data), 0)
-    os.truncate(descriptor, len(data))
-
-
-def _write_rope(source: int, rope: Rope, descriptor: int) -> None:
-    """Write the file that `rope` describes, whose spans lie in `source`; not through a map, to keep memory small."""
-    buffer = memoryview(bytearray(_CHUNK))
-    position = 0
-    for piece in rope:
-        if not isinstance(piece, Span):
-            write_at(descriptor, memoryview(piece), position)
-            position += len(piece)
-            continue
-        for start in range(piece.offset, piece.offset + piece.length, _CHUNK):
-            part = buffer[: min(_CHUNK, piece.offset + piece.length - start)]
-            read_at(source, part, start)
-            write_at(descriptor, part, position)
-            position += len(part)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Flush a rename. Not every system can, and then there is nothing better to do."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _delete(files: Mapping[pathlib.Path, object] | list[pathlib.Path]) -> None:
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()

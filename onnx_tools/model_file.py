@@ -1,19 +1,16 @@
 """An ONNX model as it lies on disk: the parsed skeleton, and where each tensor's bytes are.
 
 Input is hostile here. Nothing is believed about a tensor before `ModelFile.location` has held its shape against its
-bytes, and external data must lie inside the model's folder. Nothing is kept open, and no payload is read: `FileBlocks`
-reads and writes the values later, block by block, through a descriptor that its maker holds open.
+bytes, and external data must lie inside the model's folder. Nothing is kept open, and no payload is read:
+`file_blocks.FileBlocks` reads and writes the values later, block by block, through a descriptor that its maker holds
+open.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import mmap
 import os
 import pathlib
 import stat
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -21,9 +18,9 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from onnx_tools.errors import InvalidExternalData, InvalidModelFile, InvalidTensor, OnnxToolsError, WriteFailed
+from onnx_tools.errors import InvalidExternalData, InvalidModelFile, InvalidTensor, OnnxToolsError
+from onnx_tools.file_blocks import contents
 from onnx_tools.wire import MODEL, Data, MessageType, Path, Payload, scan
 
 _DataType = onnx.TensorProto.DataType
@@ -52,9 +49,6 @@ _TYPED_FIELDS = {
     "double_data": (onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX128),
 }
 _VALUE_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
-
-_SMALL_FILE = 1 << 20
-"""Files below this are read, not mapped: cheaper."""
 
 _MAX_ELEMENTS = 1 << 62
 
@@ -214,18 +208,6 @@ def _regular_file(path: str | os.PathLike[str]) -> pathlib.Path:
     return resolved
 
 
-@contextlib.contextmanager
-def contents(descriptor: int, size: int) -> Iterator[Data]:
-    """Give the `size` bytes of an open file, without reading a large one."""
-    if size < _SMALL_FILE:
-        data = bytearray(size)
-        read_at(descriptor, memoryview(data), 0)
-        yield data
-        return
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as mapped:
-        yield mapped
-
-
 def _take_apart(data: Data) -> tuple[onnx.ModelProto, Mapping[Path, Payload], bool]:
     """Return skeleton, payloads and regularity of a serialised model."""
     if len(data) == 0:
@@ -351,82 +333,3 @@ def _refuse_escape(tensor: onnx.TensorProto, location: str) -> None:
         depth += -1 if part == ".." else 1
         if depth < 0:
             _bad_external(tensor, location, f"leads out of the model's folder; {advice}")
-
-
-_SEEK_LOCK = threading.Lock()
-"""Where the system has no positioned reads and writes (Windows), the file position is shared by all threads."""
-
-
-def read_at(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Fill `buffer` (bytes) from `offset` of an open file; `InvalidModelFile` if the file ends before."""
-    done = 0
-    while done < len(buffer):
-        count = _read_some(descriptor, buffer[done:], offset + done)
-        if count == 0:
-            raise InvalidModelFile(f"the file ended at byte {offset + done}: it was truncated while being read")
-        done += count
-
-
-def write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` (bytes) at `offset` of an open file."""
-    done = 0
-    while done < len(data):
-        done += _write_some(descriptor, data[done:], offset + done)
-
-
-def _read_some(descriptor: int, buffer: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
-    with _SEEK_LOCK:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        data = os.read(descriptor, len(buffer))
-    buffer[: len(data)] = data
-    return len(data)
-
-
-def _write_some(descriptor: int, data: memoryview, offset: int) -> int:
-    if hasattr(os, "pwrite"):
-        return os.pwrite(descriptor, data, offset)
-    with _SEEK_LOCK:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        return os.write(descriptor, data)
-
-
-def write_failed(error: OSError, where: object) -> WriteFailed:
-    """Return the error that says in a plain sentence why writing to `where` failed."""
-    reason = error.strerror or str(error)
-    if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", None)}:
-        reason = "the disk is full; free some space, or write to another disk"
-    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        reason = f"{reason}; make the folder writable, or write to another one"
-    return WriteFailed(f"{where}: cannot be written: {reason}")
-
-
-class FileBlocks:
-    """A weight inside an open file, as `oxiprune_gpu.blocks.BlockSource`.
-
-    `descriptor` is open for reading and, if blocks are to be stored, writing, and stays open as long as this is used.
-    The values lie from byte `offset` on, little-endian, at any alignment.
-    """
-
-    def __init__(self, descriptor: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.shape: tuple[int, ...] = shape
-        self.dtype = dtype
-        self._descriptor = descriptor
-        self._offset = offset
-
-    def load(self, start: int, stop: int, scratch: NDArray[Any]) -> NDArray[Any]:
-        """See `BlockSource.load`. Raises `InvalidModelFile` if the file cannot be read."""
-        block = scratch[: stop - start]
-        try:
-            read_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
-        except OSError as error:
-            raise InvalidModelFile(f"the weights cannot be read: {error.strerror}; nothing was changed") from error
-        return block
-
-    def store(self, start: int, block: NDArray[Any]) -> None:
-        """See `BlockSource.store`. Raises `WriteFailed`, for instance when the disk is full."""
-        try:
-            write_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
-        except OSError as error:
-            raise write_failed(error, "the temporary copy") from error

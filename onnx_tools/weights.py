@@ -6,11 +6,9 @@ It is a weight if all of them read it at a weight slot of the op table; else it 
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
@@ -19,9 +17,9 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnx_tools import graph_index, operators
-from onnx_tools.errors import PatternMatchesNothing
 from onnx_tools.graph_index import GraphIndex, Node, Path, Reader, Scope, StoredTensor, Value
-from onnx_tools.operators import Layout, UnitAxis, WeightSlot
+from onnx_tools.layout import Layout, PassThrough, pass_through
+from onnx_tools.operators import UnitAxis, WeightSlot
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
@@ -78,20 +76,6 @@ class FoundWeights:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which weights to prune.
-
-    `include`, `exclude`: glob patterns (case matters) for names, or "op:Conv" for op types; no include: all. A weight
-    must also have `min_elements`, and depthwise kernels need `depthwise`: pruning those ruins most models.
-    """
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    min_elements: int = 2048
-    depthwise: bool = False
-
-
-@dataclass(frozen=True)
 class _Reading:
     """One use of a tensor at the end of its way. `slot`: it is a weight there; else `what` says what it is."""
 
@@ -124,59 +108,6 @@ def find_weights(model: ModelProto) -> FoundWeights:
         tuple(item for item in found if isinstance(item, Weight)),
         tuple(item for item in found if isinstance(item, LeftAlone)),
     )
-
-
-def select_weights(found: FoundWeights, selection: Selection) -> FoundWeights:
-    """Move the weights that `selection` does not want to `left_alone` (in front of the others), with the reason.
-
-    Raises PatternMatchesNothing for a pattern that matches no weight at all. `min_elements` and `depthwise` hold for
-    weights included by their full name too.
-    """
-    for pattern in (*selection.include, *selection.exclude):
-        if not any(_matches(weight, pattern) for weight in found.weights):
-            raise PatternMatchesNothing(_no_match(pattern, found.weights))
-    reasons = [_deselected(weight, selection) for weight in found.weights]
-    pairs = list(zip(found.weights, reasons, strict=True))
-    moved = tuple(_left_alone_weight(weight, reason) for weight, reason in pairs if reason)
-    return FoundWeights(tuple(weight for weight, reason in pairs if not reason), moved + found.left_alone)
-
-
-def _deselected(weight: Weight, selection: Selection) -> str:
-    """Why the selection leaves the weight alone; "" if it does not."""
-    for pattern in selection.exclude:
-        if _matches(weight, pattern):
-            return f"excluded by pattern '{pattern}'"
-    included = next((pattern for pattern in selection.include if _matches(weight, pattern)), "")
-    if selection.include and not included:
-        return "matches no --include pattern"
-    reasons = []
-    if weight.depthwise and not selection.depthwise:
-        reasons.append("depthwise kernel (--depthwise prunes it)")
-    if weight.elements < selection.min_elements:
-        reasons.append(f"fewer than {selection.min_elements:,} elements (--min-elements)")
-    also = f", although --include '{included}' matches" if included and reasons else ""
-    return "; ".join(reasons) + also
-
-
-def _matches(weight: Weight, pattern: str) -> bool:
-    if pattern.startswith("op:"):
-        return any(fnmatchcase(op_type, pattern[3:]) for op_type in weight.op_types)
-    return weight.name == pattern or fnmatchcase(weight.name, pattern)
-
-
-def _no_match(pattern: str, weights: tuple[Weight, ...]) -> str:
-    if not weights:
-        return f"pattern '{pattern}' matches no weight: the model has no weights that can be pruned"
-    names = [weight.name for weight in weights]
-    if pattern.startswith("op:"):
-        names = [f"op:{op_type}" for weight in weights for op_type in weight.op_types]
-    names = list(dict.fromkeys(names))
-    close = difflib.get_close_matches(pattern, names[:2000], n=5, cutoff=0.3) or names[:5]
-    return f"pattern '{pattern}' matches no weight; weights are, for example: {', '.join(close)}"
-
-
-def _left_alone_weight(weight: Weight, reason: str) -> LeftAlone:
-    return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype.name, weight.elements, reason)
 
 
 def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | LeftAlone:
@@ -371,7 +302,7 @@ class _Follower:
 def _onward(step: _Step, reader: Reader, tensor: StoredTensor) -> list[_Step] | None:
     """Where a node hands the tensor on to; None if it is the end of the way."""
     node = reader.node
-    row = operators.pass_through(node, reader.input_index)
+    row = pass_through(node, reader.input_index)
     if row is None or not node.outputs or any(output is not None and output.duplicated for output in node.outputs):
         return None
     if row.inputs is None and node.outputs[0] is not None and not node.outputs[0].constant:
@@ -382,7 +313,7 @@ def _onward(step: _Step, reader: Reader, tensor: StoredTensor) -> list[_Step] | 
     return list(_handed_on(node, row, replace(step, quantiser=quantiser)))
 
 
-def _handed_on(node: Node, row: operators.PassThrough, step: _Step) -> Iterator[_Step]:
+def _handed_on(node: Node, row: PassThrough, step: _Step) -> Iterator[_Step]:
     outputs = node.outputs if row.op_type == "Split" else node.outputs[:1]
     for i, output in enumerate(outputs):
         if output is None:
@@ -415,7 +346,7 @@ def _told(node: Node, i: int) -> str:
         return f"{other.what} of {op}"
     if (other := operators.uncovered_slot(node, i)) is not None:
         return f"{other.what} of {op}: {_NOT_COVERED}"
-    if operators.pass_through(node, i) is None:
+    if pass_through(node, i) is None:
         return ""
     joined = len(node.inputs) > 1 and node.op_type == "Concat"
     return f"joined with computed values by {op}" if joined else f"handed on by {op} under a name defined twice"

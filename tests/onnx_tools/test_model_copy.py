@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools import model_copy, model_file
+from onnx_tools import file_blocks, model_copy, temporaries
 from onnx_tools.errors import InvalidExternalData, InvalidModelFile, OutputRefused, WriteFailed
 from onnx_tools.model_copy import CommittedFiles, ModelCopy
 from onnx_tools.model_file import ModelFile, tensor_at
@@ -106,8 +106,9 @@ def test_replaced_tensor_is_encoded_again(small_file: pathlib.Path, monkeypatch:
     expected.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.arange(32, dtype=np.float32), "bias"))
     expected.graph.initializer[1].CopyFrom(numpy_helper.from_array(-weight_of(small_file), "weight"))
     expected.metadata_props.add(key="oxiprune", value="x")
-    for chunk in (model_copy._CHUNK, 100):  # rewritten within the copy, and streamed into another file
-        monkeypatch.setattr(model_copy, "_CHUNK", chunk)
+    for chunk in (temporaries.CHUNK, 100):  # rewritten within the copy, and streamed into another file
+        monkeypatch.setattr(model_copy, "_LONGEST_TAIL", chunk)
+        monkeypatch.setattr(temporaries, "CHUNK", chunk)
         with ModelCopy(ModelFile.open(small_file), small_file.with_name("out.onnx"), force=True) as copy:
             negate(copy)
             copy.replace_tensor(BIAS, expected.graph.initializer[0])
@@ -308,7 +309,7 @@ def test_full_disk(external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
     """The disk is full at the first, second, ... write: copying data, patching it, copying the model, its edits."""
     before = tree(external_file.parent)
     writes = 0
-    write = model_file._write_some
+    write = file_blocks._write_some
 
     def fill(descriptor: int, data: memoryview, offset: int) -> int:
         nonlocal writes
@@ -317,7 +318,7 @@ def test_full_disk(external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(descriptor, data, offset)
 
-    monkeypatch.setattr(model_file, "_write_some", fill)
+    monkeypatch.setattr(file_blocks, "_write_some", fill)
     source = ModelFile.open(external_file)
     target = external_file.with_name(output) if output else None
     with pytest.raises(WriteFailed, match="disk is full"):

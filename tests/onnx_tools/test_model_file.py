@@ -15,7 +15,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools.errors import InvalidExternalData, InvalidModelFile, InvalidTensor, OnnxToolsError, WriteFailed
-from onnx_tools.model_file import FileBlocks, Location, ModelFile, dtype_of, iter_tensors, tensor_at
+from onnx_tools.file_blocks import FileBlocks
+from onnx_tools.model_file import Location, ModelFile, dtype_of, iter_tensors, tensor_at
 from onnx_tools.wire import Path
 
 WEIGHT: Path = (("graph", 0), ("initializer", 1))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from onnx_tools import operators
 from onnx_tools.graph_index import GraphIndex, Node
-from onnx_tools.operators import Layout, UnitAxis
+from onnx_tools.layout import PASS_THROUGH, Layout, pass_through
+from onnx_tools.operators import UnitAxis
 
 HEADER = '<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> g (float[N] x) => (float[N] y)'
 
@@ -27,7 +28,7 @@ def only_node(text: str, **ints: list[int]) -> Node:
 
 def follow(layout: Layout, text: str, output: int = 0, **ints: list[int]) -> Layout:
     node = only_node(text, **ints)
-    row = operators.pass_through(node, 0)
+    row = pass_through(node, 0)
     assert row is not None
     return row.follow(node, output, layout)
 
@@ -109,7 +110,7 @@ def test_rows_of_what_is_not_covered_are_found(row: operators.OtherSlot) -> None
 
 
 def test_rows_name_operators_and_inputs_that_exist() -> None:
-    for row in (*operators.WEIGHT_SLOTS, *operators.OTHER_SLOTS, *operators.UNCOVERED_SLOTS, *operators.PASS_THROUGH):
+    for row in (*operators.WEIGHT_SLOTS, *operators.OTHER_SLOTS, *operators.UNCOVERED_SLOTS, *PASS_THROUGH):
         if row.domain or row.op_type.startswith(("Simplified", "Skip")):
             continue
         schema = onnx.defs.get_schema(row.op_type)
@@ -203,12 +204,12 @@ def test_what_does_not_fit_loses_the_axes_and_says_why(text: str, ints: dict[str
 
 @pytest.mark.parametrize("text", ["y = Cast <to = 7> (w)", "y = Dropout(w, r, t)", "y = Relu(w)"])
 def test_what_changes_the_values_is_not_passed(text: str) -> None:
-    assert operators.pass_through(only_node(text), 0) is None
+    assert pass_through(only_node(text), 0) is None
 
 
 def test_only_the_data_input_is_passed() -> None:
-    assert operators.pass_through(only_node("y = Reshape(x, w)"), 1) is None
-    assert operators.pass_through(only_node("y = Concat <axis = 0> (x, w)"), 1) is not None
+    assert pass_through(only_node("y = Reshape(x, w)"), 1) is None
+    assert pass_through(only_node("y = Concat <axis = 0> (x, w)"), 1) is not None
 
 
 @st.composite

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 from onnx_tools.errors import PatternMatchesNothing
 from onnx_tools.operators import UnitAxis
-from onnx_tools.weights import FoundWeights, LeftAlone, Selection, Weight, find_weights, select_weights
+from onnx_tools.weight_selection import Selection, select_weights
+from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
 
 Data = tuple[int, ...] | list[int] | TensorProto
 

@@ -1,0 +1,126 @@
+"""Temporary files beside the output, and what is done with whole files: copying, assembling, flushing, deleting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+
+from onnx_tools.errors import InvalidModelFile
+from onnx_tools.file_blocks import read_at, write_at, write_failed
+from onnx_tools.wire import Rope, Span
+
+CHUNK = 1 << 20
+"""Bytes that are copied at once."""
+
+
+class Temporary:
+    """A temporary file beside `target`. Until `finish` only its owner can read it, if it is to be `like` a file."""
+
+    def __init__(self, target: pathlib.Path, like: pathlib.Path | None) -> None:
+        # The name is cut so that the whole stays below 255 bytes.
+        name = f".{target.name[:40]}.{secrets.token_hex(8)}.oxiprune-tmp"
+        self.path = target.with_name(name)
+        self.descriptor = -1
+        self._like = like.stat() if like is not None and like.exists() else None
+
+    def create(self) -> None:
+        """Create it, open for reading and writing; the name must be free."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self.descriptor = os.open(self.path, flags, 0o666 if self._like is None else 0o600)
+
+    def exists(self) -> bool:
+        """Whether it still has its temporary name."""
+        return os.path.lexists(self.path)
+
+    def finish(self) -> None:
+        """Take over permissions, flush to the disk, close."""
+        if self.descriptor < 0:
+            return
+        if self._like is not None:
+            with contextlib.suppress(OSError, AttributeError):  # only the superuser gives files away
+                os.chown(self.path, self._like.st_uid, self._like.st_gid)
+            os.chmod(self.path, stat.S_IMODE(self._like.st_mode))
+        os.fsync(self.descriptor)
+        self._close()
+
+    def discard(self) -> None:
+        """Close and remove the file, if it is still there."""
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(where: pathlib.Path) -> Iterator[None]:
+    """Turn the system's errors into `WriteFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_failed(error, where) from error
+
+
+def copy_file(source: pathlib.Path, descriptor: int) -> tuple[int, int]:
+    """Copy a file and return its size and modification time.
+
+    Real copies, never shared extents: the room for every byte is taken now, so a full disk shows before the work.
+    """
+    try:
+        file = source.open("rb", buffering=0)
+    except OSError as error:
+        raise InvalidModelFile(f"{source}: cannot be read: {error.strerror}") from error
+    with file:
+        buffer = memoryview(bytearray(CHUNK))
+        position = 0
+        while count := file.readinto(buffer):
+            write_at(descriptor, buffer[:count], position)
+            position += count
+        return position, os.fstat(file.fileno()).st_mtime_ns
+
+
+def overwrite(descriptor: int, data: bytes) -> None:
+    """Make `data` the whole content of an open file."""
+    write_at(descriptor, memoryview(data), 0)
+    os.truncate(descriptor, len(data))
+
+
+def write_rope(source: int, rope: Rope, descriptor: int) -> None:
+    """Write the file that `rope` describes, whose spans lie in `source`; not through a map, to keep memory small."""
+    buffer = memoryview(bytearray(CHUNK))
+    position = 0
+    for piece in rope:
+        if not isinstance(piece, Span):
+            write_at(descriptor, memoryview(piece), position)
+            position += len(piece)
+            continue
+        for start in range(piece.offset, piece.offset + piece.length, CHUNK):
+            part = buffer[: min(CHUNK, piece.offset + piece.length - start)]
+            read_at(source, part, start)
+            write_at(descriptor, part, position)
+            position += len(part)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Flush a rename. Not every system can, and then there is nothing better to do."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def delete(files: Mapping[pathlib.Path, object] | list[pathlib.Path]) -> None:
+    """Delete `files`, as far as the system lets us."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()
