@@ -64,33 +64,28 @@ def count_right(model: Path) -> tuple[int, int]:
     return int((logits.argmax(axis=1) == labels).sum()), len(labels)
 
 
-def new_table(right: int, images: int) -> Table:
-    """The table without its rows: what each run asked for, what it cost, what it saved."""
-    before = f"{MODEL.as_posix()}: {right / images:.4f} of {images} held-out images right before pruning"
-    table = Table(title=before, title_justify="left")
-    table.add_column("granularity")
-    for name in ("sparsity", "zeros in pruned weights", "accuracy after", "change", "bytes with zstd-3"):
-        table.add_column(name, justify="right")
-    return table
+def row(name: str, sparsity: str, zeros: float, right: tuple[int, int], size: int) -> tuple[str, ...]:
+    """One line of the table."""
+    return name, sparsity, f"{zeros:.4f}", f"{right[0] / right[1]:.4f}", f"{right[0]} of {right[1]}", f"{size:,}"
 
 
 def main() -> None:
     """Runs the command at several sparsities and ends with a table of what each one cost."""
     OUTPUT.mkdir(exist_ok=True)
     oxiprune("inspect", MODEL.as_posix())
-    before, images = count_right(MODEL)
-    table = new_table(before, images)
+    rows = []
     for granularity, sparsity in RUNS:
         pruned, totals = prune(granularity, sparsity)
-        right, _ = count_right(pruned)
-        table.add_row(
-            granularity,
-            f"{sparsity:.0%}",
-            f"{totals['sparsity_after']:.4f}",
-            f"{right / images:.4f}",
-            f"{(right - before) / images:+.4f}",
-            f"{totals['compressed_before']:,} -> {totals['compressed_after']:,}",
-        )
+        if not rows:
+            rows.append(row("before", "", totals["sparsity_before"], count_right(MODEL), totals["compressed_before"]))
+        after = totals["sparsity_after"], count_right(pruned), totals["compressed_after"]
+        rows.append(row(granularity, f"{sparsity:.0%}", *after))
+    table = Table(caption="zeros: fraction of the pruned weights. zstd-3: bytes of the file when compressed.")
+    table.add_column("granularity")
+    for name in ("sparsity", "zeros", "accuracy", "held-out images", "zstd-3"):
+        table.add_column(name, justify="right")
+    for cells in rows:
+        table.add_row(*cells)
     console.print()
     console.print(table)
     console.print(f"The pruned models and their reports (JSON) are in {OUTPUT}.")
