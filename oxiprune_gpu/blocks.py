@@ -7,12 +7,16 @@ middle of a large file are pruned by the same code, with the same few megabytes 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+_PAGE = 4096
+"""Elements `BlockSource.take` loads at a time."""
 
 
 class BlockSource(Protocol):
@@ -39,12 +43,16 @@ class BlockSource(Protocol):
     def store(self, start: int, block: Array) -> None:
         """Make elements start..start + len(block) of the weight equal to `block`, which came from `load`."""
 
-    def gather(self, starts: NDArray[np.int64], width: int) -> Array:
-        """Return a copy of the elements starts[i]..starts[i] + width as row i of a (len(starts), width) array."""
-        rows = np.empty((len(starts), width), self.dtype)
-        for row, start in zip(rows, starts.tolist(), strict=True):
-            row[:] = self.load(start, start + width, row)
-        return rows
+    def take(self, places: NDArray[np.intp]) -> Array:
+        """Return a copy of the elements at `places`, which ascend."""
+        taken = np.empty(len(places), self.dtype)
+        scratch = np.empty(_PAGE, self.dtype)
+        size = math.prod(self.shape)
+        pages, firsts = np.unique(places // _PAGE, return_index=True)
+        for page, first, stop in zip(pages.tolist(), firsts, [*firsts[1:], len(places)], strict=True):
+            block = self.load(page * _PAGE, min((page + 1) * _PAGE, size), scratch)
+            taken[first:stop] = block.take(places[first:stop] - page * _PAGE)
+        return taken
 
 
 class ArrayBlocks(BlockSource):
@@ -84,8 +92,6 @@ class ArrayBlocks(BlockSource):
         width = self.dtype.itemsize
         self._bytes[start * width : (start + len(block)) * width] = block.view(np.uint8)
 
-    def gather(self, starts: NDArray[np.int64], width: int) -> Array:
-        """See `BlockSource.gather`."""
-        if not self._aligned:
-            return super().gather(starts, width)
-        return self._elements[starts[:, None] + np.arange(width)]
+    def take(self, places: NDArray[np.intp]) -> Array:
+        """See `BlockSource.take`."""
+        return self._elements.take(places) if self._aligned else super().take(places)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import dataclass, field
 from typing import Self
@@ -19,13 +18,14 @@ class PruningConfig:
     """How much to prune, by which metric, in which units.
 
     Args:
-        sparsity: fraction of the units to prune, 0 <= sparsity < 1. It is used as float32, as the reference does.
+        sparsity: fraction of the units to prune, 0 <= sparsity < 1. It is used as float32, as the reference does. As
+            there, the range is checked when something is pruned; `check()` checks it at once.
         metric: an `ImportanceMetric` or its text: `l1`, `l2`, `taylor` (the proxy), `random:SEED`.
         granularity: a `PruningGranularity` or its text: `unstructured`, `row`, `column`, `axis:N`.
         min_nonzero: at least this many elements of each tensor are kept (rounded up to whole units).
 
     Raises:
-        InvalidSparsity: not a number in [0, 1), NaN and infinities included.
+        InvalidSparsity: sparsity is not a number.
         InvalidOption: unknown metric or granularity, or a negative `min_nonzero`.
     """
 
@@ -42,10 +42,18 @@ class PruningConfig:
         min_nonzero: int = 1,
     ) -> None:
         set_field = object.__setattr__  # the dataclass is frozen, and its fields are narrower than what comes in
-        set_field(self, "sparsity", _checked_sparsity(sparsity))
+        set_field(self, "sparsity", _as_number(sparsity))
         set_field(self, "metric", parse_metric(metric))
         set_field(self, "granularity", parse_granularity(granularity))
         set_field(self, "min_nonzero", _checked_min_nonzero(min_nonzero))
+
+    def check(self) -> None:
+        """Raise `InvalidSparsity` when sparsity is not in [0, 1): NaN and infinities too."""
+        with np.errstate(over="ignore"):
+            single = float(np.float32(self.sparsity))
+        # A tiny negative double rounds to -0.0 as float32, which is legal, but it is no sparsity.
+        if not 0.0 <= single < 1.0 or self.sparsity < 0.0:
+            raise InvalidSparsity(self.sparsity)
 
     @classmethod
     def unstructured_l1(cls, sparsity: float) -> Self:
@@ -58,13 +66,8 @@ class PruningConfig:
         return cls(sparsity, "l2", "row")
 
 
-def _checked_sparsity(sparsity: object) -> float:
-    if not isinstance(sparsity, numbers.Real | np.floating):
-        raise InvalidSparsity(sparsity)
-    with np.errstate(over="ignore"):
-        single = float(np.float32(float(sparsity)))
-    # A tiny negative double rounds to -0.0 as float32 but is still not a sparsity.
-    if not 0.0 <= single < 1.0 or math.isnan(single) or float(sparsity) < 0.0:
+def _as_number(sparsity: object) -> float:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float | np.number):
         raise InvalidSparsity(sparsity)
     return float(sparsity)
 

@@ -1,7 +1,7 @@
 """The verbs. All follow one rule: see docs/design.md, section 3.
 
-Checks come in this order, and nothing has been written when one fails: sparsity (when the config is made), dtype, empty
-tensor, two dimensions (row, column), `min_nonzero`, gradient shape, NaN.
+Checks come in this order, and nothing has been written when one fails: dtype, sparsity, empty tensor, two dimensions
+(row, column), `min_nonzero`, gradient shape, NaN.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def prune_model(
     tensors: Mapping[str, Any], config: PruningConfig, *, inplace: bool = False
 ) -> dict[str, tuple[Any, Any]]: ...
 @overload
-def prune_model(tensors: Sequence[Tensor], config: PruningConfig, *, inplace: bool = False) -> list[tuple[Any, Any]]: ...
+def prune_model(
+    tensors: Sequence[Tensor], config: PruningConfig, *, inplace: bool = False
+) -> list[tuple[Any, Any]]: ...
 def prune_model(
     tensors: Sequence[Tensor] | Mapping[str, Any], config: PruningConfig, *, inplace: bool = False
 ) -> list[tuple[Any, Any]] | dict[str, tuple[Any, Any]]:
@@ -201,6 +203,7 @@ def _prune(
 ) -> int:
     """Prune a weight in its backend's form; return how many elements fell."""
     shape = weight.shape
+    config.check()
     _check_not_empty(name, shape)
     view = config.granularity.unit_view(shape)
     units, unit_size = (math.prod(shape), 1) if view is None else (view.count, view.unit_size)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Backend, Statistics
-from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
-from oxiprune_gpu.backends.threshold import Cut, check_finite, find_cut
+from oxiprune_gpu.backends.threshold import check_finite, mark_lowest, order_statistic
 from oxiprune_gpu.backends.unit_sums import ordered_sum, unit_sums
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.granularity import UnitView
@@ -84,8 +84,10 @@ class NumpyBackend(Backend):
         """See `Backend.prune_elements`."""
         scored = ScoredWeight(weight, metric, name)
         if k > 0:
-            cut = find_cut(scored, k)
-            over_spans(lambda: _CutWriter(scored, cut, mask, write).apply, spans_of(scored.size))
+            kept = np.empty(scored.size, np.bool_) if mask is None else mask.reshape(-1)
+            mark_lowest(scored, k, kept)
+            if write:
+                _zero_elements(weight, scored.size, kept)
             return
         if scored.size:
             check_finite(scored)
@@ -108,8 +110,7 @@ class NumpyBackend(Backend):
 
     def apply_mask(self, weight: Array, mask: Mask) -> None:
         """See `Backend.apply_mask`."""
-        bits = weight.view(_bits_dtype(weight.dtype))
-        np.multiply(bits, mask, out=bits, casting="unsafe")
+        _multiply_bits(weight, mask)
 
     def count_nonzero(self, weight: BlockSource) -> int:
         """See `Backend.count_nonzero`."""
@@ -130,35 +131,27 @@ class NumpyBackend(Backend):
             return _statistics(scored)
 
 
-class _CutWriter:
-    """Applies a cut to spans of a weight."""
+def _zero_elements(weight: BlockSource, size: int, kept: Mask) -> None:
+    """Set the elements that are not kept to +0.0."""
 
-    def __init__(self, weight: ScoredWeight, cut: Cut, mask: Mask | None, write: bool) -> None:
-        self._weight = weight
-        self._reader = BlockReader(weight)
-        self._cut = cut
-        self._mask = None if mask is None else mask.reshape(-1)
-        self._write = write
-        block = min(BLOCK, weight.size)
-        self._kept = np.empty(block, np.bool_)
-        self._factors = np.empty(block, _bits_dtype(weight.dtype))
+    def make_worker() -> Callable[[Span], None]:
+        scratch = np.empty(min(BLOCK, size), weight.dtype)
 
-    def apply(self, span: Span) -> None:
-        """Apply the cut to one span."""
-        for start, stop in blocks_of(span):
-            values = self._reader.load(start, stop)
-            kept = self._kept[: stop - start] if self._mask is None else self._mask[start:stop]
-            self._cut.mask(self._reader.keys_of(values, start), start, kept)
-            if self._write:
-                self._zero_fallen(values, kept)
-                self._weight.source.store(start, values)
+        def work(span: Span) -> None:
+            for start, stop in blocks_of(span):
+                block = weight.load(start, stop, scratch)
+                _multiply_bits(block, kept[start:stop])
+                weight.store(start, block)
 
-    def _zero_fallen(self, values: Array, kept: Mask) -> None:
-        # The bits times 0 or 1: no branch, kept bits stay, and neither -0.0 nor NaN can come of infinity.
-        factors = self._factors[: len(values)]
-        np.copyto(factors, kept)
-        bits = values.view(factors.dtype)
-        np.multiply(bits, factors, out=bits)
+        return work
+
+    over_spans(make_worker, spans_of(size))
+
+
+def _multiply_bits(values: Array, kept: Mask) -> None:
+    # The bits times 0 or 1: no branch, kept bits stay, and neither -0.0 nor NaN can come of infinity.
+    bits = values.view(_bits_dtype(values.dtype))
+    np.multiply(bits, kept, out=bits, casting="unsafe")
 
 
 def _bits_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -187,7 +180,7 @@ def _zero_runs(weight: BlockSource, length: int, kept: Mask) -> None:
 
         return work
 
-    over_spans(make_worker, _pieces(len(fallen), max(1, BLOCK // length)))
+    over_spans(make_worker, cut((0, len(fallen)), max(1, BLOCK // length)))
 
 
 def _zero_short_runs(weight: BlockSource, length: int, kept: Mask) -> None:
@@ -207,7 +200,7 @@ def _zero_short_runs(weight: BlockSource, length: int, kept: Mask) -> None:
 
         return work
 
-    over_spans(make_worker, _pieces(len(factors), at_once))
+    over_spans(make_worker, cut((0, len(factors)), at_once))
 
 
 def _zero_scattered(weight: BlockSource, view: UnitView, kept: Mask) -> None:
@@ -228,15 +221,8 @@ def _zero_scattered(weight: BlockSource, view: UnitView, kept: Mask) -> None:
 
         return work
 
-    groups = range(view.groups)
-    pieces = [
-        (group * view.outer + a, group * view.outer + b) for group in groups for a, b in _pieces(view.outer, slabs_at_once)
-    ]
-    over_spans(make_worker, pieces)
-
-
-def _pieces(size: int, at_once: int) -> list[Span]:
-    return [(start, min(start + at_once, size)) for start in range(0, size, at_once)]
+    groups = cut((0, view.groups * view.outer), view.outer)
+    over_spans(make_worker, [piece for group in groups for piece in cut(group, slabs_at_once)])
 
 
 def _statistics(scored: ScoredWeight) -> Statistics:
@@ -258,7 +244,7 @@ def _statistics(scored: ScoredWeight) -> Statistics:
         return read
 
     variance = ordered_sum(scored.size, squared_deviations) / scored.size
-    return Statistics(float(low), float(high), float(mean), float(_median(scored)), float(scalar(np.sqrt(variance))))
+    return Statistics(float(low), float(high), float(mean), _median(scored), float(scalar(np.sqrt(variance))))
 
 
 def _extremes(scored: ScoredWeight) -> tuple[Any, Any]:
@@ -281,14 +267,8 @@ def _extremes(scored: ScoredWeight) -> tuple[Any, Any]:
     return min(lows), max(highs)
 
 
-def _median(scored: ScoredWeight) -> Any:
-    upper = _order_statistic(scored, scored.size // 2 + 1)
+def _median(scored: ScoredWeight) -> float:
+    upper = order_statistic(scored, scored.size // 2 + 1)
     if scored.size % 2:
-        return upper
-    return (_order_statistic(scored, scored.size // 2) + upper) / scored.score_dtype.type(2)
-
-
-def _order_statistic(scored: ScoredWeight, k: int) -> Any:
-    """The k-th lowest score, from 1."""
-    key = find_cut(scored, k).threshold
-    return np.array(key, scored.key_dtype).view(scored.score_dtype)[()]
+        return float(upper)
+    return float((order_statistic(scored, scored.size // 2) + upper) / scored.score_dtype.type(2))

@@ -34,13 +34,13 @@ class ScoredWeight:
         self.key_dtype = np.dtype(np.uint64 if double else np.uint32)
         self.infinity = np.array(np.inf, self.score_dtype).view(self.key_dtype)[()]
 
-    def sample_keys(self, starts: NDArray[np.int64], width: int) -> Array:
-        """Keys of the elements starts[i]..starts[i] + width, as one flat array."""
-        values = self.source.gather(starts, width).astype(self.score_dtype, copy=False)
+    def keys_at(self, places: NDArray[np.intp]) -> Array:
+        """Keys of the elements at `places`, which ascend."""
+        values = self.source.take(places).astype(self.score_dtype, copy=False)
         scores = np.empty(values.shape, self.score_dtype)
         with np.errstate(all="ignore"):
-            self.metric.score(values, starts[:, None] + np.arange(width), scores)
-        return scores.view(self.key_dtype).reshape(-1)
+            self.metric.score(values, places, scores)
+        return scores.view(self.key_dtype)
 
     def raise_if_nan(self, top: Any) -> None:
         """Raise the right error when `top`, the highest key seen, belongs to a NaN."""
@@ -59,8 +59,8 @@ class ScoredWeight:
 class BlockReader:
     """Loads blocks of a weight and computes their scores. It owns scratch memory: one for each thread."""
 
-    def __init__(self, weight: ScoredWeight, block: int = BLOCK) -> None:
-        block = min(block, weight.size)
+    def __init__(self, weight: ScoredWeight, block: int | None = None) -> None:
+        block = min(block or BLOCK, weight.size)
         self._weight = weight
         self._raw = np.empty(block, weight.dtype)
         self._wide = self._raw if weight.dtype == weight.score_dtype else np.empty(block, weight.score_dtype)

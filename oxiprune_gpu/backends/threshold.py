@@ -1,12 +1,12 @@
 """Exact selection of the k lowest scores, without sorting them and without holding them.
 
-A sample brackets the threshold. One pass over the blocks counts the keys below the bracket and collects the few keys
-inside it; the threshold is an exact order statistic of those. Ties are cut by index: `Cut.index` is the last element
-that falls among those whose key equals the threshold.
+A sample brackets the threshold. One pass over the blocks counts the keys below the bracket, marks those above it as
+kept, and collects the few inside; the threshold is an exact order statistic of those, and only their marks are left
+to set. Ties fall by index, the lowest first.
 
-Values that are frequent enough to sit on the bracket's ends (constant, sparse or coarse data) are counted apart
-there instead of collected, so the collected part stays small whatever the data. The sample only decides how fast the
-answer is found: a bracket that misses is widened and the pass repeated.
+Values that are frequent enough to sit on the bracket's ends (constant, sparse or coarse data) are counted apart there
+instead of collected, so what is collected stays small whatever the data; marking then takes a second pass. The sample
+only decides how fast the answer is found: a bracket that misses is widened and the pass repeated.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.errors import PruningError
 
 Array = NDArray[Any]
+Mask = NDArray[np.bool_]
 
-_RUN = 16
-"""Neighbours sampled together: they share a cache line, so they cost one read."""
+_RUN = 32
+"""Neighbours sampled together: they share two cache lines, which the processor fetches as a pair."""
 
-_SLACK = 4.5
-"""Half width of the first bracket, in standard deviations of a sampled rank: it misses 1 time in 100,000."""
+_SLACK = 3.3
+"""Half width of the first bracket, in standard deviations of a sampled rank: it misses 1 time in 1,000."""
 
 
-class Cut(NamedTuple):
-    """Where the k lowest end: an element falls when its key is below `threshold`, or equal and not after `index`."""
+class _Cut(NamedTuple):
+    """Where the k lowest end: an element falls when its key is below `threshold`, or equal and not after `last_tie`."""
 
     threshold: Any
-    index: int
+    last_tie: int
 
-    def mask(self, keys: Array, start: int, out: NDArray[np.bool_]) -> None:
-        """Write to `out` which of `keys`, the first of which is element `start`, are kept."""
-        ties_fall = min(max(self.index + 1 - start, 0), len(keys))
-        np.greater(keys[:ties_fall], self.threshold, out=out[:ties_fall])
-        np.greater_equal(keys[ties_fall:], self.threshold, out=out[ties_fall:])
+    def mark(self, keys: Array, start: int, kept: Mask) -> None:
+        """Write to `kept` which of `keys`, the first of which is element `start`, do not fall."""
+        ties_fall = min(max(self.last_tie + 1 - start, 0), len(keys))
+        np.greater(keys[:ties_fall], self.threshold, out=kept[:ties_fall])
+        np.greater_equal(keys[ties_fall:], self.threshold, out=kept[ties_fall:])
 
 
 class _Bracket(NamedTuple):
@@ -52,39 +53,58 @@ class _Bracket(NamedTuple):
     crowded: bool
 
 
-class _SpanCount(NamedTuple):
-    """What one pass found in one span."""
+class _Found(NamedTuple):
+    """What one pass found: keys inside the bracket (its ends too, unless it is crowded) and where they are."""
 
     below: int
     at_low: int
     inside: Array
+    places: NDArray[np.intp]
     at_high: int
     top: Any
 
+    @classmethod
+    def joined(cls, parts: list[_Found]) -> _Found:
+        """Several parts of a weight as one."""
+        below, at_low, inside, places, at_high, top = zip(*parts, strict=True)
+        return cls(sum(below), sum(at_low), np.concatenate(inside), np.concatenate(places), sum(at_high), max(top))
 
-def find_cut(weight: ScoredWeight, k: int) -> Cut:
-    """Return where the `k` lowest of a weight's keys end, 1 <= k <= weight.size.
+
+def mark_lowest(weight: ScoredWeight, k: int, kept: Mask) -> None:
+    """Write to `kept` (flat) which elements are not among the `k` lowest, 1 <= k <= weight.size.
 
     Raises:
         NonFiniteWeight, NonFiniteScore: see `Backend`.
     """
     if weight.size <= BLOCK:
-        return _cut_among(_all_keys(weight), k, weight)
-    sample = _sample(weight)
-    slack = _SLACK
-    while True:
-        bracket = _bracket(sample, k / weight.size, slack)
-        spans = spans_of(weight.size)
-        counts = over_spans(lambda bracket=bracket: _SpanCounter(weight, bracket).count, spans)  # type: ignore[misc]
-        weight.raise_if_nan(max(count.top for count in counts))
-        threshold = _threshold(bracket, counts, k)
-        if threshold is not None:
-            return _cut_at(weight, threshold, bracket, spans, counts, k)
-        slack *= 8
+        keys = _all_keys(weight)
+        _cut_among(keys, np.arange(weight.size), _kth(weight, keys, k), k).mark(keys, 0, kept)
+        return
+    spans = spans_of(weight.size)
+    threshold, bracket, parts = _search(weight, k, spans, kept)
+    if bracket.crowded:
+        cut = _crowded_cut(weight, threshold, bracket, spans, parts, k)
+        over_spans(lambda: _Marker(weight, cut, kept).mark, spans)
+        return
+    found = _Found.joined(parts)
+    cut = _cut_among(found.inside, found.places, threshold, k - found.below)
+    stays = found.inside > threshold
+    if cut.last_tie < found.places[-1]:
+        stays |= (found.inside == threshold) & (found.places > cut.last_tie)
+    kept[found.places[stays]] = True
+
+
+def order_statistic(weight: ScoredWeight, k: int) -> Any:
+    """The `k`-th lowest score, from 1. Errors as in `mark_lowest`."""
+    if weight.size <= BLOCK:
+        key = _kth(weight, _all_keys(weight), k)
+    else:
+        key = _search(weight, k, spans_of(weight.size), None)[0]
+    return np.array(key, weight.key_dtype).view(weight.score_dtype)[()]
 
 
 def check_finite(weight: ScoredWeight) -> None:
-    """Raise as `find_cut` does, when nothing is to be selected."""
+    """Raise as `mark_lowest` does, when nothing is to be selected."""
 
     def make_worker() -> Any:
         reader = BlockReader(weight)
@@ -98,20 +118,38 @@ def _all_keys(weight: ScoredWeight) -> Array:
         return BlockReader(weight).keys(0, weight.size)
 
 
-def _cut_among(keys: Array, k: int, weight: ScoredWeight) -> Cut:
-    weight.raise_if_nan(keys.max())
-    threshold = np.partition(keys, k - 1)[k - 1]
+def _kth(weight: ScoredWeight, keys: Array, k: int) -> Any:
+    weight.raise_if_nan(np.maximum.reduce(keys))
+    return np.partition(keys, k - 1)[k - 1]
+
+
+def _cut_among(keys: Array, places: NDArray[np.intp], threshold: Any, k: int) -> _Cut:
+    """The cut that lets the `k` lowest of `keys` fall, when `threshold` is the k-th of them."""
     ties = k - int(np.count_nonzero(keys < threshold))
-    return Cut(threshold, int(np.flatnonzero(keys == threshold)[ties - 1]))
+    return _Cut(threshold, int(places[np.flatnonzero(keys == threshold)[ties - 1]]))
+
+
+def _search(weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None) -> tuple[Any, _Bracket, list[_Found]]:
+    """The k-th lowest key, the bracket that held it, and what the last pass found in each span."""
+    sample = _sample(weight)
+    slack = _SLACK
+    while True:
+        bracket = _bracket(sample, k / weight.size, slack)
+        parts = over_spans(lambda bracket=bracket: _Searcher(weight, bracket, kept).search, spans)  # type: ignore[misc]
+        weight.raise_if_nan(max(part.top for part in parts))
+        threshold = _threshold(bracket, parts, k)
+        if threshold is not None:
+            return threshold, bracket, parts
+        slack *= 8
 
 
 def _sample(weight: ScoredWeight) -> Array:
     """Keys of short runs, one at a random place in each of many equal strata."""
-    # n**(2/3) samples balance the cost of sampling against the n / sqrt(samples) keys that the bracket collects.
-    runs = int(weight.size ** (2 / 3)) // _RUN + 1
+    # A multiple of n**(2/3) balances the cost of sampling against the n / sqrt(samples) keys the bracket collects.
+    runs = int(1.5 * weight.size ** (2 / 3)) // _RUN + 1
     stratum = weight.size // runs
     inside = np.random.default_rng(weight.size).integers(0, stratum - _RUN + 1, runs)
-    return weight.sample_keys(np.arange(runs) * stratum + inside, _RUN)
+    return weight.keys_at(((np.arange(runs) * stratum + inside)[:, None] + np.arange(_RUN)).reshape(-1))
 
 
 def _bracket(sample: Array, fraction: float, slack: float) -> _Bracket:
@@ -122,96 +160,115 @@ def _bracket(sample: Array, fraction: float, slack: float) -> _Bracket:
     places = [place for place in (first, last) if 0 <= place < size]
     ordered = np.partition(sample, places) if places else sample
     low = ordered[first] if first >= 0 else sample.dtype.type(0)
-    high = ordered[last] if last < size else np.iinfo(sample.dtype).max
+    high = ordered[last] if last < size else sample.dtype.type(np.iinfo(sample.dtype).max)
     on_ends = np.count_nonzero(sample == low) + np.count_nonzero(sample == high)
-    return _Bracket(low, sample.dtype.type(high), bool(on_ends > (last - first) / 8 + 8))
+    return _Bracket(low, high, bool(on_ends > (last - first) / 8 + 8))
 
 
-class _SpanCounter:
-    """Counts spans against a bracket."""
+class _Searcher:
+    """Holds spans of a weight against a bracket; marks what is above it, unless it is crowded."""
 
-    def __init__(self, weight: ScoredWeight, bracket: _Bracket) -> None:
+    def __init__(self, weight: ScoredWeight, bracket: _Bracket, kept: Mask | None) -> None:
+        self._weight = weight
         self._reader = BlockReader(weight)
         self._bracket = bracket
-        self._flags = np.empty((2, BLOCK), np.bool_)
+        self._kept = kept
+        self._flags = np.empty((2, min(SPAN, weight.size)), np.bool_)
 
-    def count(self, span: Span) -> _SpanCount:
-        """Count one span."""
-        count = self._count_crowded if self._bracket.crowded else self._count_plain
-        found = [count(self._reader.keys(*block)) for block in blocks_of(span)]
-        return _SpanCount(
-            below=sum(part.below for part in found),
-            at_low=sum(part.at_low for part in found),
-            inside=np.concatenate([part.inside for part in found]),
-            at_high=sum(part.at_high for part in found),
-            top=max(part.top for part in found),
-        )
+    def search(self, span: Span) -> _Found:
+        """Search one span."""
+        return self._search_crowded(span) if self._bracket.crowded else self._search_plain(span)
 
-    def _count_plain(self, keys: Array) -> _SpanCount:
-        """Both ends of the bracket belong to what is collected."""
-        below, inside = self._flags[:, : len(keys)]
-        np.less(keys, self._bracket.low, out=below)
-        np.less_equal(keys, self._bracket.high, out=inside)
-        np.not_equal(inside, below, out=inside)
-        return _SpanCount(int(np.count_nonzero(below)), 0, keys.compress(inside), 0, keys.max())
-
-    def _count_crowded(self, keys: Array) -> _SpanCount:
-        """Keys that equal an end of the bracket are only counted."""
+    def _search_plain(self, span: Span) -> _Found:
+        start, stop = span
         low, high, _ = self._bracket
-        flags, inside = self._flags[:, : len(keys)]
-        below = int(np.count_nonzero(np.less(keys, low, out=flags)))
-        upto_low = int(np.count_nonzero(np.less_equal(keys, low, out=flags)))
-        if low == high:
-            return _SpanCount(below, upto_low - below, keys[:0], 0, keys.max())
-        below_high = int(np.count_nonzero(np.less(keys, high, out=inside)))
-        np.not_equal(inside, flags, out=inside)
-        collected = keys.compress(inside)
-        upto_high = int(np.count_nonzero(np.less_equal(keys, high, out=flags)))
-        return _SpanCount(below, upto_low - below, collected, upto_high - below_high, keys.max())
+        below, scratch = self._flags[:, : stop - start]
+        above = scratch if self._kept is None else self._kept[start:stop]
+        top = low
+        for first, last in blocks_of(span):
+            keys = self._reader.keys(first, last)
+            np.less(keys, low, out=below[first - start : last - start])
+            np.greater(keys, high, out=above[first - start : last - start])
+            top = max(top, np.maximum.reduce(keys))
+        count = int(np.count_nonzero(below))
+        inside, places = self._collect(np.equal(below, above, out=below), start)
+        return _Found(count, 0, inside, places, 0, top)
+
+    def _search_crowded(self, span: Span) -> _Found:
+        start, stop = span
+        low, high, _ = self._bracket
+        inside = self._flags[0, : stop - start]
+        below = at_low = at_high = 0
+        top = low
+        for first, last in blocks_of(span):
+            keys = self._reader.keys(first, last)
+            part, scratch = inside[first - start : last - start], self._flags[1, : last - first]
+            fewer = int(np.count_nonzero(np.less(keys, low, out=scratch)))
+            below += fewer
+            at_low += int(np.count_nonzero(np.less_equal(keys, low, out=scratch))) - fewer
+            fewer = int(np.count_nonzero(np.less(keys, high, out=part)))
+            np.greater(part, scratch, out=part)
+            if low != high:
+                at_high += int(np.count_nonzero(np.less_equal(keys, high, out=scratch))) - fewer
+            top = max(top, np.maximum.reduce(keys))
+        return _Found(below, at_low, *self._collect(inside, start), at_high, top)
+
+    def _collect(self, chosen: Mask, start: int) -> tuple[Array, NDArray[np.intp]]:
+        """The chosen keys of a span, and their places."""
+        places = chosen.nonzero()[0]
+        places += start
+        return self._weight.keys_at(places), places
 
 
-def _threshold(bracket: _Bracket, counts: list[_SpanCount], k: int) -> Any | None:
+def _threshold(bracket: _Bracket, parts: list[_Found], k: int) -> Any | None:
     """The k-th lowest key, or None when the bracket does not hold it."""
-    rank = k - sum(count.below for count in counts)
+    rank = k - sum(part.below for part in parts)
     if rank <= 0:
         return None
-    at_low = sum(count.at_low for count in counts)
+    at_low = sum(part.at_low for part in parts)
     if rank <= at_low:
         return bracket.low
     rank -= at_low
-    inside = np.concatenate([count.inside for count in counts])
+    inside = np.concatenate([part.inside for part in parts])
     if rank <= len(inside):
         inside.partition(rank - 1)
         return inside[rank - 1]
-    return bracket.high if rank <= len(inside) + sum(count.at_high for count in counts) else None
+    return bracket.high if rank <= len(inside) + sum(part.at_high for part in parts) else None
 
 
-def _cut_at(
-    weight: ScoredWeight, threshold: Any, bracket: _Bracket, spans: list[Span], counts: list[_SpanCount], k: int
-) -> Cut:
-    """Find the last element that falls among those with the threshold as key."""
-    ties = [_ties_in(count, threshold, bracket) for count in counts]
-    below = sum(_below_in(count, threshold, bracket) for count in counts)
-    wanted = k - below
-    if wanted == sum(ties):
-        return Cut(threshold, weight.size - 1)
+class _Marker:
+    """Marks spans of a weight by a cut."""
+
+    def __init__(self, weight: ScoredWeight, cut: _Cut, kept: Mask) -> None:
+        self._reader = BlockReader(weight)
+        self._cut = cut
+        self._kept = kept
+
+    def mark(self, span: Span) -> None:
+        """Mark one span."""
+        for start, stop in blocks_of(span):
+            self._cut.mark(self._reader.keys(start, stop), start, self._kept[start:stop])
+
+
+def _crowded_cut(
+    weight: ScoredWeight, threshold: Any, bracket: _Bracket, spans: list[Span], parts: list[_Found], k: int
+) -> _Cut:
+    """Find the last element that falls among those whose key is the threshold."""
+    below, ties = zip(*(_below_and_ties(part, threshold, bracket) for part in parts), strict=True)
+    wanted = k - sum(below)
     upto = list(accumulate(ties))
     span = next(index for index, total in enumerate(upto) if total >= wanted)
-    return Cut(threshold, _nth_tie(weight, spans[span], threshold, wanted - upto[span] + ties[span]))
+    if wanted == upto[-1]:
+        return _Cut(threshold, weight.size - 1)
+    return _Cut(threshold, _nth_tie(weight, spans[span], threshold, wanted - upto[span] + ties[span]))
 
 
-def _ties_in(count: _SpanCount, threshold: Any, bracket: _Bracket) -> int:
-    if bracket.crowded and threshold == bracket.low:
-        return count.at_low
-    if bracket.crowded and threshold == bracket.high:
-        return count.at_high
-    return int(np.count_nonzero(count.inside == threshold))
-
-
-def _below_in(count: _SpanCount, threshold: Any, bracket: _Bracket) -> int:
-    if bracket.crowded and threshold == bracket.low:
-        return count.below
-    return count.below + count.at_low + int(np.count_nonzero(count.inside < threshold))
+def _below_and_ties(part: _Found, threshold: Any, bracket: _Bracket) -> tuple[int, int]:
+    """How many keys of a part are below the threshold, and how many equal it."""
+    if threshold == bracket.low:
+        return part.below, part.at_low
+    below = part.below + part.at_low + int(np.count_nonzero(part.inside < threshold))
+    return below, part.at_high if threshold == bracket.high else int(np.count_nonzero(part.inside == threshold))
 
 
 def _nth_tie(weight: ScoredWeight, span: Span, threshold: Any, nth: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.parallel import BLOCK, CHUNK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, CHUNK, Span, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.granularity import UnitView
 
@@ -21,8 +21,11 @@ Sums = NDArray[np.float64]
 
 LANES = 128
 _STEPS = CHUNK // LANES
+_ROW_PIECE = 1 << 17
+"""Elements of rows summed at a time: their float64 copies still stay in a core's cache."""
+
 _COLUMN_PIECE = 1 << 18
-"""Elements of a matrix added to the lanes of its columns at a time; longer pieces keep threads apart longer."""
+"""Elements of a matrix added to the lanes of its columns at a time."""
 
 
 def unit_sums(weight: ScoredWeight, view: UnitView) -> Sums:
@@ -40,8 +43,13 @@ def ordered_sum(size: int, terms: Callable[[], Callable[[int, int], Array]]) -> 
     """Sum of `size` terms as one unit; `terms()` makes a function that gives the terms start..stop."""
 
     def make_worker() -> Callable[[Span], Sums]:
-        read = terms()
-        return lambda span: np.concatenate([chunk_sums(read(*block)) for block in blocks_of(span)])
+        read, summer = terms(), LaneSummer(_ROW_PIECE)
+
+        def work(span: Span) -> Sums:
+            pieces = cut(span, _ROW_PIECE)
+            return np.concatenate([summer.chunk_sums(read(*piece)) for piece in pieces])
+
+        return work
 
     return float(_in_sequence(np.concatenate(over_spans(make_worker, spans_of(size)))[None])[0])
 
@@ -51,23 +59,37 @@ def array_sum(terms: Array) -> float:
     return ordered_sum(len(terms), lambda: lambda start, stop: terms[start:stop])
 
 
-def chunk_sums(terms: Array) -> Sums:
-    """Sums of the chunks of a flat array of terms; the last chunk may be short."""
-    full, rest = divmod(len(terms), CHUNK)
-    sums = [lane_sums(terms[: full * CHUNK].reshape(full, CHUNK))] if full else []
-    if rest:
-        sums.append(lane_sums(terms[None, full * CHUNK :]))
-    return np.concatenate(sums)
+class LaneSummer:
+    """Sums chunks through their lanes. It owns scratch memory: one for each thread.
 
+    Args:
+        size: most terms at a time.
+    """
 
-def lane_sums(terms: Array) -> Sums:
-    """Sums of the rows of (rows, length <= CHUNK), each row one chunk."""
-    rows, length = terms.shape
-    steps = -(-length // LANES)
-    wide = np.empty((rows, steps * LANES), np.float64)
-    wide[:, :length] = terms
-    wide[:, length:] = 0.0
-    return fold_lanes(np.add.reduce(wide.reshape(rows, steps, LANES), axis=1).T)
+    def __init__(self, size: int) -> None:
+        self._wide = np.empty(size, np.float64)
+
+    def chunk_sums(self, terms: Array) -> Sums:
+        """Sums of the chunks of a flat array of terms; the last chunk may be short."""
+        full, rest = divmod(len(terms), CHUNK)
+        sums = [self.sums(terms[: full * CHUNK].reshape(full, CHUNK))] if full else []
+        if rest:
+            sums.append(self.sums(terms[None, full * CHUNK :]))
+        return np.concatenate(sums)
+
+    def sums(self, terms: Array) -> Sums:
+        """Sums of the rows of (rows, length <= CHUNK), each row one chunk."""
+        rows, length = terms.shape
+        steps = -(-length // LANES)
+        wide = self._scratch(rows, steps * LANES)
+        wide[:, :length] = terms
+        wide[:, length:] = 0.0
+        return fold_lanes(np.add.reduce(wide.reshape(rows, steps, LANES), axis=1).T)
+
+    def _scratch(self, rows: int, length: int) -> Sums:
+        if rows * length > len(self._wide):
+            self._wide = np.empty(rows * length, np.float64)
+        return self._wide[: rows * length].reshape(rows, length)
 
 
 def fold_lanes(lanes: Sums) -> Sums:
@@ -75,7 +97,7 @@ def fold_lanes(lanes: Sums) -> Sums:
     while len(lanes) > 1:
         half = len(lanes) // 2
         lanes = lanes[:half] + lanes[half:]
-    return lanes[0]
+    return lanes.reshape(-1)
 
 
 def _in_sequence(sums: Sums) -> Sums:
@@ -87,25 +109,25 @@ def _row_sums(weight: ScoredWeight, rows: int, length: int) -> Sums:
     """Units that lie in one piece."""
     if length > BLOCK:
         return np.concatenate([_long_row_sum(weight, row * length, length) for row in range(rows)])
-    rows_at_once = BLOCK // length
+    at_once = max(1, _ROW_PIECE // length)
 
     def make_worker() -> Callable[[Span], Sums]:
-        reader = BlockReader(weight)
+        reader, summer = BlockReader(weight, at_once * length), LaneSummer(_ROW_PIECE)
 
         def work(span: Span) -> Sums:
-            first, stop = span
-            scores = reader.scores(first * length, stop * length).reshape(stop - first, length)
-            return _sums_of_rows(scores)
+            pieces = []
+            for first, stop in cut(span, at_once):
+                scores = reader.scores(first * length, stop * length)
+                pieces.append(_sums_of_rows(scores.reshape(stop - first, length), summer))
+            return np.concatenate(pieces)
 
         return work
 
-    pieces = [(row, min(row + rows_at_once, rows)) for row in range(0, rows, rows_at_once)]
-    return np.concatenate(over_spans(make_worker, pieces))
+    return np.concatenate(over_spans(make_worker, cut((0, rows), 16 * at_once)))
 
 
-def _sums_of_rows(scores: Array) -> Sums:
-    chunks = range(0, scores.shape[1], CHUNK)
-    sums = [lane_sums(scores[:, start : start + CHUNK]) for start in chunks]
+def _sums_of_rows(scores: Array, summer: LaneSummer) -> Sums:
+    sums = [summer.sums(scores[:, start : start + CHUNK]) for start in range(0, scores.shape[1], CHUNK)]
     return sums[0] if len(sums) == 1 else _in_sequence(np.stack(sums, axis=1))
 
 
@@ -145,16 +167,21 @@ def _column_lanes(weight: ScoredWeight, start: int, rows: int, columns: int) -> 
 
         return work
 
-    over_spans(make_worker, [(lane, min(lane + height, LANES)) for lane in range(0, LANES, height)])
+    over_spans(make_worker, cut((0, LANES), height))
     return lanes
 
 
 def _gathered_sums(weight: ScoredWeight, view: UnitView) -> Sums:
     """Any other view: units are collected into rows, as many at a time as fit a few blocks."""
     at_once = max(1, 16 * BLOCK // view.unit_size)
-    groups = range(view.groups)
-    pieces = [(g, u, min(u + at_once, view.units)) for g in groups for u in range(0, view.units, at_once)]
-    return np.concatenate([_sums_of_rows(_gather_units(weight, view, *piece)) for piece in pieces])
+    summer = LaneSummer(0)
+    return np.concatenate(
+        [
+            _sums_of_rows(_gather_units(weight, view, group, *piece), summer)
+            for group in range(view.groups)
+            for piece in cut((0, view.units), at_once)
+        ]
+    )
 
 
 def _gather_units(weight: ScoredWeight, view: UnitView, group: int, first: int, stop: int) -> Array:

@@ -13,7 +13,7 @@ from oxiprune_gpu.metrics.base import ImportanceMetric, Positions
 
 @dataclass(frozen=True)
 class GivenScores(ImportanceMetric):
-    """Takes an array of scores, none of them negative, as it is. Internal: ranks unit scores and computes statistics."""
+    """Takes an array of scores, none of them negative, as it is. Internal: ranks and describes unit scores."""
 
     name: ClassVar[str] = "given"
 
