@@ -1,0 +1,68 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+from oxiprune_gpu.backends import BACKENDS, Backend
+from tests import golden
+
+settings.register_profile("local", deadline=None, max_examples=60)
+settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+NEEDS_GPU = {"cuda"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail, instead of skip, tests that find no GPU")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    why_not = item.get_closest_marker("gpu") and why_no_gpu()
+    if why_not and item.config.getoption("--require-gpu"):
+        pytest.fail(f"--require-gpu: {why_not}", pytrace=False)
+    if why_not:
+        pytest.skip(why_not)
+
+
+def why_no_gpu() -> str:
+    """Why tests with the marker `gpu` can't run; nothing when they can."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"no GPU tests: CuPy can't be imported ({error})"
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"no GPU tests: {error}"
+    return "" if devices else "no GPU tests: no device"
+
+
+def _backend_param(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.gpu) if name in NEEDS_GPU else name
+
+
+@pytest.fixture(params=[_backend_param(name) for name in BACKENDS])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend of the table in turn."""
+    return BACKENDS[request.param]()
+
+
+@pytest.fixture(params=["subset", "full"])
+def golden_set(request: pytest.FixtureRequest) -> golden.GoldenSet:
+    """The committed part of the golden data, then all of it."""
+    for candidate in golden.SETS:
+        if candidate.name == request.param:
+            return candidate
+    pytest.skip("OXIPRUNE_CORPUS is not set: only the committed subset of the golden data")
+
+
+@pytest.fixture(params=[1, 2], ids=lambda count: f"{count}-threads")
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """One thread, then two."""
+    monkeypatch.setenv("OXIPRUNE_NUM_THREADS", str(request.param))
+    return request.param
