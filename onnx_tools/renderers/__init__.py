@@ -1,0 +1,81 @@
+"""The formats of a report, by the ending of the file: one row each in `RENDERERS`.
+
+The table for the terminal is not a file format; it is in `table_renderer`, which is imported only when it is shown,
+because rich takes long to import.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnx_tools.renderers import csv_renderer, json_renderer, markdown_renderer
+from onnx_tools.report import Report
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """A format: the endings of its files, and the function that makes the text."""
+
+    suffixes: tuple[str, ...]
+    render: Callable[[Report], str]
+
+
+RENDERERS: dict[str, Renderer] = {
+    "json": Renderer((".json",), json_renderer.render),
+    "csv": Renderer((".csv",), csv_renderer.render),
+    "md": Renderer((".md", ".markdown"), markdown_renderer.render),
+}
+
+
+def known_suffixes() -> tuple[str, ...]:
+    """All endings that `renderer_for` knows, in lower case, with the dot."""
+    return tuple(suffix for renderer in RENDERERS.values() for suffix in renderer.suffixes)
+
+
+def renderer_for(path: str | os.PathLike[str]) -> Renderer:
+    """The format of a file, by its ending, capital or not. Raises InvalidOption, naming the known ones."""
+    suffix = pathlib.Path(path).suffix
+    for renderer in RENDERERS.values():
+        if suffix.lower() in renderer.suffixes:
+            return renderer
+    from oxiprune_gpu import InvalidOption  # brings numpy, which the command starts without
+
+    ending = f"the ending '{suffix}'" if suffix else "no ending"
+    raise InvalidOption(
+        f"{os.fspath(path)}: {ending} is no format of reports; use one of {', '.join(known_suffixes())}"
+    )
+
+
+def write_report(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write a report in the format of `path`'s ending; whoever reads meanwhile sees the old file or the new one, whole.
+
+    Raises InvalidOption for an unknown ending, WriteFailed if the system refuses.
+    """
+    from onnx_tools.errors import WriteFailed  # these bring numpy and onnx
+    from onnx_tools.file_blocks import write_failed
+
+    content = renderer_for(path).render(report).encode()
+    try:
+        _replace(pathlib.Path(path).resolve(), content)
+    except OSError as error:
+        raise write_failed(error, os.fspath(path)) from error
+    except (RuntimeError, ValueError) as error:  # a loop of links (until Python 3.12), a NUL in the name
+        raise WriteFailed(f"{os.fspath(path)!a}: not a usable file name: {error}") from None
+
+
+def _replace(target: pathlib.Path, content: bytes) -> None:
+    """Write a temporary file beside `target` and rename it."""
+    from onnx_tools.temporaries import Temporary, overwrite, sync_folder
+
+    temporary = Temporary(target, like=target)
+    try:
+        temporary.create()
+        overwrite(temporary.descriptor, content)
+        temporary.finish()
+        os.replace(temporary.path, target)
+    finally:
+        temporary.discard()
+    sync_folder(target.parent)

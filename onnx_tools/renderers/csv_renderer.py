@@ -1,0 +1,83 @@
+"""Reports as CSV (RFC 4180): one row a weight, then one row for each tensor that was left alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from onnx_tools.plain import plain_value
+from onnx_tools.renderers import text
+from onnx_tools.report import InspectedWeight, InspectReport, LeftAloneReport, PruneReport, Report, WeightReport
+
+_COMMON = ("status", "name", "op_types", "consumers", "shape", "dtype", "parameters", "bytes")
+_SCORES = ("min", "max", "mean", "median", "std_dev")
+_PRUNED = (
+    *("nonzero_before", "nonzero_after", "pruned", "target_sparsity", "sparsity_before", "sparsity_after"),
+    *(f"score_{name}" for name in _SCORES),
+)
+_INSPECTED = (
+    *("zeros", "sparsity", "rows", "zero_rows", "columns", "zero_columns", "groups_2_4", "satisfying_2_4", "is_2_4"),
+    "depthwise",
+)
+_NUMBERS = ("NaN", "Infinity", "-Infinity")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What spreadsheets take for the start of a formula; the last four are the wide forms of the first."""
+
+
+def render(report: Report) -> str:
+    """The report's tensors as CSV with a header, lines ending in CR LF; what is not known is an empty cell.
+
+    Texts that a spreadsheet would take for a formula begin with an apostrophe. A tensor that was left alone and whose
+    nonzeros are known has them before and after.
+    """
+    keys = (*_COMMON, *_columns(report), "reason")
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(keys)
+    for row in _rows(report):
+        writer.writerow([_cell(row.get(key)) for key in keys])
+    return out.getvalue()
+
+
+def _columns(report: Report) -> tuple[str, ...]:
+    return _PRUNED if isinstance(report, PruneReport) else _INSPECTED
+
+
+def _rows(report: Report) -> list[Mapping[str, Any]]:
+    if isinstance(report, InspectReport):
+        weights = [{"status": "weight", **_plain(weight)} for weight in report.weights]
+    else:
+        weights = [_pruned_row(weight) for weight in report.weights]
+    return [*weights, *(_left_alone_row(tensor) for tensor in report.left_alone)]
+
+
+def _pruned_row(weight: WeightReport) -> dict[str, Any]:
+    plain = _plain(weight)
+    scores = plain.pop("scores") or {}
+    status = "pruned" if weight.nonzero_after != weight.nonzero_before else "unchanged"
+    return {"status": status, **plain, **{f"score_{name}": scores.get(name) for name in _SCORES}}
+
+
+def _left_alone_row(tensor: LeftAloneReport) -> dict[str, Any]:
+    nonzero = tensor.nonzero
+    zeros = None if nonzero is None else tensor.parameters - nonzero
+    counts = {"nonzero_before": nonzero, "nonzero_after": nonzero, "zeros": zeros}
+    return {"status": "left alone", **_plain(tensor), **counts}
+
+
+def _plain(tensor: WeightReport | InspectedWeight | LeftAloneReport) -> dict[str, Any]:
+    return {**plain_value(tensor), "shape": text.shape(tensor.shape, most=len(tensor.shape))}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float) or value in _NUMBERS:
+        return str(value)
+    if isinstance(value, list):
+        value = "; ".join(value)
+    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value

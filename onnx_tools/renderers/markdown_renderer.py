@@ -1,0 +1,196 @@
+"""Reports as Markdown (GitHub's), for people who review an artifact.
+
+Every name comes from a file that anyone may have written, so each cell is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from onnx_tools.renderers import text
+from onnx_tools.report import (
+    FileReport,
+    InspectedWeight,
+    InspectReport,
+    LeftAloneReport,
+    PruneReport,
+    Report,
+    VerificationReport,
+    WeightReport,
+    format_fraction,
+    left_alone_groups,
+)
+
+_MOST_EXAMPLES = 5
+# An underscore inside a word is no emphasis, and names are full of them.
+_SPECIAL = re.compile(r"[\\`*\[\]|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# Entities: what would be HTML, an address that turns into a link, or a mention of a person.
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", "@": "&#64;"})
+_ADDRESS = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
+def render(report: Report) -> str:
+    """The report as Markdown, UTF-8."""
+    if isinstance(report, InspectReport):
+        sections = [_title(f"Weights of {text.printable(report.input)}"), *_inspected(report)]
+    else:
+        sections = [_title(f"Pruning of {text.printable(report.input)}"), *_pruned(report)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def escape(given: str | bytes) -> str:
+    r"""Text that Markdown shows as it is, on one line; line breaks appear as \n."""
+    special = _SPECIAL.sub(r"\\\g<0>", text.printable(given)).translate(_ENTITIES)
+    return _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", special)
+
+
+def _pruned(report: PruneReport) -> list[str]:
+    return [
+        text.state(report),
+        _warnings(report.warnings),
+        _summary(report),
+        _section("Weights", _weights_table(report.weights)),
+        _left_alone(report.left_alone),
+        _files(report.files),
+        _verification(report.verification),
+        _section("Configuration", _table(("Option", "Value"), text.configuration_rows(report.configuration))),
+        _section("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
+    ]
+
+
+def _inspected(report: InspectReport) -> list[str]:
+    return [
+        _warnings(report.warnings),
+        _summary(report),
+        _section("Weights", _inspected_table(report.weights)),
+        _left_alone(report.left_alone),
+        _files(report.files),
+        _section("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
+    ]
+
+
+def _summary(report: Report) -> str:
+    return _section("Summary", _table(("Total", "Value"), text.summary_rows(report)))
+
+
+def _weights_table(weights: Iterable[WeightReport]) -> str:
+    header = (
+        "Weight",
+        "Operator",
+        "Shape",
+        "Type",
+        "Parameters",
+        "Nonzero before",
+        "Nonzero after",
+        "Target",
+        "Reached",
+    )
+    rows = [
+        (
+            *_identity(weight),
+            text.count(weight.nonzero_before),
+            text.count(weight.nonzero_after),
+            str(weight.target_sparsity),
+            format_fraction(weight.zeros_after, weight.parameters),
+        )
+        for weight in weights
+    ]
+    return _table(header, rows, right_from=4)
+
+
+def _inspected_table(weights: Iterable[InspectedWeight]) -> str:
+    header = (
+        "Weight",
+        "Operator",
+        "Shape",
+        "Type",
+        "Parameters",
+        "Zeros",
+        "Sparsity",
+        "Zero rows",
+        "Zero columns",
+        "2:4",
+    )
+    rows = [
+        (
+            *_identity(weight),
+            text.count(weight.zeros),
+            format_fraction(weight.zeros, weight.parameters),
+            text.part_of(weight.zero_rows, weight.rows),
+            text.part_of(weight.zero_columns, weight.columns),
+            text.two_of_four(weight),
+        )
+        for weight in weights
+    ]
+    return _table(header, rows, right_from=4)
+
+
+def _identity(weight: WeightReport | InspectedWeight) -> tuple[str, ...]:
+    op_types = ", ".join(map(text.printable, weight.op_types))
+    depthwise = " (depthwise)" if isinstance(weight, InspectedWeight) and weight.depthwise else ""
+    kind = f"{op_types}{depthwise}"
+    return (text.printable(weight.name), kind, text.shape(weight.shape), weight.dtype, text.count(weight.parameters))
+
+
+def _left_alone(tensors: Sequence[LeftAloneReport]) -> str:
+    rows = [
+        (group.reason, text.count(len(group.members)), text.count(group.parameters), _examples(group.members))
+        for group in left_alone_groups(tensors)
+    ]
+    return _section("Left alone", _table(("Reason", "Tensors", "Parameters", "Names"), rows))
+
+
+def _examples(members: Sequence[LeftAloneReport]) -> str:
+    names = [text.printable(member.name) for member in members[:_MOST_EXAMPLES]]
+    more = [f"and {len(members) - len(names):,} more"] if len(members) > len(names) else []
+    return ", ".join(names + more)
+
+
+def _files(files: Sequence[FileReport]) -> str:
+    header = ("File", "Role", "Bytes", "Compressed (zstd-3)", "SHA-256 before", "SHA-256 after")
+    rows = [
+        (
+            text.file_name(file),
+            file.role,
+            text.change(file.bytes_before, file.bytes_after),
+            text.change(file.compressed_before, file.compressed_after),
+            file.sha256_before or text.NONE,
+            file.sha256_after or text.NONE,
+        )
+        for file in files
+    ]
+    return _section("Files", _table(header, rows))
+
+
+def _verification(verification: VerificationReport | None) -> str:
+    if verification is None:
+        return ""
+    checks = [(check.name, check.outcome, check.detail) for check in verification.checks]
+    drifts = [text.drift_cells(drift) for drift in verification.drifts]
+    header = ("Output", "Relative L2", "Largest difference", "Cosine", "Note")
+    parts = [
+        _section("Checks", _table(("Check", "Outcome", "Detail"), checks)),
+        _section("Drift of the outputs", _table(header, drifts)),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _warnings(warnings: Iterable[str]) -> str:
+    return "\n".join(f"- **Warning:** {escape(warning)}" for warning in warnings)
+
+
+def _title(title: str) -> str:
+    return f"# {escape(title)}"
+
+
+def _section(title: str, content: str) -> str:
+    return f"## {title}\n\n{content}" if content else ""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right_from: int | None = None) -> str:
+    """A table, "" without rows; the columns from `right_from` on are set to the right."""
+    lines = ["| " + " | ".join(map(escape, row)) + " |" for row in rows]
+    right = len(header) if right_from is None else right_from
+    rule = "".join("---|" if column < right else "---:|" for column in range(len(header)))
+    return "\n".join([f"| {' | '.join(header)} |", f"|{rule}", *lines]) if lines else ""

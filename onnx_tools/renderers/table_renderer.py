@@ -1,0 +1,248 @@
+"""Reports for the terminal. The only module that imports rich, which takes long: import it when it is used.
+
+Names are shown as `Text`, never as rich's markup, and what can't be printed as escapes. Where the terminal is narrow,
+columns that matter less are left out rather than all of them squeezed. Nothing but ASCII is drawn, no boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnx_tools.renderers import text
+from onnx_tools.report import (
+    Check,
+    FileReport,
+    InspectedWeight,
+    LeftAloneReport,
+    OutputDrift,
+    PruneReport,
+    Report,
+    VerificationReport,
+    WeightReport,
+    format_fraction,
+    left_alone_groups,
+)
+
+_MOST_WEIGHTS = 40
+_MOST_REASONS = 15
+_NAME_WIDTH = 24
+_GAP = 2
+_STYLES = {"passed": "green", "failed": "bold red", "warning": "yellow", "skipped": "dim"}
+
+_Item = TypeVar("_Item")
+
+
+@dataclass
+class _Column:
+    """A column of a table. The highest `rank` is left out first, 0 stays. Words are set left and may wrap."""
+
+    title: str
+    rank: int = 0
+    words: bool = False
+    styles: dict[str, str] = field(default_factory=dict)
+    cells: list[str] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        widest = max(map(cell_len, [self.title, *self.cells]))
+        return min(widest, _NAME_WIDTH) if self.words else widest
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Show a report: weights, what was left alone, totals, files, checks, warnings."""
+    printer = _Printer(console)
+    printer.line(text.headline(report), "bold")
+    if isinstance(report, PruneReport):
+        if state := text.state(report):
+            printer.line(state, "yellow")
+        printer.table("", _pruned_columns(report.weights[:_MOST_WEIGHTS]))
+    else:
+        printer.table("", _inspected_columns(report.weights[:_MOST_WEIGHTS]))
+    if len(report.weights) > _MOST_WEIGHTS:
+        printer.line(f"... and {len(report.weights) - _MOST_WEIGHTS:,} more (use --report FILE for all)")
+    _print_left_alone(report.left_alone, printer)
+    printer.line("")
+    printer.line(f"Total: {text.totals_line(report)}", "bold")
+    printer.table("Files", _file_columns(report.files))
+    if isinstance(report, PruneReport) and report.verification is not None:
+        print_verification(report.verification, console)
+    if report.warnings:
+        printer.line("")
+    for warning in report.warnings:
+        printer.line(f"Warning: {text.printable(warning)}", "yellow")
+
+
+def print_verification(verification: VerificationReport, console: Console) -> None:
+    """Show the checks and how far the outputs moved."""
+    printer = _Printer(console)
+    printer.table("Checks", _check_columns(verification.checks))
+    printer.table("Drift of the outputs", _drift_columns(verification.drifts))
+
+
+class _Printer:
+    """Prints plain text on a console, whatever the console can show."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def line(self, line: str, style: str = "") -> None:
+        """Print a line, wrapped at the width."""
+        self._console.print(self._text(line, style), highlight=False)
+
+    def table(self, title: str, columns: Sequence[_Column]) -> None:
+        """Print the columns that fit under a title, after an empty line; nothing if there are no rows."""
+        if not columns[0].cells:
+            return
+        self.line("")
+        if title:
+            self.line(title, "bold")
+        fitting = _fitting(columns, self._console.width)
+        fits = _width(fitting) <= self._console.width
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+        for column in fitting:
+            # "fold" cuts long words; the default's ellipsis is a character that not every terminal has.
+            justify: Literal["left", "right"] = "left" if column.words else "right"
+            whole = fits and not column.words
+            table.add_column(self._text(column.title), justify=justify, overflow="fold", no_wrap=whole)
+        for cells in zip(*(column.cells for column in fitting), strict=True):
+            styled = zip(fitting, cells, strict=True)
+            table.add_row(*(self._text(cell, column.styles.get(cell, "")) for column, cell in styled))
+        self._console.print(table, highlight=False)
+
+    def _text(self, shown: str, style: str = "") -> Text:
+        """Text in characters that the console's encoding has."""
+        try:
+            shown = shown.encode(self._console.encoding, "backslashreplace").decode(self._console.encoding)
+        except LookupError:
+            shown = ascii(shown)[1:-1]
+        return Text(shown, style)
+
+
+def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
+    """Leave out columns until the rest fits, or only those that must stay are left."""
+    kept = list(columns)
+    while _width(kept) > width:
+        least = max(kept, key=lambda column: column.rank)
+        if least.rank == 0:
+            break
+        kept.remove(least)
+    return kept
+
+
+def _width(columns: Sequence[_Column]) -> int:
+    return sum(column.width + _GAP for column in columns) - _GAP
+
+
+def _filled(
+    columns: Sequence[_Column], items: Iterable[_Item], cells: Callable[[_Item], Sequence[str]]
+) -> list[_Column]:
+    for item in items:
+        for column, cell in zip(columns, cells(item), strict=True):
+            column.cells.append(cell)
+    return list(columns)
+
+
+def _pruned_columns(weights: Sequence[WeightReport]) -> list[_Column]:
+    columns = [
+        *_identity_columns(),
+        _Column("nonzero"),
+        _Column("target", rank=1),
+        _Column("reached"),
+    ]
+    return _filled(columns, weights, _pruned_cells)
+
+
+def _pruned_cells(weight: WeightReport) -> tuple[str, ...]:
+    nonzero = text.change(weight.nonzero_before, weight.nonzero_after)
+    reached = format_fraction(weight.zeros_after, weight.parameters)
+    return (*_identity(weight), nonzero, str(weight.target_sparsity), reached)
+
+
+def _inspected_columns(weights: Sequence[InspectedWeight]) -> list[_Column]:
+    columns = [
+        *_identity_columns(),
+        _Column("zeros", rank=3),
+        _Column("sparsity"),
+        _Column("zero rows"),
+        _Column("zero columns"),
+        _Column("2:4", rank=1),
+    ]
+    return _filled(columns, weights, _inspected_cells)
+
+
+def _inspected_cells(weight: InspectedWeight) -> tuple[str, ...]:
+    return (
+        *_identity(weight),
+        text.count(weight.zeros),
+        format_fraction(weight.zeros, weight.parameters),
+        text.part_of(weight.zero_rows, weight.rows),
+        text.part_of(weight.zero_columns, weight.columns),
+        text.two_of_four(weight),
+    )
+
+
+def _identity_columns() -> list[_Column]:
+    ranked = [("op", 4), ("shape", 2), ("dtype", 6), ("parameters", 5)]
+    return [_Column("weight", words=True), *(_Column(title, rank, words=title == "op") for title, rank in ranked)]
+
+
+def _identity(weight: WeightReport | InspectedWeight) -> tuple[str, ...]:
+    op_types = ", ".join(map(text.printable, weight.op_types))
+    depthwise = " (depthwise)" if isinstance(weight, InspectedWeight) and weight.depthwise else ""
+    parameters = text.count(weight.parameters)
+    return (text.printable(weight.name), op_types + depthwise, text.shape(weight.shape), weight.dtype, parameters)
+
+
+def _print_left_alone(tensors: Sequence[LeftAloneReport], printer: _Printer) -> None:
+    groups = left_alone_groups(tensors)
+    columns = _filled(
+        [_Column("reason", words=True), _Column("tensors"), _Column("parameters")],
+        groups[:_MOST_REASONS],
+        lambda group: (text.printable(group.reason), text.count(len(group.members)), text.count(group.parameters)),
+    )
+    printer.table("Left alone", columns)
+    if len(groups) > _MOST_REASONS:
+        printer.line(f"... and {len(groups) - _MOST_REASONS:,} more reasons (use --report FILE for all)")
+
+
+def _file_columns(files: Sequence[FileReport]) -> list[_Column]:
+    columns = [_Column("file", words=True), _Column("bytes")]
+    if all(file.compressed_before is None for file in files):
+        return _filled(columns, files, _file_cells)
+    columns.append(_Column("compressed (zstd-3)"))
+    return _filled(
+        columns, files, lambda file: (*_file_cells(file), text.change(file.compressed_before, file.compressed_after))
+    )
+
+
+def _file_cells(file: FileReport) -> tuple[str, ...]:
+    return text.file_name(file), text.change(file.bytes_before, file.bytes_after)
+
+
+def _check_columns(checks: Sequence[Check]) -> list[_Column]:
+    columns = [
+        _Column("check", words=True),
+        _Column("outcome", words=True, styles=_STYLES),
+        _Column("detail", words=True),
+    ]
+    return _filled(
+        columns, checks, lambda check: (text.printable(check.name), check.outcome, text.printable(check.detail))
+    )
+
+
+def _drift_columns(drifts: Sequence[OutputDrift]) -> list[_Column]:
+    columns = [
+        _Column("output", words=True),
+        _Column("relative L2"),
+        _Column("max abs", rank=2),
+        _Column("cosine", rank=1),
+        _Column("note", words=True),
+    ]
+    return _filled(columns, drifts, text.drift_cells)

@@ -1,0 +1,183 @@
+"""Numbers and names as people read them, for the renderers that show text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnx_tools.plain import MOST_COUNT, OVER_MOST, plain_float, safe_text
+from onnx_tools.report import (
+    Configuration,
+    FileReport,
+    InspectedWeight,
+    InspectReport,
+    OutputDrift,
+    PruneReport,
+    Report,
+    Totals,
+    Versions,
+    format_fraction,
+)
+
+NONE = "-"
+MOST_LETTERS = 1000
+
+
+def printable(given: str | bytes) -> str:
+    r"""A name on one line that can't command a terminal: what is not printable as an escape, like \n or \x1b.
+
+    Longer ones than anyone reads are cut.
+    """
+    text = safe_text(given if len(given) <= MOST_LETTERS else given[:MOST_LETTERS])
+    text += "..." if len(given) > MOST_LETTERS else ""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def count(number: int | None) -> str:
+    """A count with thousands separated."""
+    if number is None:
+        return NONE
+    return f"{number:,}" if number <= MOST_COUNT else OVER_MOST
+
+
+def shape(dims: Sequence[int], most: int = 8) -> str:
+    """Like "64x32x3x3"; of more than `most` axes only the first."""
+    if not dims:
+        return "scalar"
+    return "x".join([*(str(size) for size in dims[:most]), *(["..."] if len(dims) > most else [])])
+
+
+def change(before: int | None, after: int | None) -> str:
+    """Two counts as "before -> after", one if they are equal or nothing is after."""
+    if before == after or after is None:
+        return count(before)
+    return f"{count(before)} -> {count(after)}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with a few significant digits."""
+    if value is None:
+        return NONE
+    plain = plain_float(value)
+    return plain if isinstance(plain, str) else f"{plain:.{digits}g}"
+
+
+def cosine(value: float | None) -> str:
+    """Six decimals, 1.000000 only if it is 1."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{min(value, 0.999999) if value < 1 else value:.6f}"
+
+
+def part_of(part: int | None, total: int | None) -> str:
+    """Like "3 of 64"."""
+    return NONE if part is None or total is None else f"{count(part)} of {count(total)}"
+
+
+def two_of_four(weight: InspectedWeight) -> str:
+    """How much of a weight is 2:4 sparse, as a fraction of its groups."""
+    if weight.groups_2_4 is None or weight.satisfying_2_4 is None:
+        return NONE
+    return format_fraction(weight.satisfying_2_4, weight.groups_2_4)
+
+
+def file_name(file: FileReport) -> str:
+    """Like "model.onnx -> pruned.onnx"."""
+    before = printable(file.name_before)
+    same = file.name_after is None or file.name_after == file.name_before
+    return before if same else f"{before} -> {printable(file.name_after or '')}"
+
+
+def drift_cells(drift: OutputDrift) -> tuple[str, str, str, str, str]:
+    """Output, relative L2, largest difference, cosine, note."""
+    figures = number(drift.relative_l2), number(drift.max_abs), cosine(drift.cosine)
+    return (printable(drift.output), *figures, printable(drift.note))
+
+
+def totals_line(report: Report) -> str:
+    """The sums in one sentence."""
+    totals = report.totals
+    over = f"{count(totals.weights)} weights, {count(totals.parameters)} of {count(totals.model_parameters)} parameters"
+    if isinstance(totals, Totals):
+        zeros = change(totals.zeros_before, totals.zeros_after)
+        before = format_fraction(totals.zeros_before, totals.parameters)
+        after = format_fraction(totals.zeros_after, totals.parameters)
+        return f"{over}; zeros {zeros}; sparsity {before} -> {after}"
+    return f"{over}; zeros {count(totals.zeros)}; sparsity {format_fraction(totals.zeros, totals.parameters)}"
+
+
+def summary_rows(report: Report) -> list[tuple[str, str]]:
+    """The sums, one a row."""
+    totals = report.totals
+    rows = [
+        ("Weights", count(totals.weights)),
+        ("Parameters of the weights", count(totals.parameters)),
+        ("Parameters of the model", count(totals.model_parameters)),
+        ("Tensors left alone", count(totals.left_alone)),
+    ]
+    if isinstance(totals, Totals):
+        return rows + _prune_sums(totals)
+    return [
+        *rows,
+        ("Zeros in the weights", count(totals.zeros)),
+        ("Sparsity of the weights", format_fraction(totals.zeros, totals.parameters)),
+        ("Bytes of the files", count(totals.bytes)),
+        *_compressed_row(totals.compressed, None),
+    ]
+
+
+def _prune_sums(totals: Totals) -> list[tuple[str, str]]:
+    before = format_fraction(totals.zeros_before, totals.parameters)
+    after = format_fraction(totals.zeros_after, totals.parameters)
+    return [
+        ("Parameters that fell", count(totals.pruned)),
+        ("Zeros in the weights", change(totals.zeros_before, totals.zeros_after)),
+        ("Sparsity of the weights", f"{before} -> {after}"),
+        ("Bytes of the files", change(totals.bytes_before, totals.bytes_after)),
+        *_compressed_row(totals.compressed_before, totals.compressed_after),
+    ]
+
+
+def _compressed_row(before: int | None, after: int | None) -> list[tuple[str, str]]:
+    return [] if before is None else [("Bytes compressed (zstd-3)", change(before, after))]
+
+
+def headline(report: Report) -> str:
+    """What was done to which file, in one line."""
+    name = printable(report.input)
+    if isinstance(report, InspectReport):
+        return name
+    asked = report.configuration
+    how = f"{asked.granularity}, {asked.metric}, sparsity {asked.sparsity}"
+    result = f" -> {printable(report.output)}" if report.output is not None else ""
+    return f"{name}{result} ({printable(how)})"
+
+
+def state(report: PruneReport) -> str:
+    """What a reader must know first: nothing written, or nothing changed."""
+    if report.dry_run:
+        return "Dry run: nothing was written."
+    return "" if report.changed else "Unchanged: no value differs."
+
+
+def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
+    """Every option, under its name on the command line."""
+    return [
+        ("sparsity", str(asked.sparsity)),
+        ("metric", printable(asked.metric)),
+        ("granularity", printable(asked.granularity)),
+        ("min-nonzero", count(asked.min_nonzero)),
+        ("include", ", ".join(map(printable, asked.include)) or "all"),
+        ("exclude", ", ".join(map(printable, asked.exclude)) or "none"),
+        ("min-elements", count(asked.min_elements)),
+        ("depthwise", "pruned" if asked.depthwise else "left alone"),
+    ]
+
+
+def version_rows(versions: Versions) -> list[tuple[str, str]]:
+    """The versions of what did the work."""
+    rows = [("oxiprune", versions.oxiprune), ("Python", versions.python), ("numpy", versions.numpy)]
+    rows += [("onnx", versions.onnx), ("onnxruntime", versions.onnxruntime or "not used")]
+    return [(name, printable(version)) for name, version in rows]

@@ -1,0 +1,367 @@
+"""What happened to a model, or what is in it: plain data that every renderer shows and none adds to.
+
+Counts are exact integers; what follows from them is a property, and those named in `derived` are in `to_dict` too.
+The JSON schema of the result lies beside this file, in `report.schema.json`; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from onnx_tools.plain import keys_of, plain_value
+
+if TYPE_CHECKING:  # at run time it would bring numpy, which the command starts without
+    from oxiprune_gpu import ScoreStats
+
+Outcome = Literal["passed", "failed", "skipped", "warning"]
+
+
+def fraction(part: int, total: int) -> float:
+    """`part / total`, 0 for no total; 1.0 only if they are equal."""
+    if total == 0:
+        return 0.0
+    # Above 2^53 the quotient of different numbers can round to 1.
+    return min(part / total, math.nextafter(1.0, 0.0)) if part < total else 1.0
+
+
+def format_fraction(part: int, total: int) -> str:
+    """Four decimals; 1.0000 only if all, 0.0000 only if none; otherwise 0.9999 and 0.0001 at the ends."""
+    if total == 0 or part in (0, total):
+        return "1.0000" if total and part == total else "0.0000"
+    rounded = (2 * part * 10_000 + total) // (2 * total)
+    return f"0.{min(max(rounded, 1), 9_999):04d}"
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What did the work; `onnxruntime` is None where it was not used."""
+
+    oxiprune: str
+    python: str
+    numpy: str
+    onnx: str
+    onnxruntime: str | None = None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What was asked for, defaults included. `metric`, `granularity`: as on the command line, like "random:7"."""
+
+    sparsity: float
+    metric: str
+    granularity: str
+    min_nonzero: int
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    min_elements: int
+    depthwise: bool
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """A weight that was selected. `pruned`: elements that the selection let fall, some may have been zero before.
+
+    `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `scores`: None if not asked for.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
+
+    name: str
+    op_types: tuple[str, ...]
+    consumers: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    bytes: int
+    nonzero_before: int
+    nonzero_after: int
+    pruned: int
+    target_sparsity: float
+    scores: ScoreStats | None = None
+
+    @property
+    def zeros_before(self) -> int:
+        """Elements that were zero already."""
+        return self.parameters - self.nonzero_before
+
+    @property
+    def zeros_after(self) -> int:
+        """Elements that are zero now."""
+        return self.parameters - self.nonzero_after
+
+    @property
+    def sparsity_before(self) -> float:
+        """Fraction of zeros; 0 without elements."""
+        return fraction(self.zeros_before, self.parameters)
+
+    @property
+    def sparsity_after(self) -> float:
+        """Fraction of zeros; 0 without elements."""
+        return fraction(self.zeros_after, self.parameters)
+
+
+@dataclass(frozen=True)
+class LeftAloneReport:
+    """Stored data that was not touched, and why. `nonzero`: None where it was not counted."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    reason: str
+    nonzero: int | None = None
+
+
+@dataclass(frozen=True)
+class LeftAloneGroup:
+    """All that is left alone for one reason."""
+
+    reason: str
+    members: tuple[LeftAloneReport, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all members."""
+        return _parameters(self.members)
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """A file of the model, by its name without folders. What is after is None where nothing was written.
+
+    `sha256_*` and `compressed_*` (bytes, zstd level 3) are None where they were not asked for.
+    """
+
+    role: Literal["model", "data"]
+    name_before: str
+    name_after: str | None
+    bytes_before: int
+    bytes_after: int | None
+    sha256_before: str | None = None
+    sha256_after: str | None = None
+    compressed_before: int | None = None
+    compressed_after: int | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of the result. `warning`: it could not be made, or failed before the pruning too."""
+
+    name: str
+    outcome: Outcome
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class OutputDrift:
+    """How far an output of the model moved; None where that can't be said, and `note` says why."""
+
+    output: str
+    relative_l2: float | None
+    max_abs: float | None
+    cosine: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """The checks of a result, in the order in which they were made, and the drift of its outputs."""
+
+    derived: ClassVar[tuple[str, ...]] = ("failed",)
+
+    checks: tuple[Check, ...] = ()
+    drifts: tuple[OutputDrift, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether any check failed."""
+        return any(check.outcome == "failed" for check in self.checks)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the selected weights, the model (`model_parameters`: all that is stored) and its files.
+
+    Bytes are None where they are not known of every file.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
+
+    weights: int
+    parameters: int
+    pruned: int
+    zeros_before: int
+    zeros_after: int
+    left_alone: int
+    model_parameters: int
+    bytes_before: int | None
+    bytes_after: int | None
+    compressed_before: int | None
+    compressed_after: int | None
+
+    @property
+    def sparsity_before(self) -> float:
+        """Fraction of zeros in the selected weights."""
+        return fraction(self.zeros_before, self.parameters)
+
+    @property
+    def sparsity_after(self) -> float:
+        """Fraction of zeros in the selected weights."""
+        return fraction(self.zeros_after, self.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneReport:
+    """One run of `prune`. `input`, `output`: file names without folders; a dry run has no output.
+
+    `changed`: whether a value differs from the input; in a dry run, would differ.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("totals",)
+
+    schema_version: Literal[1] = 1
+    command: Literal["prune"] = "prune"
+    input: str
+    output: str | None
+    dry_run: bool
+    changed: bool
+    configuration: Configuration
+    versions: Versions
+    weights: tuple[WeightReport, ...]
+    left_alone: tuple[LeftAloneReport, ...]
+    files: tuple[FileReport, ...]
+    verification: VerificationReport | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def totals(self) -> Totals:
+        """The sums."""
+        weights = self.weights
+        return Totals(
+            weights=len(weights),
+            parameters=_parameters(weights),
+            pruned=sum(weight.pruned for weight in weights),
+            zeros_before=sum(weight.zeros_before for weight in weights),
+            zeros_after=sum(weight.zeros_after for weight in weights),
+            left_alone=len(self.left_alone),
+            model_parameters=_parameters(weights) + _parameters(self.left_alone),
+            bytes_before=_sum_known(file.bytes_before for file in self.files),
+            bytes_after=_sum_known(file.bytes_after for file in self.files),
+            compressed_before=_sum_known(file.compressed_before for file in self.files),
+            compressed_after=_sum_known(file.compressed_after for file in self.files),
+        )
+
+
+@dataclass(frozen=True)
+class InspectedWeight:
+    """A weight that could be pruned, and its zeros: by element, whole row (output channel) and column (input channel).
+
+    `groups_2_4`: groups of four neighbours along the reduction axis; `satisfying_2_4`: those with two zeros or more.
+    None where the weight has no such axis.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("sparsity", "is_2_4")
+
+    name: str
+    op_types: tuple[str, ...]
+    consumers: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    bytes: int
+    zeros: int
+    rows: int | None = None
+    zero_rows: int | None = None
+    columns: int | None = None
+    zero_columns: int | None = None
+    groups_2_4: int | None = None
+    satisfying_2_4: int | None = None
+    depthwise: bool = False
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros; 0 without elements."""
+        return fraction(self.zeros, self.parameters)
+
+    @property
+    def is_2_4(self) -> bool | None:
+        """Whether every group of four has two zeros; None if it has no groups."""
+        return self.satisfying_2_4 == self.groups_2_4 if self.groups_2_4 else None
+
+
+@dataclass(frozen=True)
+class InspectTotals:
+    """Sums over the weights, the model and its files, as in `Totals`."""
+
+    derived: ClassVar[tuple[str, ...]] = ("sparsity",)
+
+    weights: int
+    parameters: int
+    zeros: int
+    left_alone: int
+    model_parameters: int
+    bytes: int | None
+    compressed: int | None
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros in the weights."""
+        return fraction(self.zeros, self.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectReport:
+    """One run of `inspect`. `input`: a file name without folders; its `files` have no after."""
+
+    derived: ClassVar[tuple[str, ...]] = ("totals",)
+
+    schema_version: Literal[1] = 1
+    command: Literal["inspect"] = "inspect"
+    input: str
+    versions: Versions
+    weights: tuple[InspectedWeight, ...]
+    left_alone: tuple[LeftAloneReport, ...]
+    files: tuple[FileReport, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def totals(self) -> InspectTotals:
+        """The sums."""
+        return InspectTotals(
+            weights=len(self.weights),
+            parameters=_parameters(self.weights),
+            zeros=sum(weight.zeros for weight in self.weights),
+            left_alone=len(self.left_alone),
+            model_parameters=_parameters(self.weights) + _parameters(self.left_alone),
+            bytes=_sum_known(file.bytes_before for file in self.files),
+            compressed=_sum_known(file.compressed_before for file in self.files),
+        )
+
+
+Report = PruneReport | InspectReport
+
+
+def left_alone_groups(tensors: Iterable[LeftAloneReport]) -> tuple[LeftAloneGroup, ...]:
+    """Group what is left alone by its reason, most parameters first, then in model order."""
+    groups: dict[str, list[LeftAloneReport]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.reason, []).append(tensor)
+    made = [LeftAloneGroup(reason, tuple(members)) for reason, members in groups.items()]
+    return tuple(sorted(made, key=lambda group: -group.parameters))
+
+
+def to_dict(report: Report | VerificationReport) -> dict[str, Any]:
+    """A report as JSON can hold it, keys in a fixed order. See `onnx_tools.plain` for what JSON has no form for."""
+    return {key: plain_value(getattr(report, key)) for key in keys_of(type(report))}
+
+
+def _parameters(tensors: Iterable[WeightReport | InspectedWeight | LeftAloneReport]) -> int:
+    return sum(int(tensor.parameters) for tensor in tensors)  # numpy's integers would overflow
+
+
+def _sum_known(sizes: Iterable[int | None]) -> int | None:
+    known = list(sizes)
+    return sum(size for size in known if size is not None) if known and None not in known else None
