@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_tools.errors import InvalidModelFile, WriteFailed
 from onnx_tools.wire import Data
+from oxiprune_gpu import BlockSource
 
 _SMALL_FILE = 1 << 20
 """Files below this are read, not mapped: cheaper."""
@@ -80,7 +81,7 @@ def write_failed(error: OSError, where: object) -> WriteFailed:
     return WriteFailed(f"{where}: cannot be written: {reason}")
 
 
-class FileBlocks:
+class FileBlocks(BlockSource):
     """A weight inside an open file, as `oxiprune_gpu.blocks.BlockSource`.
 
     `descriptor` is open for reading and, if blocks are to be stored, writing, and stays open as long as this is used.
@@ -88,10 +89,20 @@ class FileBlocks:
     """
 
     def __init__(self, descriptor: int, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.shape: tuple[int, ...] = shape
-        self.dtype = dtype
+        self._shape = shape
+        self._dtype = dtype
         self._descriptor = descriptor
         self._offset = offset
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the weight."""
+        return self._dtype
 
     def load(self, start: int, stop: int, scratch: NDArray[Any]) -> NDArray[Any]:
         """See `BlockSource.load`. Raises `InvalidModelFile` if the file cannot be read."""

@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -138,12 +139,16 @@ class ModelCopy:
         self._check_open(())
         self._metadata[key] = text
 
-    def commit(self) -> CommittedFiles:
-        """Make the copy the model. Raises `WriteFailed` or `OutputRefused`, and then nothing was changed."""
+    def commit(self, check: Callable[[pathlib.Path], None] | None = None) -> CommittedFiles:
+        """Make the copy the model. Raises `WriteFailed` or `OutputRefused`, and then nothing was changed.
+
+        `check` is called with the finished copy, which loads as it is, before it gets its name; what it raises comes
+        out of here, and then nothing was changed either.
+        """
         self._check_open(())
         self._open = False
         with writing(self._target):
-            return self._commit()
+            return self._commit(check)
 
     def _check_open(self, path: Path) -> None:
         if not self._open:
@@ -213,7 +218,7 @@ class ModelCopy:
             self._copies[source] = temporary
         return self._copies[source]
 
-    def _commit(self) -> CommittedFiles:
+    def _commit(self, check: Callable[[pathlib.Path], None] | None) -> CommittedFiles:
         names = self._names()
         interim = self._interim(names)
         copies = {source: self._copy_of(source) for source in names}
@@ -224,6 +229,8 @@ class ModelCopy:
         for source, name in interim.items():
             self._place(copies[source], name)
         sync_folder(self._target.parent)
+        if check is not None:
+            check(self._first.path)
         os.replace(self._first.path, self._target)
         sync_folder(self._target.parent)
         if second is not None:

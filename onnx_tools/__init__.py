@@ -1,0 +1,87 @@
+"""Prune ONNX models before deployment, and report what that did to the artifact.
+
+>>> from onnx_tools import prune_file                                            # doctest: +SKIP
+>>> from oxiprune_gpu import PruningConfig
+>>> prune_file("model.onnx", "pruned.onnx", config=PruningConfig(0.5))           # doctest: +SKIP
+
+Names are imported when they are first used, so that the command starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_tools.errors import (
+        InvalidExternalData,
+        InvalidModelFile,
+        InvalidTensor,
+        NothingSelected,
+        OnnxToolsError,
+        OutputRefused,
+        PatternMatchesNothing,
+        VerificationFailed,
+        WriteFailed,
+    )
+    from onnx_tools.inspection import inspect_file
+    from onnx_tools.renderers import write_report
+    from onnx_tools.report import InspectReport, PruneReport, VerificationReport
+    from onnx_tools.rewrite import Extras, prune_file, prune_model
+    from onnx_tools.verify import verify_files
+    from onnx_tools.weight_selection import Selection
+    from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
+
+_HOMES = {
+    "errors": (
+        "InvalidExternalData",
+        "InvalidModelFile",
+        "InvalidTensor",
+        "NothingSelected",
+        "OnnxToolsError",
+        "OutputRefused",
+        "PatternMatchesNothing",
+        "VerificationFailed",
+        "WriteFailed",
+    ),
+    "inspection": ("inspect_file",),
+    "renderers": ("write_report",),
+    "report": ("InspectReport", "PruneReport", "VerificationReport"),
+    "rewrite": ("Extras", "prune_file", "prune_model"),
+    "verify": ("verify_files",),
+    "weight_selection": ("Selection",),
+    "weights": ("FoundWeights", "LeftAlone", "Weight", "find_weights"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Extras",
+    "FoundWeights",
+    "InspectReport",
+    "InvalidExternalData",
+    "InvalidModelFile",
+    "InvalidTensor",
+    "LeftAlone",
+    "NothingSelected",
+    "OnnxToolsError",
+    "OutputRefused",
+    "PatternMatchesNothing",
+    "PruneReport",
+    "Selection",
+    "VerificationFailed",
+    "VerificationReport",
+    "Weight",
+    "WriteFailed",
+    "find_weights",
+    "inspect_file",
+    "prune_file",
+    "prune_model",
+    "verify_files",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'onnx_tools' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"onnx_tools.{_HOME_OF[name]}"), name)

@@ -1,0 +1,342 @@
+"""Pruning a model: in a file, or in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_tools.byte_check import METADATA_KEY, compare_bytes
+from onnx_tools.errors import VerificationFailed
+from onnx_tools.file_facts import FileFacts, facts_of, file_reports
+from onnx_tools.model_copy import ModelCopy
+from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
+from onnx_tools.report import (
+    Check,
+    Configuration,
+    LeftAloneReport,
+    PruneReport,
+    VerificationReport,
+    Versions,
+    WeightReport,
+)
+from onnx_tools.values import ValueReader, decode, encode
+from onnx_tools.weight_selection import Selection
+from onnx_tools.weights import LeftAlone
+from oxiprune_gpu import (
+    ArrayBlocks,
+    BlockSource,
+    PruneCounts,
+    PruningConfig,
+    ScoreStats,
+    __version__,
+    prune_blocks,
+    score_stats_blocks,
+)
+
+Progress = Callable[[str, int, int], None]
+"""Called before each weight with its name, the elements done, and the elements to do."""
+
+Verify = Callable[[pathlib.Path, pathlib.Path], VerificationReport]
+"""Checks the model at the second path, which was made from the first."""
+
+_DEFAULT_SELECTION = Selection()
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a report may hold beyond the counts; each costs time. Statistics of scores; SHA-256; zstd-3 sizes."""
+
+    statistics: bool = False
+    hashes: bool = False
+    compressed: bool = False
+
+
+def prune_file(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    config: PruningConfig,
+    selection: Selection = _DEFAULT_SELECTION,
+    gradients: Gradients | None = None,
+    force: bool = False,
+    delete_old_data: bool = False,
+    dry_run: bool = False,
+    verify: Verify | None = None,
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+) -> PruneReport:
+    """Prune an ONNX file by patching a copy of it; what is not pruned stays byte for byte what it was.
+
+    The copy is compared with the input byte for byte, and only then gets its name, in one atomic step: whatever
+    happens, the old file or the new one stands, whole. Memory stays small whatever the size of the model.
+
+    Args:
+        path: the model; external data is found beside it.
+        output: the new file, its external data `OUTPUT.data`; None replaces the model itself.
+        config: how much, by which metric, in which units; `row` and `column` are output and input channels.
+        selection: which weights; depthwise kernels and weights under 2,048 elements are left alone by default.
+        gradients: gradient of the loss by weight name; the metric is then Taylor's |w * g|.
+        force: overwrite an existing output.
+        delete_old_data: in place, delete external data that the new model no longer uses.
+        dry_run: count only, write nothing.
+        verify: further checks, made before anything is written to its place.
+        extras: what else to put into the report.
+        progress: told before each weight.
+
+    Returns:
+        What was done. `changed` is False when all that would fall is zero already: the output then equals the input.
+
+    Raises:
+        NothingSelected, VerificationFailed: nothing was written.
+        PruningError: bad input, see `onnx_tools.errors` and `oxiprune_gpu.errors`; nothing was written.
+    """
+    extras = extras or Extras()
+    model = ModelFile.open(path)
+    plan = make_plan(model.skeleton, config, selection, gradients)
+    sources = [model.path, *model.data_files()]
+    before = _facts(sources, extras)
+    stats = _statistics(model, plan) if extras.statistics else [None] * len(plan.planned)
+    if dry_run:
+        counts, after, checks = _count_only(model, plan, progress), None, None
+    else:
+        job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify)
+        counts, files, checks = job.run(plan, lambda counts: _metadata(config, selection, gradients, counts), progress)
+        after = _facts(files, extras)
+    return PruneReport(
+        input=model.path.name,
+        output=None if after is None else after[0].name,
+        dry_run=dry_run,
+        changed=_changes(counts),
+        configuration=_configuration(config, selection, gradients),
+        versions=versions(),
+        weights=tuple(map(_weight_report, plan.planned, counts, stats)),
+        left_alone=left_alone_reports(plan.left_alone),
+        files=file_reports(before, after),
+        verification=checks,
+        warnings=_warnings(counts),
+    )
+
+
+def prune_model(
+    model: onnx.ModelProto,
+    *,
+    config: PruningConfig,
+    selection: Selection = _DEFAULT_SELECTION,
+    gradients: Gradients | None = None,
+) -> PruneReport:
+    """Prune the weights of a model in memory, in place; arguments and rules as in `prune_file`.
+
+    External data must have been loaded. Nothing is changed when an error is raised.
+    """
+    plan = make_plan(model, config, selection, gradients)
+    tensors = [tensor_at(model, item.weight.path) for item in plan.planned]
+    arrays = [decode(tensor) for tensor in tensors]
+    blocks = [ArrayBlocks(array.reshape(item.shape)) for array, item in zip(arrays, plan.planned, strict=True)]
+    counts = [_prune(item, source) for item, source in zip(plan.planned, blocks, strict=True)]
+    if _changes(counts):
+        for tensor, array in zip(tensors, arrays, strict=True):
+            encode(tensor, array)
+        _replace_metadata(model, _metadata(config, selection, gradients, counts))
+    return PruneReport(
+        input="model",
+        output=None,
+        dry_run=False,
+        changed=_changes(counts),
+        configuration=_configuration(config, selection, gradients),
+        versions=versions(),
+        weights=tuple(map(_weight_report, plan.planned, counts, [None] * len(counts))),
+        left_alone=left_alone_reports(plan.left_alone),
+        files=(),
+        warnings=_warnings(counts),
+    )
+
+
+def versions(onnxruntime: str | None = None) -> Versions:
+    """Versions of what does the work."""
+    return Versions(__version__, platform.python_version(), np.__version__, onnx.__version__, onnxruntime)
+
+
+def left_alone_reports(tensors: Iterable[LeftAlone]) -> tuple[LeftAloneReport, ...]:
+    """What is left alone, for a report."""
+    return tuple(LeftAloneReport(t.name, t.shape, t.dtype_name, t.elements, t.reason) for t in tensors)
+
+
+@dataclass(frozen=True)
+class _FileJob:
+    """One file pruned into another, or in place."""
+
+    model: ModelFile
+    output: pathlib.Path | None
+    force: bool
+    delete_old_data: bool
+    verify: Verify | None
+
+    def run(
+        self, plan: Plan, metadata: Callable[[list[PruneCounts]], str], progress: Progress | None
+    ) -> tuple[list[PruneCounts], list[pathlib.Path], VerificationReport]:
+        """Prune; return the counts, the files of the new model and the checks made."""
+        checks: list[VerificationReport] = []
+        paths = {item.weight.path for item in plan.planned}
+
+        def check(finished: pathlib.Path) -> None:
+            checks.append(self._checked(finished, paths))
+
+        with self._copy() as copy:
+            counts = [self._prune_in(copy, item) for item in _told(plan, progress)]
+            if _changes(counts):
+                copy.set_metadata(METADATA_KEY, metadata(counts))
+                committed = copy.commit(check)
+                return counts, [committed.model, *committed.data], checks[0]
+        return counts, self._unchanged(), VerificationReport()
+
+    def _copy(self) -> ModelCopy:
+        return ModelCopy(self.model, self.output, force=self.force, delete_old_data=self.delete_old_data)
+
+    def _prune_in(self, copy: ModelCopy, item: PlannedWeight) -> PruneCounts:
+        path = item.weight.path
+        tensor = tensor_at(self.model.skeleton, path)
+        if self.model.location(path, tensor) is not None:
+            return _prune(item, copy.blocks(path, shape=item.shape))
+        values = decode(tensor)
+        counts = _prune(item, ArrayBlocks(values.reshape(item.shape)))
+        pruned = onnx.TensorProto()
+        pruned.CopyFrom(tensor)
+        encode(pruned, values)
+        copy.replace_tensor(path, pruned)
+        return counts
+
+    def _unchanged(self) -> list[pathlib.Path]:
+        """The output is the input, to the byte; in place there is nothing to do."""
+        if self.output is None:
+            return [self.model.path, *self.model.data_files()]
+        with self._copy() as copy:
+            committed = copy.commit()
+        return [committed.model, *committed.data]
+
+    def _checked(self, finished: pathlib.Path, allowed: set[Any]) -> VerificationReport:
+        report = self.verify(self.model.path, finished) if self.verify else _byte_report(self.model, finished, allowed)
+        failed = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "failed"]
+        if failed:
+            raise VerificationFailed(f"{self.model.path.name}: {'; '.join(failed)}. Nothing was written")
+        return report
+
+
+def _byte_report(model: ModelFile, finished: pathlib.Path, allowed: set[Any]) -> VerificationReport:
+    comparison = compare_bytes(model.path, finished, allowed=allowed)
+    if comparison.violations:
+        return VerificationReport((Check("bytes", "failed", str(comparison.violations[0])),))
+    detail = f"{comparison.newly_zero:,} values became zero, every other byte is as it was"
+    return VerificationReport((Check("bytes", "passed", detail),))
+
+
+def _prune(item: PlannedWeight, source: BlockSource) -> PruneCounts:
+    return prune_blocks(source, item.config, item.weight.name)
+
+
+def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:
+    done = 0
+    for item in plan.planned:
+        if progress is not None:
+            progress(item.weight.name, done, plan.elements)
+        yield item
+        done += item.weight.elements
+    if progress is not None:
+        progress("", done, plan.elements)
+
+
+def _count_only(model: ModelFile, plan: Plan, progress: Progress | None) -> list[PruneCounts]:
+    """Prune copies in memory, one weight at a time."""
+    counts = []
+    with ValueReader(model) as reader:
+        for item in _told(plan, progress):
+            source = reader.blocks(item.weight.path, item.shape)
+            values = np.empty(item.weight.elements, source.dtype)
+            values[:] = source.load(0, item.weight.elements, values)
+            counts.append(_prune(item, ArrayBlocks(values.reshape(item.shape))))
+    return counts
+
+
+def _statistics(model: ModelFile, plan: Plan) -> list[ScoreStats | None]:
+    with ValueReader(model) as reader:
+        return [
+            score_stats_blocks(reader.blocks(item.weight.path, item.shape), item.config.metric, item.weight.name)
+            for item in plan.planned
+        ]
+
+
+def _facts(files: Iterable[pathlib.Path], extras: Extras) -> list[FileFacts]:
+    return [facts_of(file, hashes=extras.hashes, compressed=extras.compressed) for file in files]
+
+
+def _changes(counts: Iterable[PruneCounts]) -> bool:
+    return any(count.nonzero_after != count.nonzero_before for count in counts)
+
+
+def _warnings(counts: list[PruneCounts]) -> tuple[str, ...]:
+    if _changes(counts):
+        return ()
+    if not any(count.pruned for count in counts):
+        return ("nothing changed: at this sparsity no element falls; the output equals the input",)
+    return ("nothing changed: all that would fall is zero already; the output equals the input",)
+
+
+def _configuration(config: PruningConfig, selection: Selection, gradients: Gradients | None) -> Configuration:
+    return Configuration(
+        sparsity=config.sparsity,
+        metric="taylor:gradients" if gradients is not None else config.metric.text,
+        granularity=config.granularity.text,
+        min_nonzero=config.min_nonzero,
+        include=selection.include,
+        exclude=selection.exclude,
+        min_elements=selection.min_elements,
+        depthwise=selection.depthwise,
+    )
+
+
+def _weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | None) -> WeightReport:
+    weight = item.weight
+    return WeightReport(
+        name=weight.name,
+        op_types=weight.op_types,
+        consumers=weight.consumers,
+        shape=weight.shape,
+        dtype=str(weight.dtype),
+        parameters=weight.elements,
+        bytes=weight.elements * weight.dtype.itemsize,
+        nonzero_before=counts.nonzero_before,
+        nonzero_after=counts.nonzero_after,
+        pruned=counts.pruned,
+        target_sparsity=item.config.sparsity,
+        scores=stats,
+    )
+
+
+def _metadata(
+    config: PruningConfig, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
+) -> str:
+    """One compact line about the pruning: no time, path or hash, so equal input and arguments give equal bytes."""
+    entry = {
+        "version": __version__,
+        **asdict(_configuration(config, selection, gradients)),
+        "weights": len(counts),
+        "parameters": sum(count.total for count in counts),
+        "zeros_before": sum(count.total - count.nonzero_before for count in counts),
+        "zeros_after": sum(count.total - count.nonzero_after for count in counts),
+    }
+    return json.dumps(entry, separators=(",", ":"), sort_keys=True)
+
+
+def _replace_metadata(model: onnx.ModelProto, text: str) -> None:
+    others = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    model.metadata_props.add(key=METADATA_KEY, value=text)
