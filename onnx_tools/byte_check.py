@@ -1,0 +1,275 @@
+"""Is a model file the pruned form of another: every byte outside the weights equal, and inside them only zeros new?
+
+Tensors are paired by their path. What differs between two tensors is taken apart into the values, which are compared
+element by element, and the rest, which must be equal as the whole frame must. External data files are paired in the
+order of first use, since their names change, and compared from the first byte to the last.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from onnx_tools.byte_spans import Difference, SpanComparer, Violation, compare_elements
+from onnx_tools.errors import InvalidModelFile
+from onnx_tools.frame_check import compare_frames
+from onnx_tools.model_file import Location, ModelFile, dtype_of, iter_tensors
+from onnx_tools.tensor_values import float_bits, located, serialised, shell_of, values_of, whole_tensor
+from onnx_tools.wire import Path
+
+METADATA_KEY = "oxiprune"
+"""The metadata entry that pruning writes; it is left out of the comparison."""
+
+_BYTE = np.dtype(np.uint8)
+_NOT_A_ZERO = "a value changed to something else than +0.0"
+_NOT_ALLOWED = "a value changed that was to be left alone"
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroedTensor:
+    """A tensor that pruning changed, as it may: `newly_zero` elements became +0.0."""
+
+    name: str
+    path: Path
+    newly_zero: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByteComparison:
+    """Two models compared byte by byte. No violations: the second is the first with more zeros, and nothing else."""
+
+    zeroed: tuple[ZeroedTensor, ...]
+    violations: tuple[Violation, ...]
+
+    @property
+    def newly_zero(self) -> int:
+        """Elements that became zero, of all tensors. Tensors that share their bytes count each."""
+        return sum(tensor.newly_zero for tensor in self.zeroed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A tensor before and after. `dtype`: of its elements if it is a float tensor; `zeros`: new zeros are allowed."""
+
+    path: Path
+    before: TensorProto
+    after: TensorProto
+    dtype: np.dtype[Any] | None
+    zeros: bool
+
+    @property
+    def name(self) -> str:
+        return f"tensor {self.before.name!r}" if self.before.name else "tensor " + _path_text(self.path)
+
+    @property
+    def broken(self) -> str:
+        """What to say of a value that broke the rule."""
+        return _NOT_A_ZERO if self.zeros else _NOT_ALLOWED if self.dtype is not None else "a value changed"
+
+
+def compare_bytes(
+    before: pathlib.Path, after: pathlib.Path, *, allowed: Collection[Path] | None = None
+) -> ByteComparison:
+    """Compare the model at `after` with the one at `before` that it was made from.
+
+    Float tensors (float16, bfloat16, float32, float64) may have elements that are newly +0.0; with `allowed`, only
+    the tensors at those paths. Everything else must be equal, our own metadata entry and the names of data files
+    excepted. Memory stays small whatever the size. Raises `InvalidModelFile` or `InvalidExternalData` if one of the
+    models or its data cannot be read.
+    """
+    try:
+        with SpanComparer() as spans:
+            return _Comparison(ModelFile.open(before), ModelFile.open(after), allowed, spans).run()
+    except OSError as error:
+        raise InvalidModelFile(f"{after}: cannot be compared with {before}: {error.strerror or error}") from error
+
+
+class _Comparison:
+    def __init__(
+        self, before: ModelFile, after: ModelFile, allowed: Collection[Path] | None, spans: SpanComparer
+    ) -> None:
+        self._before = before
+        self._after = after
+        self._spans = spans
+        self._allowed = None if allowed is None else frozenset(allowed)
+        self._zeroed: dict[Path, ZeroedTensor] = {}
+        self._violations: list[Violation] = []
+        self._edits: tuple[dict[Path, bytes | None], dict[Path, bytes | None]] = ({}, {})
+
+    def run(self) -> ByteComparison:
+        pairs = list(self._pairs())
+        for pair in pairs:
+            if not _is_external(pair):
+                self._compare_inline(pair)
+        self._compare_data_files([pair for pair in pairs if _is_external(pair)])
+        self._leave_out_metadata()
+        self._violations += compare_frames(self._before, self._after, *self._edits)
+        order = {pair.path: index for index, pair in enumerate(pairs)}
+        zeroed = sorted(self._zeroed.values(), key=lambda tensor: order[tensor.path])
+        return ByteComparison(tuple(zeroed), tuple(self._violations))
+
+    def _pairs(self) -> Iterator[_Pair]:
+        """Pair the tensors; a tensor that came or went would shift those behind it, so names must agree."""
+        old, new = dict(iter_tensors(self._before.skeleton)), dict(iter_tensors(self._after.skeleton))
+        names = [Counter(tensor.name for tensor in tensors.values()) for tensors in (old, new)]
+        self._violations += [Violation(f"tensor {name!r}", "is missing") for name in names[0] - names[1]]
+        self._violations += [Violation(f"tensor {name!r}", "was added") for name in names[1] - names[0]]
+        for path, before in old.items():
+            after = new.get(path)
+            if after is None or after.name != before.name:
+                continue
+            same = before.data_type == after.data_type and before.dims == after.dims
+            dtype = dtype_of(before) if same else None
+            zeros = dtype is not None and (self._allowed is None or path in self._allowed)
+            yield _Pair(path, before, after, dtype, zeros)
+
+    def _compare_inline(self, pair: _Pair) -> None:
+        old, new = self._before.payloads.get(pair.path), self._after.payloads.get(pair.path)
+        if old is not None and new is not None and (old.field, old.length) == (new.field, new.length):
+            dtype = pair.dtype if located(self._before, pair.path, pair.before) else None
+            places = (self._before.path, old.offset), (self._after.path, new.offset)
+            self._note(
+                pair, self._spans.compare(*places, old.length, dtype or _BYTE, zeros=pair.zeros and dtype is not None)
+            )
+        elif old is None and new is None and serialised(pair.before) == serialised(pair.after):
+            return
+        else:
+            self._compare_values(pair)
+        if serialised(pair.before) != serialised(pair.after):
+            self._edits[0][pair.path], self._edits[1][pair.path] = shell_of(pair.before), shell_of(pair.after)
+
+    def _compare_values(self, pair: _Pair) -> None:
+        """Compare values of which at least one side lies in the skeleton: small, split up, or stored as varints."""
+        values = [
+            float_bits(self._spans, model, pair.path, tensor) if pair.dtype is not None else None
+            for model, tensor in ((self._before, pair.before), (self._after, pair.after))
+        ]
+        if pair.dtype is not None and values[0] is not None and values[1] is not None:
+            self._note(pair, compare_elements(values[0], values[1], pair.dtype, pair.zeros))
+            return
+        old, new = self._whole(pair)
+        if values_of(old) != values_of(new):
+            self._violations.append(_other_difference(pair, old, new))
+
+    def _whole(self, pair: _Pair) -> tuple[TensorProto, TensorProto]:
+        """Both tensors with their payloads back in."""
+        return (
+            whole_tensor(self._spans, self._before, pair.path, pair.before),
+            whole_tensor(self._spans, self._after, pair.path, pair.after),
+        )
+
+    def _note(self, pair: _Pair, found: Difference) -> None:
+        if found.newly_zero:
+            self._zeroed[pair.path] = ZeroedTensor(
+                pair.before.name or _path_text(pair.path), pair.path, found.newly_zero
+            )
+        if found.index is not None:
+            self._violations.append(found.violation(pair.name, pair.broken))
+
+    def _compare_data_files(self, pairs: list[_Pair]) -> None:
+        old, new = self._before.data_files(), self._after.data_files()
+        if len(old) != len(new):
+            self._violations.append(Violation("external data", f"{len(old)} files before, {len(new)} after"))
+        regions: list[dict[tuple[int, int], list[_Pair]]] = [{} for _ in old]
+        for pair in pairs:
+            number = old.index(self._before.data_file(pair.before) or self._before.path)
+            if new.index(self._after.data_file(pair.after) or self._after.path) != number:
+                self._violations.append(Violation(pair.name, "lies in another data file"))
+                continue
+            self._leave_out_location(pair, number)
+            self._compare_strays(pair)
+            place = located(self._before, pair.path, pair.before)
+            if place is not None and place == self._replaced(pair, place):
+                regions[number].setdefault((place.offset, place.length), []).append(pair)
+        for files in zip(old, new, regions, strict=False):
+            self._compare_data_file(*files)
+
+    def _compare_strays(self, pair: _Pair) -> None:
+        """Values inside the model that a tensor has besides its external ones: a contradiction, which must stay."""
+        old, new = self._whole(pair)
+        if (old is not pair.before or new is not pair.after) and values_of(old) != values_of(new):
+            self._violations.append(Violation(pair.name, "its values differ"))
+
+    def _replaced(self, pair: _Pair, place: Location) -> Location | None:
+        """Where the values lie after, said of the file before."""
+        after = located(self._after, pair.path, pair.after)
+        return None if after is None else Location(place.file, after.offset, after.length)
+
+    def _compare_data_file(
+        self, old: pathlib.Path, new: pathlib.Path, regions: dict[tuple[int, int], list[_Pair]]
+    ) -> None:
+        if old.samefile(new):
+            return
+        sizes = old.stat().st_size, new.stat().st_size
+        if sizes[0] != sizes[1]:
+            self._violations.append(Violation(f"data file {new.name}", f"{sizes[0]} bytes became {sizes[1]}"))
+            return
+        for (offset, length), pairs in sorted(regions.items(), key=lambda region: region[0]):
+            for (dtype, zeros), alike in _grouped(pairs).items():
+                found = self._spans.compare((old, offset), (new, offset), length, dtype, zeros=zeros)
+                for pair in alike:
+                    self._note(pair, found)
+        for start, stop in _gaps(list(regions), sizes[0]):
+            found = self._spans.compare((old, start), (new, start), stop - start)
+            if found.index is not None:
+                found = replace(found, index=start + found.index)
+                self._violations.append(found.violation(f"data file {new.name}", "a byte outside all tensors changed"))
+
+    def _leave_out_location(self, pair: _Pair, number: int) -> None:
+        """Compare the number of the data file in the place of its name."""
+        for tensor, edits in zip((pair.before, pair.after), self._edits, strict=True):
+            for index, entry in enumerate(tensor.external_data):
+                if entry.key == "location":
+                    same = onnx.StringStringEntryProto(key="location", value=f"data file {number}")
+                    edits[(*pair.path, ("external_data", index))] = same.SerializeToString()
+
+    def _leave_out_metadata(self) -> None:
+        for model, edits in zip((self._before, self._after), self._edits, strict=True):
+            for index, entry in enumerate(model.skeleton.metadata_props):
+                if entry.key == METADATA_KEY:
+                    edits[("metadata_props", index),] = None
+
+
+def _is_external(pair: _Pair) -> bool:
+    """Whether both are; if only one is, the frames differ."""
+    return pair.before.data_location == pair.after.data_location == TensorProto.EXTERNAL
+
+
+def _grouped(pairs: list[_Pair]) -> dict[tuple[np.dtype[Any], bool], list[_Pair]]:
+    """Tensors that share their bytes need one look for each rule."""
+    groups: dict[tuple[np.dtype[Any], bool], list[_Pair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.dtype or _BYTE, pair.zeros), []).append(pair)
+    return groups
+
+
+def _gaps(regions: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Yield the (start, stop) of a file that no region (offset, length) covers."""
+    done = 0
+    for offset, length in sorted(regions):
+        if offset > done:
+            yield done, offset
+        done = max(done, offset + length)
+    if done < size:
+        yield done, size
+
+
+def _other_difference(pair: _Pair, before: TensorProto, after: TensorProto) -> Violation:
+    """Say which element differs in tensors that are not float, where they can be read."""
+    try:
+        old, new = (numpy_helper.to_array(tensor).ravel() for tensor in (before, after))
+        first = int((old != new).argmax())
+        return Violation(pair.name, pair.broken, first, str(old[first]), str(new[first]))
+    except Exception:  # hostile tensors: onnx raises whatever numpy does
+        return Violation(pair.name, "its values differ")
+
+
+def _path_text(path: Path) -> str:
+    return ".".join(f"{name}[{index}]" for name, index in path)

@@ -1,0 +1,82 @@
+"""Taking tensors apart into their values, wherever those are stored, and the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnx_tools.byte_spans import SpanComparer, bits_of
+from onnx_tools.errors import OnnxToolsError
+from onnx_tools.model_file import Location, ModelFile, dtype_of
+from onnx_tools.wire import Path
+
+_VALUE_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data")
+_FLOAT_FIELDS: dict[int, str] = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data"}
+
+
+def serialised(tensor: TensorProto) -> bytes:
+    """Return its bytes, equal for equal tensors."""
+    return bytes(tensor.SerializeToString(deterministic=True))
+
+
+def shell_of(tensor: TensorProto) -> bytes:
+    """Return the tensor without its values."""
+    shell = TensorProto()
+    shell.CopyFrom(tensor)
+    for field in _VALUE_FIELDS:
+        shell.ClearField(field)
+    return serialised(shell)
+
+
+def values_of(tensor: TensorProto) -> bytes:
+    """Return nothing but the values of the tensor."""
+    values = TensorProto()
+    for field in _VALUE_FIELDS:
+        if field == "raw_data":
+            values.raw_data = tensor.raw_data
+        else:
+            getattr(values, field).extend(getattr(tensor, field))
+    return serialised(values)
+
+
+def whole_tensor(spans: SpanComparer, model: ModelFile, path: Path, tensor: TensorProto) -> TensorProto:
+    """Return `tensor` with its payload back in; itself if none was cut out."""
+    payload = model.payloads.get(path)
+    if payload is None:
+        return tensor
+    whole = TensorProto()
+    whole.CopyFrom(tensor)
+    data = spans.read(model.path, payload.offset, payload.length)
+    if payload.field == "raw_data":
+        whole.raw_data = data.tobytes()
+    else:
+        getattr(whole, payload.field).extend(data.view(np.float32 if payload.field == "float_data" else np.float64))
+    return whole
+
+
+def float_bits(spans: SpanComparer, model: ModelFile, path: Path, tensor: TensorProto) -> NDArray[Any] | None:
+    """Return the elements of a float tensor as unsigned integers; None if its bytes do not fit its shape."""
+    dtype = dtype_of(tensor)
+    assert dtype is not None
+    try:
+        location = model.location(path, tensor)
+    except OnnxToolsError:
+        return None
+    if location is not None:
+        return spans.read(location.file, location.offset, location.length).view(bits_of(dtype))
+    if tensor.HasField("raw_data"):
+        return np.frombuffer(tensor.raw_data, bits_of(dtype))
+    if dtype.itemsize == 2:
+        return np.array(tensor.int32_data, np.uint16)
+    return np.array(getattr(tensor, _FLOAT_FIELDS[tensor.data_type]), dtype).view(bits_of(dtype))
+
+
+def located(model: ModelFile, path: Path, tensor: TensorProto) -> Location | None:
+    """Return where the values lie, outside the skeleton; None too if they do not fit the shape."""
+    try:
+        return model.location(path, tensor)
+    except OnnxToolsError:
+        return None

@@ -1,0 +1,95 @@
+"""Is a pruned model what it should be? By its bytes, by onnx's checker, and by running it.
+
+`compare_bytes` alone proves that nothing but weights changed and needs neither checker nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Collection
+
+import onnx
+
+from onnx_tools.byte_check import ByteComparison, ZeroedTensor, compare_bytes
+from onnx_tools.byte_spans import Violation
+from onnx_tools.feeds import one_line
+from onnx_tools.report import Check, OutputDrift, VerificationReport
+from onnx_tools.runtime_check import check_runtime
+from onnx_tools.wire import Path
+from oxiprune_gpu.errors import InvalidOption
+
+__all__ = ["ByteComparison", "Violation", "ZeroedTensor", "bytes_check", "compare_bytes", "verify_files"]
+
+_MOST_SHOWN = 3
+
+
+def verify_files(
+    before: pathlib.Path,
+    after: pathlib.Path,
+    *,
+    data: pathlib.Path | None = None,
+    runtime: bool = True,
+    max_drift: float | None = None,
+    seed: int = 0,
+    allowed: Collection[Path] | None = None,
+) -> VerificationReport:
+    """Verify the pruned model at `after` against the one at `before` that it was made from.
+
+    The checks: "bytes" (as `compare_bytes`, which takes `allowed`), "checker" (onnx's verdict, full check included)
+    and, unless `runtime` is off, "runtime" (does onnxruntime load it?) and "drift" (how far each output moves). A
+    model that was refused before too is no failure.
+
+    `data`: an .npz with an array for each input; random inputs from `seed` without. The drift fails only if the
+    relative L2 of an output is above `max_drift`.
+
+    Raises `InvalidModelFile` or `InvalidExternalData` if a model cannot be read, `InvalidOption` if `data` does not
+    fit the model or `max_drift` is no limit.
+    """
+    if max_drift is not None and not max_drift >= 0:
+        raise InvalidOption(f"max_drift {max_drift} must be a number, 0 or more")
+    before, after = pathlib.Path(before), pathlib.Path(after)
+    checks = [bytes_check(compare_bytes(before, after, allowed=allowed)), _checker_check(before, after)]
+    drifts: list[OutputDrift] = []
+    if runtime:
+        more, drifts = check_runtime(before, after, data, max_drift, seed)
+        checks += more
+    else:
+        checks += [Check(name, "skipped", "not asked for") for name in ("runtime", "drift")]
+    return VerificationReport(tuple(checks), tuple(drifts))
+
+
+def bytes_check(comparison: ByteComparison) -> Check:
+    """Return the verdict of a comparison in words."""
+    if comparison.violations:
+        shown = [str(violation) for violation in comparison.violations[:_MOST_SHOWN]]
+        if len(comparison.violations) > _MOST_SHOWN:
+            shown.append(f"{len(comparison.violations) - _MOST_SHOWN} more")
+        return Check("bytes", "failed", "; ".join(shown))
+    if not comparison.zeroed:
+        return Check("bytes", "passed", "every byte is equal")
+    zeroed = f"{comparison.newly_zero:,} values in {len(comparison.zeroed):,} tensors are newly zero"
+    return Check("bytes", "passed", f"{zeroed}, every other byte is equal")
+
+
+def _checker_check(before: pathlib.Path, after: pathlib.Path) -> Check:
+    """Compare the verdicts of onnx's checker, plain and full."""
+    found = []
+    for full in (True, False):  # what passes the full check needs no other
+        old, new = _complaint(before, full), _complaint(after, full)
+        kind = "full check" if full else "checker"
+        if new and not old:
+            return Check("checker", "failed", f"the input passes the {kind}, the output does not: {new}")
+        if old and new:
+            found.append(f"the input fails the {kind} too: {old}")
+        else:
+            break
+    return Check("checker", "passed", found[-1] if found else "onnx's checker passes both")
+
+
+def _complaint(path: pathlib.Path, full: bool) -> str:
+    """What the checker says, "" if nothing. By path, so that it finds external data and reads files above 2 GB."""
+    try:
+        onnx.checker.check_model(str(path), full_check=full)
+    except Exception as error:  # beside its own errors, those of protobuf and of shape inference
+        return one_line(error)
+    return ""
