@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +52,8 @@ def file_reports(before: Sequence[FileFacts], after: Sequence[FileFacts] | None)
 
 
 def _sha256(file: pathlib.Path) -> str:
+    import hashlib
+
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

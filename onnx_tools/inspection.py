@@ -1,18 +1,17 @@
-"""What is in a model: its weights, their zeros by element, row, column and in groups of 2:4, and what else it stores."""
+"""What is in a model: its weights, their zeros by element, row, column and 2:4, and what else it stores."""
 
 from __future__ import annotations
 
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.file_facts import facts_of, file_reports
-from onnx_tools.layout import UnitAxis
 from onnx_tools.model_file import ModelFile
+from onnx_tools.operators import UnitAxis
 from onnx_tools.report import InspectedWeight, InspectReport
 from onnx_tools.rewrite import Progress, left_alone_reports, versions
 from onnx_tools.values import ValueReader
@@ -112,7 +111,7 @@ def _grouped(zeros: NDArray[np.bool_], axis: UnitAxis) -> NDArray[np.bool_]:
 def _units(zeros: NDArray[np.bool_], axis: UnitAxis | None) -> _Tally | None:
     if axis is None:
         return None
-    whole: NDArray[Any] = _grouped(zeros, axis).all(axis=(1, 3))
+    whole = np.logical_and.reduce(_grouped(zeros, axis), axis=(1, 3))
     return _Tally(whole.size, int(np.count_nonzero(whole)))
 
 

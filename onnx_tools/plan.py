@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_tools.errors import NothingSelected
-from onnx_tools.layout import UnitAxis
+from onnx_tools.operators import UnitAxis
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
 from oxiprune_gpu import (

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,7 +118,7 @@ def prune_file(
         dry_run=dry_run,
         changed=_changes(counts),
         configuration=_configuration(config, selection, gradients),
-        versions=versions(),
+        versions=versions(_runtime_version()),
         weights=tuple(map(_weight_report, plan.planned, counts, stats)),
         left_alone=left_alone_reports(plan.left_alone),
         files=file_reports(before, after),
@@ -163,6 +164,11 @@ def prune_model(
 def versions(onnxruntime: str | None = None) -> Versions:
     """Versions of what does the work."""
     return Versions(__version__, platform.python_version(), np.__version__, onnx.__version__, onnxruntime)
+
+
+def _runtime_version() -> str | None:
+    """Version of onnxruntime where a check has used it."""
+    return getattr(sys.modules.get("onnxruntime"), "__version__", None)
 
 
 def left_alone_reports(tensors: Iterable[LeftAlone]) -> tuple[LeftAloneReport, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 
@@ -22,7 +21,7 @@ class Temporary:
 
     def __init__(self, target: pathlib.Path, like: pathlib.Path | None) -> None:
         # The name is cut so that the whole stays below 255 bytes.
-        name = f".{target.name[:40]}.{secrets.token_hex(8)}.oxiprune-tmp"
+        name = f".{target.name[:40]}.{os.urandom(8).hex()}.oxiprune-tmp"
         self.path = target.with_name(name)
         self.descriptor = -1
         self._like = like.stat() if like is not None and like.exists() else None

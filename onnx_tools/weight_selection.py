@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -63,6 +62,8 @@ def _matches(weight: Weight, pattern: str) -> bool:
 
 
 def _no_match(pattern: str, weights: tuple[Weight, ...]) -> str:
+    import difflib
+
     if not weights:
         return f"pattern '{pattern}' matches no weight: the model has no weights that can be pruned"
     names = [weight.name for weight in weights]

@@ -227,7 +227,7 @@ def _zero_scattered(weight: BlockSource, view: UnitView, kept: Mask) -> None:
 
 def _statistics(scored: ScoredWeight) -> Statistics:
     low, high = _extremes(scored)
-    scalar = scored.score_dtype.type
+    scalar: Callable[[float], Any] = scored.score_dtype.type
 
     def scores() -> Callable[[int, int], Array]:
         return BlockReader(scored).scores

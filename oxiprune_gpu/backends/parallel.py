@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -75,6 +74,8 @@ def over_spans(make_worker: Callable[[], Callable[[Span], Result]], spans: list[
                 except Empty:
                     return
                 results[index] = worker(span)
+
+    from concurrent.futures import ThreadPoolExecutor  # takes as long to import as a small model to prune
 
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(drain) for _ in range(threads)]:
