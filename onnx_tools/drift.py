@@ -26,6 +26,7 @@ class DriftMeter:
         self._values = 0
         self._differing = 0
         self._non_finite = 0
+        self._both_non_finite = 0
         self._numeric = False
         self._exact = False
         self._problem = ""
@@ -50,7 +51,7 @@ class DriftMeter:
     def result(self) -> OutputDrift:
         """What was found so far. Measures are None where there are none, and the note says why."""
         notes = [self._problem, *self._notes, self._count_note()]
-        if self._problem or not self._numeric:
+        if self._problem or not self._numeric or self.blank:
             return OutputDrift(self._output, None, None, None, "; ".join(note for note in notes if note))
         diff, reference, product = (float(value) for value in self._squares)
         relative = math.sqrt(diff / reference) if reference > 0 else (0.0 if diff == 0 else None)
@@ -61,18 +62,29 @@ class DriftMeter:
         values = [_finite(value) for value in (relative, self._max_abs, cosine)]
         return OutputDrift(self._output, values[0], values[1], values[2], "; ".join(note for note in notes if note))
 
+    @property
+    def blank(self) -> bool:
+        """Whether it says nothing: all values are NaN or infinite, the same before and after."""
+        return 0 < self._values == self._both_non_finite
+
     def excess(self) -> float:
         """The number that is held against a limit: relative L2; the share that differs of text; else inf."""
         if self._problem or self._non_finite:
             return math.inf
         if not self._numeric:
             return self._differing / self._values if self._differing else 0.0
+        if self.blank:
+            return 0.0
         relative = self.result().relative_l2
         return math.inf if relative is None else relative
 
     def _count_note(self) -> str:
         if self._non_finite:
             return f"{self._non_finite:,} of {self._values:,} values are NaN or infinite before or after, not both"
+        if self._both_non_finite:
+            return (
+                f"{self._both_non_finite:,} of {self._values:,} values are NaN or infinite, the same before and after"
+            )
         if self._exact and self._differing:
             return f"{self._differing:,} of {self._values:,} values differ"
         return ""
@@ -93,6 +105,7 @@ class DriftMeter:
         if not finite.all():
             same = (old == new) | (np.isnan(old) & np.isnan(new))
             self._non_finite += int(np.count_nonzero(~finite & ~same))
+            self._both_non_finite += int(np.count_nonzero(~finite & same))
             old, new = old[finite], new[finite]
         with np.errstate(over="ignore", invalid="ignore"):
             difference = new - old

@@ -119,6 +119,8 @@ def _judged(meters: list[DriftMeter], source: str, max_drift: float | None) -> C
     worst = max(meters, key=DriftMeter.excess, default=None)
     if worst is None:
         return Check("drift", "passed", f"the model has no outputs ({source})")
+    if all(meter.blank for meter in meters):
+        return Check("drift", "warning", f"could not measure: all outputs are NaN or infinite, as before ({source})")
     result = worst.result()
     measured = "cannot be measured" if result.relative_l2 is None else f"{result.relative_l2:.3g} relative L2"
     detail = f"largest drift {measured}, output {result.output!r} ({source})"

@@ -461,8 +461,15 @@ def test_nan_at_equal_places_is_no_drift_and_elsewhere_is(
 ) -> None:
     before, after = pair("(float[N, 4] x) => (float[N, 3] y) { h = MatMul(x, w) y = Log(h) }")
     x = np.full((2, 4), -1, np.float32)
-    drift = verify_files(before, after, data=npz(tmp_path, x=x)).drifts[0]
-    assert (drift.relative_l2, drift.max_abs, drift.note) == (0.0, 0.0, "")
+    report = verify_files(before, after, data=npz(tmp_path, x=x), max_drift=0)
+    assert report.drifts[0].relative_l2 is None
+    assert "6 of 6 values are NaN or infinite, the same" in report.drifts[0].note
+    assert outcomes(report)["drift"] == "warning"
+    x[0] = [0, 1, 1, 1]
+    report = verify_files(before, after, data=npz(tmp_path, x=x), max_drift=0)
+    assert (report.drifts[0].relative_l2, report.drifts[0].max_abs) == (0.0, 0.0)
+    assert "3 of 6 values are NaN or infinite, the same" in report.drifts[0].note
+    assert outcomes(report)["drift"] == "passed"
     x[0] = [3, -0.1, -0.1, -0.1]  # positive only with the first row
     report = verify_files(before, after, data=npz(tmp_path, x=x), max_drift=1e9)
     assert "NaN or infinite" in report.drifts[0].note
