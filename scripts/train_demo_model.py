@@ -1,4 +1,4 @@
-"""Trains the model of the demo and writes demo/digits_cnn.onnx and demo/digits_eval.npz.
+"""Trains the model of the demo and writes it, the held-out images and their labels to demo.
 
 Needs the `bench` extra (torch, scikit-learn). On one machine two runs give the same bytes: seeds, one thread and
 deterministic algorithms only. Another processor or another torch may round differently and give another model.
@@ -120,7 +120,8 @@ def main() -> None:
         sys.exit("Not good enough for the demo: nothing was written.")
     DEMO.mkdir(exist_ok=True)
     (DEMO / "digits_cnn.onnx").write_bytes(content)
-    np.savez_compressed(DEMO / "digits_eval.npz", **{INPUT: test_images, "labels": test_labels.astype(np.int64)})
+    np.savez_compressed(DEMO / "digits_eval.npz", **{INPUT: test_images})
+    np.save(DEMO / "digits_labels.npy", test_labels.astype(np.uint8))
 
 
 if __name__ == "__main__":
