@@ -291,6 +291,26 @@ def check_read_only(weight, why: str) -> None:
         ox.prune_model([weight], HALF, inplace=True)
 
 
+@pytest.mark.parametrize("kind", [np.matrix, np.ma.MaskedArray, np.memmap, np.recarray])
+def test_subclasses_are_pruned_or_refused(kind):
+    """A subclass may mean something else by its methods. What must not happen is anything but these two."""
+    weight = normal(4, 6)
+    try:
+        pruned, mask = ox.prune_tensor(weight.view(kind), HALF)
+    except ox.PruningError:
+        return
+    assert same(np.asarray(pruned), expected_of(weight)[0])
+    assert same(np.asarray(mask), expected_of(weight)[1])
+
+
+def test_windows_that_overlap_are_not_pruned_in_place():
+    """Zeroing an element of one window would zero elements of others that are to be kept."""
+    windows = np.lib.stride_tricks.sliding_window_view(normal(9), 3, writeable=True)
+    before = windows.copy()
+    check_read_only(windows, "share one place in memory")
+    assert same(windows.copy(), before)
+
+
 # prune_model
 
 
@@ -403,6 +423,19 @@ def test_invalid_options(arguments, text):
     with pytest.raises(ox.InvalidOption) as caught:
         ox.PruningConfig(0.5, *arguments)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "3", None], ids=repr)
+def test_invalid_seeds(seed):
+    with pytest.raises(ox.InvalidOption, match="seed"):
+        ox.Random(seed)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint64])
+def test_seeds_of_numpy(kind):
+    weight = normal(50)
+    mask = ox.compute_mask(weight, ox.PruningConfig(0.5, ox.Random(kind(3))))
+    assert same(mask, ox.compute_mask(weight, ox.PruningConfig(0.5, "random:3")))
 
 
 @pytest.mark.parametrize(
@@ -582,6 +615,12 @@ def test_gradient_metric():
     assert scores.tolist() == [4, 6, 6, 2]
     mask = ox.compute_mask(weight, ox.PruningConfig(0.75, ox.Taylor(gradient.tolist())))
     assert mask.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("ragged", [[[1.0], [1.0, 2.0]], ["a", "b"]], ids=["ragged", "text"])
+def test_gradients_that_are_no_arrays(ragged):
+    with pytest.raises(ox.PruningError):
+        ox.compute_mask(normal(2), ox.PruningConfig(0.5, ox.Taylor(ragged)))
 
 
 def test_importance_scores():
