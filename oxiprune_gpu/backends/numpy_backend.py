@@ -238,8 +238,8 @@ def _statistics(scored: ScoredWeight) -> Statistics:
         reader = BlockReader(scored)
 
         def read(start: int, stop: int) -> Array:
-            deviation = reader.scores(start, stop) - mean
-            return deviation * deviation
+            deviation: Array = reader.scores(start, stop) - mean
+            return np.multiply(deviation, deviation, out=deviation)
 
         return read
 

@@ -42,6 +42,10 @@ class ScoredWeight:
             self.metric.score(values, places, scores)
         return scores.view(self.key_dtype)
 
+    def score_of(self, key: Any) -> Any:
+        """The score that has this key."""
+        return np.array(key, self.key_dtype).view(self.score_dtype)[()]
+
     def raise_if_nan(self, top: Any) -> None:
         """Raise the right error when `top`, the highest key seen, belongs to a NaN."""
         if top <= self.infinity:

@@ -28,6 +28,9 @@ Mask = NDArray[np.bool_]
 _RUN = 32
 """Neighbours sampled together: they share two cache lines, which the processor fetches as a pair."""
 
+_WORD = 8
+"""Flags in a 64-bit word."""
+
 _SLACK = 3.3
 """Half width of the first bracket, in standard deviations of a sampled rank: it misses 1 time in 1,000."""
 
@@ -100,7 +103,7 @@ def order_statistic(weight: ScoredWeight, k: int) -> Any:
         key = _kth(weight, _all_keys(weight), k)
     else:
         key = _search(weight, k, spans_of(weight.size), None)[0]
-    return np.array(key, weight.key_dtype).view(weight.score_dtype)[()]
+    return weight.score_of(key)
 
 
 def check_finite(weight: ScoredWeight) -> None:
@@ -173,7 +176,7 @@ class _Searcher:
         self._reader = BlockReader(weight)
         self._bracket = bracket
         self._kept = kept
-        self._flags = np.empty((2, min(SPAN, weight.size)), np.bool_)
+        self._flags = np.empty((2, -(-min(SPAN, weight.size) // _WORD) * _WORD), np.bool_)
 
     def search(self, span: Span) -> _Found:
         """Search one span."""
@@ -181,42 +184,47 @@ class _Searcher:
 
     def _search_plain(self, span: Span) -> _Found:
         start, stop = span
-        low, high, _ = self._bracket
-        below, scratch = self._flags[:, : stop - start]
-        above = scratch if self._kept is None else self._kept[start:stop]
-        top = low
+        # Scores are compared, not keys: NaN is then neither below nor above, and is found among what is inside.
+        low, high = (self._weight.score_of(key) for key in self._bracket[:2])
+        below = self._flags[0]
+        above = self._flags[1] if self._kept is None else self._kept[start:stop]
         for first, last in blocks_of(span):
-            keys = self._reader.keys(first, last)
-            np.less(keys, low, out=below[first - start : last - start])
-            np.greater(keys, high, out=above[first - start : last - start])
-            top = max(top, np.maximum.reduce(keys))
-        count = int(np.count_nonzero(below))
-        inside, places = self._collect(np.equal(below, above, out=below), start)
-        return _Found(count, 0, inside, places, 0, top)
+            scores = self._reader.scores(first, last)
+            np.less(scores, low, out=below[first - start : last - start])
+            np.greater(scores, high, out=above[first - start : last - start])
+        count = int(np.count_nonzero(below[: stop - start]))
+        np.equal(below[: stop - start], above[: stop - start], out=below[: stop - start])
+        inside, places = self._collect(below, span)
+        return _Found(count, 0, inside, places, 0, np.maximum.reduce(inside, initial=self._bracket.low))
 
     def _search_crowded(self, span: Span) -> _Found:
         start, stop = span
         low, high, _ = self._bracket
-        inside = self._flags[0, : stop - start]
+        inside, scratch = self._flags
         below = at_low = at_high = 0
         top = low
         for first, last in blocks_of(span):
             keys = self._reader.keys(first, last)
-            part, scratch = inside[first - start : last - start], self._flags[1, : last - first]
-            fewer = int(np.count_nonzero(np.less(keys, low, out=scratch)))
+            part, other = inside[first - start : last - start], scratch[: last - first]
+            fewer = int(np.count_nonzero(np.less(keys, low, out=other)))
             below += fewer
-            at_low += int(np.count_nonzero(np.less_equal(keys, low, out=scratch))) - fewer
+            at_low += int(np.count_nonzero(np.less_equal(keys, low, out=other))) - fewer
             fewer = int(np.count_nonzero(np.less(keys, high, out=part)))
-            np.greater(part, scratch, out=part)
+            np.greater(part, other, out=part)
             if low != high:
-                at_high += int(np.count_nonzero(np.less_equal(keys, high, out=scratch))) - fewer
+                at_high += int(np.count_nonzero(np.less_equal(keys, high, out=other))) - fewer
             top = max(top, np.maximum.reduce(keys))
-        return _Found(below, at_low, *self._collect(inside, start), at_high, top)
+        return _Found(below, at_low, *self._collect(inside, span), at_high, top)
 
-    def _collect(self, chosen: Mask, start: int) -> tuple[Array, NDArray[np.intp]]:
-        """The chosen keys of a span, and their places."""
-        places = chosen.nonzero()[0]
-        places += start
+    def _collect(self, flags: Mask, span: Span) -> tuple[Array, NDArray[np.intp]]:
+        """The flagged keys of a span, and their places."""
+        start, stop = span
+        flags = flags[: -(-(stop - start) // _WORD) * _WORD]
+        flags[stop - start :] = False
+        # Few are flagged: looking at a word of flags at once passes over most of them.
+        words = (flags.view(np.uint64) != 0).nonzero()[0]
+        flagged = flags.reshape(-1, _WORD).take(words, axis=0).reshape(-1).nonzero()[0]
+        places = words.take(flagged // _WORD) * _WORD + flagged % _WORD + start
         return self._weight.keys_at(places), places
 
 
