@@ -1,59 +1,107 @@
-"""The `oxiprune` command: arguments and exit codes only. What is done is in `onnx_tools.commands`.
+"""The `oxiprune` command: arguments, usage and exit codes. What is done is in `onnx_tools.commands`.
 
-Exit codes: 0 done; 1 no weight was selected, or a check failed; 2 usage or bad input. Nothing here imports numpy or
-onnx, so `--help` and errors of usage are quick.
+Exit codes: 0 done; 1 no weight was selected, or a check failed; 2 usage or bad input, or something can't be written;
+130 interrupted. Nothing here imports numpy or onnx, so `--help` and errors of usage are quick.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from onnx_tools.naming import expand
+from onnx_tools.naming import is_folder
+from onnx_tools.terminal import complain, open_standard_streams
+from onnx_tools.usage import OneLineGroup, SectionedCommand, WrongUsage
+
+_VERIFYING = "Verification"  # headings of the help
+_REPORTING = "Reporting"
+_SELECTING = "Which weights"
+_WRITING = "Writing"
+
+_EXIT_CODES = """Exit codes: 0 done; 1 no weight was selected, or a check failed; 2 wrong usage, bad input, or a file
+that can't be written; 130 interrupted. Of several models, the worst."""
+
 
 app = typer.Typer(
     name="oxiprune",
-    help="Prune ONNX models: exactly, in place in the file, with a report of what happened.",
-    no_args_is_help=True,
+    cls=OneLineGroup,
+    help="Prune ONNX models: exactly, patching the file instead of rebuilding it, with a report of what happened.",
+    epilog=_EXIT_CODES,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich would take longer than everything else that --help does
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 no weight was selected, or a check failed; 2 usage or bad input.",
 )
 
 Models = Annotated[
-    list[Path], typer.Argument(help="ONNX models; external data is found beside them.", metavar="MODEL...")
+    list[Path],
+    typer.Argument(help="ONNX models; external data is found beside them.", metavar="MODEL...", show_default=False),
 ]
 Reports = Annotated[
     list[str] | None,
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Also write the report to FILE (.json, .csv, .md). Repeatable. {stem}, {parent}: those of the model.",
+        help="Write the report to FILE too (.json, .csv, .md), replacing an old one. Repeatable. Of several models, "
+        "put {stem} or {parent} into the name: they stand for the model's name and folder.",
+        rich_help_panel=_REPORTING,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON (several models: a list).")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.", rich_help_panel=_REPORTING)
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON: an object, of several models a list.", rich_help_panel=_REPORTING),
+]
 Compressed = Annotated[
-    bool, typer.Option("--compressed-sizes", help="Also report what the files weigh compressed (zstd -3); slow.")
+    bool,
+    typer.Option(
+        "--compressed-sizes",
+        help="Report what the files weigh compressed (zstd level 3) too; takes longer than pruning.",
+        rich_help_panel=_REPORTING,
+    ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="NPZ", help="Inputs to run the models on: arrays by input name. Default: seeded random."
+        "--data",
+        metavar="NPZ",
+        exists=True,
+        dir_okay=False,
+        help="Inputs to run the models on: an array for each input, under its name. Without: random inputs.",
+        rich_help_panel=_VERIFYING,
     ),
 ]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Seed of the random inputs.", rich_help_panel=_VERIFYING)
+]
+
+
+def _checked_drift(limit: float | None) -> float | None:
+    if limit is not None and not limit >= 0:
+        raise typer.BadParameter(f"{limit} must be a number, 0 or more")
+    return limit
+
+
 MaxDrift = Annotated[
     float | None,
-    typer.Option("--max-drift", min=0.0, help="Fail when the relative L2 drift of an output is above this."),
+    typer.Option(
+        "--max-drift",
+        metavar="D",
+        callback=_checked_drift,
+        help="Fail when an output moves by more than this, as relative L2. Without: drift is told and never fails.",
+        rich_help_panel=_VERIFYING,
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -66,26 +114,46 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
-def _check_sparsity(sparsity: float) -> float:
+def _checked_sparsity(sparsity: float) -> float:
     if not 0.0 <= sparsity < 1.0:
-        raise typer.BadParameter(f"sparsity {sparsity:g} must be in [0.0, 1.0)")
+        raise typer.BadParameter(f"sparsity {sparsity} must be in [0.0, 1.0)")
     return sparsity
 
 
-@app.command()
+def _checked_metric(metric: str) -> str:
+    """Catch what needs no library to know."""
+    if metric.partition(":")[0] not in ("l1", "l2", "taylor", "random"):
+        raise typer.BadParameter(f"unknown metric '{metric}': use l1, l2, taylor, random:SEED or taylor:FILE.npz")
+    return metric
+
+
+def _checked_granularity(granularity: str) -> str:
+    if granularity not in ("unstructured", "row", "column"):
+        raise typer.BadParameter(f"unknown granularity '{granularity}': use unstructured, row or column")
+    return granularity
+
+
+@app.command(cls=SectionedCommand, epilog=_EXIT_CODES)
 def prune(
     models: Models,
     sparsity: Annotated[
         float,
         typer.Option(
-            "--sparsity", "-s", callback=_check_sparsity, help="Fraction of each weight to prune, 0 <= S < 1."
+            "--sparsity",
+            "-s",
+            metavar="S",
+            callback=_checked_sparsity,
+            help="Fraction of each weight that becomes zero, 0 <= S < 1.",
         ),
     ],
     output: Annotated[
@@ -94,88 +162,142 @@ def prune(
             "--output",
             "-o",
             metavar="OUT",
-            help="File to write; for several models a folder (ending in /), or a name with {stem} or {parent}.",
+            help="File to write; external data goes to OUT.data. For several models a folder (it ends in / and is "
+            "made if need be), or a name with {stem} or {parent}: the model's name and folder.",
+            rich_help_panel=_WRITING,
         ),
     ] = None,
-    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the models themselves, atomically.")] = False,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Replace the models themselves, in one step: killed at any moment, the old or the new one stands.",
+            rich_help_panel=_WRITING,
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Overwrite an existing OUT.", rich_help_panel=_WRITING)
+    ] = False,
+    delete_old_data: Annotated[
+        bool,
+        typer.Option(
+            "--delete-old-data",
+            help="With --in-place: delete external data that the new model does not use. Without: it stays.",
+            rich_help_panel=_WRITING,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Count and report only; write no model.", rich_help_panel=_WRITING)
+    ] = False,
     metric: Annotated[
         str,
-        typer.Option(help="l1, l2, taylor (w*w), random:SEED, or taylor:FILE.npz with a gradient for each weight."),
+        typer.Option(
+            metavar="METRIC",
+            callback=_checked_metric,
+            help="What is pruned first is least by: l1 (|w|), l2, taylor (w*w), random:SEED, or taylor:FILE.npz "
+            "(|w*g|; a gradient for each weight, under its name).",
+        ),
     ] = "l1",
     granularity: Annotated[
-        str, typer.Option(help="unstructured, row (output channels) or column (input channels).")
+        str,
+        typer.Option(
+            metavar="UNIT",
+            callback=_checked_granularity,
+            help="What is pruned as one: unstructured (elements), row (output channels), column (input channels).",
+        ),
     ] = "unstructured",
+    min_nonzero: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Keep at least this many elements of each weight.")
+    ] = 1,
     include: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Prune only weights that match: a glob for names, or op:Conv. Repeatable."
+            metavar="PATTERN",
+            help="Prune only weights whose name matches the glob, or with op:Conv whose operator does. Repeatable. "
+            "Default: all.",
+            rich_help_panel=_SELECTING,
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Leave weights alone that match. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave weights alone that match, also included ones. Repeatable. Default: none.",
+            rich_help_panel=_SELECTING,
+        ),
     ] = None,
-    min_nonzero: Annotated[int, typer.Option(min=0, help="Keep at least this many elements of each weight.")] = 1,
-    min_elements: Annotated[int, typer.Option(min=0, help="Leave weights alone that have fewer elements.")] = 2048,
+    min_elements: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Leave weights alone that have fewer elements.", rich_help_panel=_SELECTING
+        ),
+    ] = 2048,
     depthwise: Annotated[
-        bool, typer.Option("--depthwise", help="Prune depthwise kernels too; that ruins most models.")
+        bool,
+        typer.Option(
+            "--depthwise/--no-depthwise",
+            help="Prune depthwise kernels too; that ruins most models.",
+            rich_help_panel=_SELECTING,
+        ),
     ] = False,
-    report: Reports = None,
-    compressed_sizes: Compressed = False,
     verify: Annotated[
         bool,
         typer.Option(
-            "--verify", help="Also compare checker and onnxruntime before and after; before anything is written."
+            "--verify",
+            help="Compare the verdicts of onnx's checker and onnxruntime, and the outputs, before anything is put in "
+            "its place. (That every other byte is unchanged is always checked.)",
+            rich_help_panel=_VERIFYING,
         ),
     ] = False,
     data: Data = None,
     max_drift: MaxDrift = None,
     seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing output.")] = False,
-    delete_old_data: Annotated[
-        bool, typer.Option("--delete-old-data", help="In place: delete external data that is no longer used.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Count only, write no model.")] = False,
+    report: Reports = None,
+    compressed_sizes: Compressed = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prune the weights of ONNX models.
+    r"""Prune the weights of ONNX models.
 
     Weights are found by the operators that read them (MatMul, Gemm, Conv, ConvTranspose, LSTM, GRU, RNN), also in
     subgraphs and external data. What is not pruned stays byte for byte what it was.
 
-    oxiprune prune model.onnx -o pruned.onnx --sparsity 0.5 --report pruned.md
+    \b
+    Examples:
+      oxiprune prune model.onnx -o pruned.onnx --sparsity 0.5 --report pruned.md
+      oxiprune prune *.onnx -o pruned/ -s 0.8 --exclude 'head.*' --verify
+      oxiprune prune model.onnx --in-place -s 0.5 --granularity row
     """
-    if sum((output is not None, in_place, dry_run)) != 1:
-        raise typer.BadParameter("give exactly one of --output OUT, --in-place, --dry-run")
+    _check_combination(output, in_place=in_place, dry_run=dry_run)
     if delete_old_data and not in_place:
-        raise typer.BadParameter("--delete-old-data goes with --in-place")
+        raise WrongUsage("--delete-old-data goes with --in-place")
     if not verify and (data is not None or max_drift is not None):
-        raise typer.BadParameter("--data and --max-drift go with --verify")
-    _check_words(metric, granularity)
+        raise WrongUsage("--data and --max-drift go with --verify")
+    if output is not None and len(models) > 1 and not (is_folder(output) or "{stem}" in output or "{parent}" in output):
+        raise WrongUsage(f"-o {output}: several models need a folder (ending in /), or {{stem}} or {{parent}} in it")
     reports = _checked_reports(report)
-    outputs = _outputs(models, output)
 
     def run() -> int:
         from onnx_tools import commands
         from onnx_tools.weight_selection import Selection
 
-        checks = commands.Checks(data, max_drift, seed) if verify else None
         job = commands.PruneJob(
+            output,
             commands.make_config(sparsity, metric, granularity, min_nonzero),
             Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise),
             commands.read_gradients(metric),
-            checks,
+            commands.Checks(data, max_drift, seed) if verify else None,
             force=force,
             delete_old_data=delete_old_data,
             dry_run=dry_run,
         )
         view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
-        return commands.prune_models(list(zip(models, outputs, strict=True)), job, view)
+        return commands.prune_models(models, job, view)
 
     _run(run)
 
 
-@app.command()
+@app.command(cls=SectionedCommand, epilog=_EXIT_CODES)
 def inspect(
     models: Models,
     report: Reports = None,
@@ -183,9 +305,14 @@ def inspect(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the weights of ONNX models, their zeros (by element, row, column and 2:4), and what else is stored.
+    r"""Show the weights of ONNX models.
 
-    oxiprune inspect model.onnx
+    Their zeros by element, row, column and 2:4, and what else is stored; what `prune` can't touch, with the reason.
+
+    \b
+    Examples:
+      oxiprune inspect model.onnx
+      oxiprune inspect *.onnx --json
     """
     reports = _checked_reports(report)
 
@@ -198,23 +325,31 @@ def inspect(
     _run(run)
 
 
-@app.command()
+@app.command(cls=SectionedCommand, epilog=_EXIT_CODES)
 def verify(
-    before: Annotated[Path, typer.Argument(help="The model before pruning.")],
-    after: Annotated[Path, typer.Argument(help="The pruned model.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The model before pruning.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The pruned model.")],
     data: Data = None,
     max_drift: MaxDrift = None,
     seed: Seed = 0,
-    runtime: Annotated[bool, typer.Option("--runtime/--no-runtime", help="Run both models in onnxruntime.")] = True,
+    runtime: Annotated[
+        bool,
+        typer.Option("--runtime/--no-runtime", help="Run both models in onnxruntime.", rich_help_panel=_VERIFYING),
+    ] = True,
     quiet: Quiet = False,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_REPORTING)] = False,
 ) -> None:
-    """Check that AFTER is BEFORE with more zeros in its weights, and nothing else.
+    r"""Check that AFTER is BEFORE with more zeros, and nothing else.
 
-    Compares every byte, the verdicts of onnx.checker and onnxruntime, and the outputs on your data.
+    Compares every byte, the verdicts of onnx's checker and onnxruntime, and the outputs on your data.
 
-    oxiprune verify model.onnx pruned.onnx --data inputs.npz --max-drift 0.1
+    \b
+    Examples:
+      oxiprune verify model.onnx pruned.onnx
+      oxiprune verify model.onnx pruned.onnx --data inputs.npz --max-drift 0.1
     """
+    if not runtime and (data is not None or max_drift is not None):
+        raise WrongUsage("--data and --max-drift need onnxruntime; leave out --no-runtime")
 
     def run() -> int:
         from onnx_tools import commands
@@ -228,40 +363,44 @@ def verify(
 def main() -> None:
     """Entry point of the console script."""
     gc.set_threshold(100_000)  # importing makes many objects and no garbage: collecting among them takes a tenth
+    open_standard_streams()
+    for name in ("SIGTERM", "SIGHUP"):  # let temporary files be removed on the way out
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(getattr(signal, name), _terminate)
     app()
 
 
-def _run(command: Callable[[], int]) -> None:
+def _terminate(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _run(command: Callable[[], int]) -> NoReturn:
     """Run a command; every error becomes one line."""
     try:
         code = command()
     except KeyboardInterrupt:
-        typer.echo("interrupted: nothing half-done was left", err=True)
+        complain("interrupted", "models that were finished stand, nothing half-done was left")
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         code = _failed(error)
     raise typer.Exit(code)
 
 
 def _failed(error: Exception) -> int:
-    from onnx_tools.commands import exit_code, one_line
+    from onnx_tools.commands import exit_code, message
 
     if os.environ.get("OXIPRUNE_DEBUG"):
         raise error
-    typer.echo(f"error: {one_line(error)}", err=True)
+    complain("error", message(error))
     return exit_code(error)
 
 
-def _check_words(metric: str, granularity: str) -> None:
-    """Catch what needs no library to know."""
-    name = metric.partition(":")[0]
-    if name not in ("l1", "l2", "taylor", "random"):
-        raise typer.BadParameter(f"unknown metric '{metric}': use l1, l2, taylor, random:SEED or taylor:FILE.npz")
-    if granularity not in ("unstructured", "row", "column"):
-        raise typer.BadParameter(f"unknown granularity '{granularity}': use unstructured, row or column")
+def _check_combination(output: str | None, *, in_place: bool, dry_run: bool) -> None:
+    """A model goes to one place; a dry run may leave it open."""
+    if output is not None and in_place:
+        raise WrongUsage("give --output OUT or --in-place, not both")
+    if output is None and not in_place and not dry_run:
+        raise WrongUsage("where to? Give --output OUT, or --in-place to replace the model, or --dry-run to count only")
 
 
 def _checked_reports(reports: list[str] | None) -> tuple[str, ...]:
@@ -269,29 +408,5 @@ def _checked_reports(reports: list[str] | None) -> tuple[str, ...]:
 
     for report in reports or ():
         if Path(report).suffix.lower() not in known_suffixes():
-            raise typer.BadParameter(f"--report {report}: the ending must be one of {', '.join(known_suffixes())}")
+            raise WrongUsage(f"--report {report}: the ending must be one of {', '.join(known_suffixes())}")
     return tuple(reports or ())
-
-
-def _outputs(models: list[Path], output: str | None) -> list[Path | None]:
-    """Where each model goes."""
-    if output is None:
-        return [None] * len(models)
-    folder = output.endswith(("/", os.sep)) or Path(output).is_dir()
-    pattern = os.path.join(output, "{stem}.onnx") if folder else output
-    outputs = [Path(expand(pattern, model)) for model in models]
-    for index, path in enumerate(outputs):
-        if path in outputs[:index]:
-            raise typer.BadParameter(
-                f"two models would be written to {path}: use a folder, {{stem}} or {{parent}} in -o"
-            )
-    if folder:
-        _make_folder(Path(expand(output, models[0])))
-    return list(outputs)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"{folder}: can't be made: {error.strerror}") from None

@@ -1,8 +1,9 @@
-"""What the commands do: several models, progress, reports on the terminal and in files."""
+"""What the commands do: several models, their outputs and reports, and what is shown of them."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,16 +15,14 @@ from typing import Any
 import numpy as np
 
 from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
-from onnx_tools.naming import expand
+from onnx_tools.naming import expand, is_folder, output_pattern
+from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, write_report
-from onnx_tools.renderers.text import printable
-from onnx_tools.report import Report, VerificationReport, to_dict
+from onnx_tools.report import PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
+from onnx_tools.terminal import complain, console, describe, progress, results
 from onnx_tools.weight_selection import Selection
 from oxiprune_gpu import InvalidOption, PruningConfig, PruningError
-
-_WORTH_A_BAR = 8_000_000
-"""Elements from which on a progress bar is shown; fewer are done before it could be read."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,9 @@ class Checks:
 
 @dataclass(frozen=True)
 class PruneJob:
-    """What is done to each model."""
+    """What is done to each model. `output`: a file, a folder, or a pattern; None: in place."""
 
+    output: str | None
     config: PruningConfig
     selection: Selection
     gradients: Mapping[str, Any] | None
@@ -55,6 +55,26 @@ class PruneJob:
     force: bool
     delete_old_data: bool
     dry_run: bool
+
+    def target(self, model: Path) -> Path:
+        """The file that is written for `model`."""
+        return model if self.output is None else expand(output_pattern(self.output), model)
+
+    def run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
+        """Prune `model`."""
+        return prune_file(
+            model,
+            None if self.output is None else self.target(model),
+            config=self.config,
+            selection=self.selection,
+            gradients=self.gradients,
+            force=self.force,
+            delete_old_data=self.delete_old_data,
+            dry_run=self.dry_run,
+            verify=self.checks.run if self.checks else None,
+            extras=extras,
+            progress=tell,
+        )
 
 
 @dataclass(frozen=True)
@@ -87,61 +107,49 @@ def read_gradients(metric: str) -> Mapping[str, Any] | None:
     if name != "taylor" or not file:
         return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, AttributeError, EOFError, KeyError) as error:
-        raise InvalidOption(
-            f"--metric {metric}: {file} can't be read as .npz of gradients by weight: {error}"
-        ) from None
+    except OSError as error:
+        raise InvalidOption(f"--metric {metric}: {file} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # numpy, zipfile and zlib each raise their own for damaged files
+        raise InvalidOption(f"--metric {metric}: {file} is no .npz of arrays by name of weight: {error}") from None
 
 
-def prune_models(pairs: Sequence[tuple[Path, Path | None]], job: PruneJob, view: View) -> int:
+def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
     """Prune each model into its output; return the exit code."""
-    _check_report_names([model for model, _ in pairs], view)
-
-    def prune(pair: tuple[Path, Path | None], progress: Progress | None) -> Report:
-        model, output = pair
-        return prune_file(
-            model,
-            output,
-            config=job.config,
-            selection=job.selection,
-            gradients=job.gradients,
-            force=job.force,
-            delete_old_data=job.delete_old_data,
-            dry_run=job.dry_run,
-            verify=job.checks.run if job.checks else None,
-            extras=view.extras,
-            progress=progress,
-        )
-
-    return _for_each([(model, partial(prune, (model, output))) for model, output in pairs], view)
+    targets = [] if job.dry_run else [job.target(model) for model in models]
+    check_outputs(models, targets, in_place=job.output is None)
+    with folders_of(targets if is_folder(job.output or "") else []):
+        check_reports(models, targets, view.reports)
+        if job.dry_run and job.checks:
+            complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
+        return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view)
 
 
 def inspect_models(models: Sequence[Path], view: View) -> int:
     """Show each model; return the exit code."""
     from onnx_tools.inspection import inspect_file
 
-    _check_report_names(models, view)
+    def inspect(model: Path, tell: Progress | None) -> Report:
+        return inspect_file(model, hashes=view.extras.hashes, compressed=view.compressed, progress=tell)
 
-    def inspect(model: Path, progress: Progress | None) -> Report:
-        return inspect_file(model, hashes=view.extras.hashes, compressed=view.compressed, progress=progress)
-
+    check_reports(models, [], view.reports)
     return _for_each([(model, partial(inspect, model)) for model in models], view)
 
 
 def verify_models(before: Path, after: Path, checks: Checks, *, quiet: bool, as_json: bool) -> int:
     """Verify one model against another; return the exit code."""
     report = checks.run(before, after)
-    if as_json:
-        sys.stdout.write(json_renderer.render(report))
-    elif not quiet:
-        from onnx_tools.renderers.table_renderer import print_verification
+    with results():
+        if as_json:
+            sys.stdout.write(json_renderer.render(report))
+        elif not quiet:
+            from onnx_tools.renderers.table_renderer import print_verification
 
-        print_verification(report, _console())
+            print_verification(report, console())
     for check in report.checks:
         if check.outcome == "failed" or (check.outcome == "warning" and (quiet or as_json)):
-            sys.stderr.write(f"{'error' if check.outcome == 'failed' else 'warning'}: {_checked_line(check)}\n")
+            complain("error" if check.outcome == "failed" else "warning", f"{check.name}: {check.detail}")
     return 1 if report.failed else 0
 
 
@@ -150,98 +158,67 @@ def exit_code(error: Exception) -> int:
     return 1 if isinstance(error, NothingSelected | VerificationFailed) else 2
 
 
-def one_line(error: Exception) -> str:
-    """An error on one line, fit for a terminal."""
-    if isinstance(error, PruningError):
-        return _line(str(error))
-    if isinstance(error, MemoryError):
-        return "not enough memory"
-    if isinstance(error, OSError):
-        return _line(f"{error.filename or 'the system'}: {error.strerror or error}")
-    return _line(f"unexpected {type(error).__name__}: {error} (OXIPRUNE_DEBUG=1 shows where; please report it)")
+def message(error: Exception) -> str:
+    """What to tell about an error."""
+    return str(error) if isinstance(error, PruningError) else describe(error)
 
 
 def _for_each(jobs: Sequence[tuple[Path, Callable[[Progress | None], Report]]], view: View) -> int:
     """Run every job, also after one has failed; show and keep its report; return the worst exit code."""
-    worst, shown = 0, []
+    codes, shown = [0], []
     for model, job in jobs:
-        try:
-            with _progress(model, view) as progress:
-                report = job(progress)
+        with _noted(model if len(jobs) > 1 else None, codes):
+            with progress(model.name, wanted=not view.quiet) as tell:
+                report = job(tell)
             for pattern in view.reports:
-                write_report(report, _report_name(pattern, model))
-            shown.append(report)
-            _show(report, view)
-        except (PruningError, OSError) as error:
-            prefix = f"{model}: " if len(jobs) > 1 and str(model) not in str(error) else ""
-            sys.stderr.write(f"error: {prefix}{one_line(error)}\n")
-            worst = max(worst, exit_code(error))
-    if view.as_json and shown:
+                with _noted(None, codes):
+                    _keep(report, expand(pattern, model))
+            shown += [report] if view.as_json else []
+            _show(report, view, str(model) if len(jobs) > 1 else "")
+    with _noted(None, codes):
         _print_json(shown, several=len(jobs) > 1)
-    return worst
-
-
-def _print_json(reports: Sequence[Report], *, several: bool) -> None:
-    if several:
-        sys.stdout.write(json.dumps([to_dict(report) for report in reports], indent=2, allow_nan=False) + "\n")
-    else:
-        sys.stdout.write(json_renderer.render(reports[0]))
-
-
-def _show(report: Report, view: View) -> None:
-    if not view.quiet and not view.as_json:
-        from onnx_tools.renderers.table_renderer import print_report
-
-        print_report(report, _console())
-        return
-    for warning in report.warnings:
-        sys.stderr.write(f"warning: {_line(warning)}\n")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False)
+    return max(codes)
 
 
 @contextmanager
-def _progress(model: Path, view: View) -> Iterator[Progress | None]:
-    """A progress bar on a terminal, for models that take long enough."""
-    if view.quiet or not sys.stderr.isatty():
-        yield None
+def _noted(model: Path | None, codes: list[int]) -> Iterator[None]:
+    """Tell of an error, which model it is about, note its exit code, and go on."""
+    try:
+        yield
+    except Exception as error:
+        if os.environ.get("OXIPRUNE_DEBUG"):
+            raise
+        text = message(error)
+        complain("error", f"{model}: {text}" if model is not None and str(model) not in text else text)
+        codes.append(exit_code(error))
+
+
+def _keep(report: Report, name: Path) -> None:
+    """Write a report file; if that fails, say that the model stands."""
+    try:
+        write_report(report, name)
+    except WriteFailed as error:
+        if isinstance(report, PruneReport) and report.output is not None:
+            raise WriteFailed(f"{error}. The model itself, {report.output}, is written") from None
+        raise
+
+
+def _print_json(reports: Sequence[Report], *, several: bool) -> None:
+    if not reports:
         return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(model.name), total=None, visible=False)
-
-        def tell(name: str, done: int, total: int) -> None:
-            label = f"{printable(model.name)}: {printable(name)[:40]}"
-            bar.update(task, description=label, completed=done, total=total, visible=total >= _WORTH_A_BAR)
-
-        yield tell
+    with results():
+        if several:
+            sys.stdout.write(json.dumps([to_dict(report) for report in reports], indent=2, allow_nan=False) + "\n")
+        else:
+            sys.stdout.write(json_renderer.render(reports[0]))
 
 
-def _report_name(pattern: str, model: Path) -> Path:
-    return Path(expand(pattern, model))
+def _show(report: Report, view: View, name: str) -> None:
+    if not view.quiet and not view.as_json:
+        from onnx_tools.renderers.table_renderer import print_report
 
-
-def _check_report_names(models: Sequence[Path], view: View) -> None:
-    """Reports are written last; what would stop them is said first."""
-    names = [_report_name(pattern, model) for model in models for pattern in view.reports]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise InvalidOption(f"--report {name}: two reports would go there; use {{stem}} or {{parent}} in the name")
-        if not name.absolute().parent.is_dir():
-            raise WriteFailed(f"--report {name}: the folder {name.parent} does not exist; create it first")
-        if name.is_dir():
-            raise WriteFailed(f"--report {name}: is a folder; name a file")
-
-
-def _checked_line(check: Any) -> str:
-    return _line(f"{check.name}: {check.detail}")
-
-
-def _line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        with results():
+            print_report(report, console())
+        return
+    for warning in report.warnings:
+        complain("warning", f"{name}: {warning}" if name else warning)

@@ -24,9 +24,9 @@ ORDER = {
     """,
     "onnx_tools": """
         cli
-        commands
+        commands usage
         onnx_tools
-        inspection
+        inspection terminal preflight
         rewrite verify renderers
         byte_check runtime_check plan
         weight_selection file_facts drift frame_check tensor_values
@@ -40,7 +40,7 @@ ORDER = {
 """The rooms of each package from top to bottom: a room imports from lower lines only. Inside a room imports are free,
 but make no ring. A new module gets a place here."""
 
-ONLY_IN = {"cupy": {"oxiprune_gpu.backends"}, "rich": {"onnx_tools.commands", "onnx_tools.renderers"}}
+ONLY_IN = {"cupy": {"oxiprune_gpu.backends"}, "rich": {"onnx_tools.terminal", "onnx_tools.renderers"}}
 """Packages that only some rooms import."""
 
 FOREIGN = {"oxiprune_gpu": {"onnx_tools", "onnx", "onnxruntime", "torch", "rich", "typer", "zstandard"}}
