@@ -103,13 +103,15 @@ def prune_file(
     extras = extras or Extras()
     model = ModelFile.open(path)
     plan = make_plan(model.skeleton, config, selection, gradients)
+    job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify)
+    if not dry_run:
+        job.check_output()
     sources = [model.path, *model.data_files()]
     before = _facts(sources, extras)
     stats = _statistics(model, plan) if extras.statistics else [None] * len(plan.planned)
     if dry_run:
         counts, after, checks = _count_only(model, plan, progress), None, None
     else:
-        job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify)
         counts, files, checks = job.run(plan, lambda counts: _metadata(config, selection, gradients, counts), progress)
         after = _facts(files, extras)
     return PruneReport(
@@ -186,6 +188,11 @@ class _FileJob:
     delete_old_data: bool
     verify: Verify | None
 
+    def check_output(self) -> None:
+        """Raise what would refuse the output later, before the work."""
+        with self._copy():
+            pass
+
     def run(
         self, plan: Plan, metadata: Callable[[list[PruneCounts]], str], progress: Progress | None
     ) -> tuple[list[PruneCounts], list[pathlib.Path], VerificationReport]:
@@ -229,7 +236,15 @@ class _FileJob:
         return [committed.model, *committed.data]
 
     def _checked(self, finished: pathlib.Path, allowed: set[Any]) -> VerificationReport:
-        report = self.verify(self.model.path, finished) if self.verify else _byte_report(self.model, finished, allowed)
+        report = self._passed(_byte_report(self.model, finished, allowed))
+        if self.verify is None:
+            return report
+        further = self._passed(self.verify(self.model.path, finished))
+        if any(check.name == "bytes" for check in further.checks):  # one line about bytes is enough
+            return further
+        return VerificationReport((*report.checks, *further.checks), further.drifts)
+
+    def _passed(self, report: VerificationReport) -> VerificationReport:
         failed = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "failed"]
         if failed:
             raise VerificationFailed(f"{self.model.path.name}: {'; '.join(failed)}. Nothing was written")
