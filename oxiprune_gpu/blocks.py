@@ -46,6 +46,8 @@ class BlockSource(Protocol):
     def take(self, places: NDArray[np.intp]) -> Array:
         """Return a copy of the elements at `places`, which ascend."""
         taken = np.empty(len(places), self.dtype)
+        if not len(places):
+            return taken
         scratch = np.empty(_PAGE, self.dtype)
         size = math.prod(self.shape)
         pages, firsts = np.unique(places // _PAGE, return_index=True)

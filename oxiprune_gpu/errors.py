@@ -125,11 +125,10 @@ def _as_float32_text(sparsity: object) -> str:
     """Shortest decimal of the float32 nearest to `sparsity`, never with an exponent; other objects as they are."""
     import numpy as np
 
-    try:
-        with np.errstate(over="ignore"):
-            value = np.float32(sparsity)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    if not isinstance(sparsity, int | float | np.number):
         return str(sparsity)
+    with np.errstate(over="ignore"):
+        value = np.float32(float(sparsity))
     if np.isnan(value):
         return "NaN"
     if np.isinf(value):

@@ -47,10 +47,9 @@ def compute_importance(tensor: Tensor, metric: str | ImportanceMetric = "l1") ->
         Scores of the weight's shape, float32 (float64 for float64 weights), with threshold 0.
 
     Raises:
-        EmptyTensor, UnsupportedDtype, ShapeMismatch (gradient), NonFiniteWeight, NonFiniteScore.
+        UnsupportedDtype, ShapeMismatch (gradient), NonFiniteWeight, NonFiniteScore.
     """
     weight, metric = borrow(tensor), parse_metric(metric)
-    _check_not_empty(weight.name, weight.data.shape)
     metric.check(weight.name, weight.data.shape)
     backend = NumpyBackend()
     return ImportanceScores(backend.element_scores(backend.adopt(weight.contiguous()), metric, weight.name))

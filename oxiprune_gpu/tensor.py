@@ -85,7 +85,7 @@ class Borrowed:
         """
         if not self.writable or not self.data.flags.writeable:
             raise ReadOnlyTarget(self.name)
-        if self.data.size and any(s == 0 and n > 1 for s, n in zip(self.data.strides, self.data.shape, strict=True)):
+        if _overlaps_itself(self.data):
             raise ReadOnlyTarget(self.name, "several of its elements share one place in memory")
         return self.data
 
@@ -111,6 +111,21 @@ def borrow(tensor: Tensor, name: str = "array") -> Borrowed:
     return Borrowed(name, data, export, named, writable)
 
 
+def _overlaps_itself(array: Array) -> bool:
+    """Whether elements may share memory: walking the axes from the smallest stride, each must step over the last."""
+    if array.flags.c_contiguous or not array.size:
+        return False
+    extent = array.itemsize
+    axes = sorted(
+        (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True) if length > 1
+    )
+    for stride, length in axes:
+        if stride < extent:
+            return True
+        extent += stride * (length - 1)
+    return False
+
+
 def _reshaped(name: str, data: Any, shape: tuple[int, ...]) -> Any:
     have = math.prod(np.shape(data))
     if math.prod(shape) != have or any(length < 0 for length in shape):
@@ -120,8 +135,10 @@ def _reshaped(name: str, data: Any, shape: tuple[int, ...]) -> Any:
 
 def _import(data: Any, name: str) -> tuple[Array, Export, bool]:
     """A numpy array of `data`, how results go back to its kind, and whether writing to it reaches `data`."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise UnsupportedArray(name, "it is a masked array; give its data, or fill it")
     if isinstance(data, np.ndarray):
-        return data, _as_is, True
+        return np.asarray(data), _as_is, True
     try:
         if type(data).__module__.partition(".")[0] == "torch":
             return _import_torch(data)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Backend, Statistics
-from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, cut, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.backends.threshold import check_finite, mark_lowest, order_statistic
 from oxiprune_gpu.backends.unit_sums import ordered_sum, unit_sums
@@ -20,9 +20,6 @@ from oxiprune_gpu.metrics.given import GivenScores
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
-
-_SHORT_RUN = 256
-"""Units shorter than this are zeroed block by block, longer ones one by one."""
 
 
 class NumpyBackend(Backend):
@@ -38,6 +35,8 @@ class NumpyBackend(Backend):
         """See `Backend.element_scores`."""
         scored = ScoredWeight(weight, metric, name)
         scores = np.empty(scored.size, scored.score_dtype)
+        if not scored.size:
+            return scores.reshape(weight.shape)
 
         def make_worker() -> Callable[[Span], Any]:
             reader = BlockReader(scored)
@@ -57,8 +56,8 @@ class NumpyBackend(Backend):
         scored = ScoredWeight(weight, metric, name)
         if not metric.reads_weight:
             check_finite(scored)
-        exact = metric.unit_scores(view.count, lambda: unit_sums(scored, view))
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
+            exact = metric.unit_scores(view.count, lambda: unit_sums(scored, view))
             scores = exact.astype(scored.score_dtype)
         if np.isnan(scores).any():
             check_finite(scored)
@@ -99,14 +98,14 @@ class NumpyBackend(Backend):
     ) -> None:
         """See `Backend.prune_units`."""
         if mask is not None:
-            mask.reshape(view.shape)[...] = kept.reshape(view.groups, 1, view.units, 1)
+            _mark_units(mask, view, kept)
         if write and not kept.all():
             if view.outer > 1:
                 _zero_scattered(weight, view, kept)
-            elif view.inner < _SHORT_RUN:
-                _zero_short_runs(weight, view.inner, kept)
-            else:
+            elif view.inner <= SPAN:
                 _zero_runs(weight, view.inner, kept)
+            else:
+                _zero_long_runs(weight, view.inner, kept)
 
     def apply_mask(self, weight: Array, mask: Mask) -> None:
         """See `Backend.apply_mask`."""
@@ -164,29 +163,26 @@ def _nonzeros(values: Array) -> int:
     return int(np.count_nonzero(bits + bits))
 
 
+def _mark_units(mask: Mask, view: UnitView, kept: Mask) -> None:
+    """Write the mask of elements that the mask of units means."""
+    if view.outer == 1:
+        rows, values = mask.reshape(view.count, view.inner), kept[:, None]
+    else:
+        rows = mask.reshape(view.groups * view.outer, view.units * view.inner)
+        values = np.repeat(kept.reshape(view.groups, view.units), view.inner, axis=1)
+
+    def work(span: Span) -> None:
+        first, stop = span
+        rows[first:stop] = values[first:stop] if view.outer == 1 else values[first // view.outer]
+
+    groups = cut((0, len(rows)), view.outer if view.outer > 1 else len(rows))
+    at_once = max(1, SPAN // rows.shape[1])
+    over_spans(lambda: work, [piece for group in groups for piece in cut(group, at_once)])
+
+
 def _zero_runs(weight: BlockSource, length: int, kept: Mask) -> None:
-    """Zero units that lie in one piece of `length` elements each; only what falls is touched."""
-    fallen = np.flatnonzero(~kept)
-
-    def make_worker() -> Callable[[Span], None]:
-        scratch = np.empty(min(length, BLOCK), weight.dtype)
-
-        def work(span: Span) -> None:
-            for unit in fallen[slice(*span)].tolist():
-                for start, stop in blocks_of((unit * length, (unit + 1) * length)):
-                    block = weight.load(start, stop, scratch)
-                    block.view(np.uint8)[:] = 0
-                    weight.store(start, block)
-
-        return work
-
-    over_spans(make_worker, cut((0, len(fallen)), max(1, BLOCK // length)))
-
-
-def _zero_short_runs(weight: BlockSource, length: int, kept: Mask) -> None:
-    """The same for many short units: whole blocks of them are multiplied with their mask."""
-    factors = kept.astype(_bits_dtype(weight.dtype))
-    at_once = max(1, BLOCK // length)
+    """Zero units that lie in one piece of `length` elements each, many units at a time."""
+    at_once = max(1, SPAN // length)
 
     def make_worker() -> Callable[[Span], None]:
         scratch = np.empty(at_once * length, weight.dtype)
@@ -194,13 +190,30 @@ def _zero_short_runs(weight: BlockSource, length: int, kept: Mask) -> None:
         def work(span: Span) -> None:
             first, stop = span
             block = weight.load(first * length, stop * length, scratch)
-            bits = block.view(factors.dtype).reshape(stop - first, length)
-            np.multiply(bits, factors[first:stop, None], out=bits)
+            block.view(_bits_dtype(weight.dtype)).reshape(stop - first, length)[~kept[first:stop]] = 0
             weight.store(first * length, block)
 
         return work
 
-    over_spans(make_worker, cut((0, len(factors)), at_once))
+    over_spans(make_worker, [piece for piece in cut((0, len(kept)), at_once) if not kept[slice(*piece)].all()])
+
+
+def _zero_long_runs(weight: BlockSource, length: int, kept: Mask) -> None:
+    """The same for units so long that one alone is many blocks."""
+
+    def make_worker() -> Callable[[Span], None]:
+        scratch = np.empty(BLOCK, weight.dtype)
+
+        def work(span: Span) -> None:
+            for start, stop in blocks_of(span):
+                block = weight.load(start, stop, scratch)
+                block.view(_bits_dtype(weight.dtype))[:] = 0
+                weight.store(start, block)
+
+        return work
+
+    units = [(unit * length, (unit + 1) * length) for unit in np.flatnonzero(~kept).tolist()]
+    over_spans(make_worker, [piece for unit in units for piece in cut(unit, SPAN)])
 
 
 def _zero_scattered(weight: BlockSource, view: UnitView, kept: Mask) -> None:

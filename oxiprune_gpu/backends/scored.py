@@ -39,8 +39,14 @@ class ScoredWeight:
         values = self.source.take(places).astype(self.score_dtype, copy=False)
         scores = np.empty(values.shape, self.score_dtype)
         with np.errstate(all="ignore"):
-            self.metric.score(values, places, scores)
+            self.score(values, places, scores)
         return scores.view(self.key_dtype)
+
+    def score(self, values: Array, positions: Positions, out: Array) -> None:
+        """Write the scores of `values`, in the score dtype, to `out`; NaN in a value is NaN in its score."""
+        self.metric.score(values, positions, out)
+        if not self.metric.reads_weight:
+            out[np.isnan(values)] = np.nan
 
     def score_of(self, key: Any) -> Any:
         """The score that has this key."""
@@ -78,9 +84,7 @@ class BlockReader:
         """Scores of loaded `values`, whose first is element `start`; good until the next call."""
         wide = self._widened(values)
         scores = self._scores[: len(values)]
-        self._weight.metric.score(wide, slice(start, start + len(values)), scores)
-        if not self._weight.metric.reads_weight:
-            scores[np.isnan(wide)] = np.nan
+        self._weight.score(wide, slice(start, start + len(values)), scores)
         return scores
 
     def keys_of(self, values: Array, start: int) -> Array:
@@ -109,6 +113,3 @@ class BlockReader:
         wide = self._wide[: len(values)]
         np.copyto(wide, values)
         return wide
-
-
-__all__ = ["BlockReader", "Positions", "ScoredWeight"]

@@ -198,7 +198,7 @@ class _Searcher:
         return _Found(count, 0, inside, places, 0, np.maximum.reduce(inside, initial=self._bracket.low))
 
     def _search_crowded(self, span: Span) -> _Found:
-        start, stop = span
+        start, _ = span
         low, high, _ = self._bracket
         inside, scratch = self._flags
         below = at_low = at_high = 0

@@ -20,8 +20,7 @@ Array = NDArray[Any]
 Sums = NDArray[np.float64]
 
 LANES = 128
-_STEPS = CHUNK // LANES
-_ROW_PIECE = 1 << 17
+_ROW_PIECE = 1 << 18
 """Elements of rows summed at a time: their float64 copies still stay in a core's cache."""
 
 _COLUMN_PIECE = 1 << 18
@@ -43,15 +42,16 @@ def ordered_sum(size: int, terms: Callable[[], Callable[[int, int], Array]]) -> 
     """Sum of `size` terms as one unit; `terms()` makes a function that gives the terms start..stop."""
 
     def make_worker() -> Callable[[Span], Sums]:
-        read, summer = terms(), LaneSummer(_ROW_PIECE)
+        read, adder = terms(), _LaneAdder()
 
         def work(span: Span) -> Sums:
             pieces = cut(span, _ROW_PIECE)
-            return np.concatenate([summer.chunk_sums(read(*piece)) for piece in pieces])
+            return np.concatenate([_chunk_lanes(read(*piece), adder) for piece in pieces])
 
         return work
 
-    return float(_in_sequence(np.concatenate(over_spans(make_worker, spans_of(size)))[None])[0])
+    lanes = np.concatenate(over_spans(make_worker, spans_of(size)))
+    return float(_folded(lanes[None])[0])
 
 
 def array_sum(terms: Array) -> float:
@@ -59,32 +59,21 @@ def array_sum(terms: Array) -> float:
     return ordered_sum(len(terms), lambda: lambda start, stop: terms[start:stop])
 
 
-class LaneSummer:
-    """Sums chunks through their lanes. It owns scratch memory: one for each thread.
+class _LaneAdder:
+    """Adds chunks into their lanes. It owns scratch memory: one for each thread."""
 
-    Args:
-        size: most terms at a time.
-    """
+    def __init__(self) -> None:
+        self._wide = np.empty(0, np.float64)
 
-    def __init__(self, size: int) -> None:
-        self._wide = np.empty(size, np.float64)
-
-    def chunk_sums(self, terms: Array) -> Sums:
-        """Sums of the chunks of a flat array of terms; the last chunk may be short."""
-        full, rest = divmod(len(terms), CHUNK)
-        sums = [self.sums(terms[: full * CHUNK].reshape(full, CHUNK))] if full else []
-        if rest:
-            sums.append(self.sums(terms[None, full * CHUNK :]))
-        return np.concatenate(sums)
-
-    def sums(self, terms: Array) -> Sums:
-        """Sums of the rows of (rows, length <= CHUNK), each row one chunk."""
+    def add(self, terms: Array, lanes: Sums) -> None:
+        """Write to `lanes` (rows, LANES) the lane sums of `terms` (rows, length <= CHUNK), each row one chunk."""
         rows, length = terms.shape
         steps = -(-length // LANES)
         wide = self._scratch(rows, steps * LANES)
         wide[:, :length] = terms
-        wide[:, length:] = 0.0
-        return fold_lanes(np.add.reduce(wide.reshape(rows, steps, LANES), axis=1).T)
+        if length < steps * LANES:
+            wide[:, length:] = 0.0
+        np.add.reduce(wide.reshape(rows, steps, LANES), axis=1, out=lanes)
 
     def _scratch(self, rows: int, length: int) -> Sums:
         if rows * length > len(self._wide):
@@ -92,17 +81,25 @@ class LaneSummer:
         return self._wide[: rows * length].reshape(rows, length)
 
 
-def fold_lanes(lanes: Sums) -> Sums:
-    """Fold (LANES, units) to (units,): lane j += lane j + 64, then 32, 16, ... 1."""
-    while len(lanes) > 1:
-        half = len(lanes) // 2
-        lanes = lanes[:half] + lanes[half:]
-    return lanes.reshape(-1)
+def _folded(lanes: Sums) -> Sums:
+    """Sums of units from their lanes (units, chunks, LANES): lane j += lane j + 64, then 32, ... 1; then chunks."""
+    while lanes.shape[2] > 1:
+        half = lanes.shape[2] // 2
+        lanes = lanes[:, :, :half] + lanes[:, :, half:]
+    chunks = lanes[:, :, 0]
+    total: Sums = chunks[:, 0] if chunks.shape[1] == 1 else np.cumsum(chunks, axis=1)[:, -1]
+    return total
 
 
-def _in_sequence(sums: Sums) -> Sums:
-    """Add (units, chunks) along the chunks, one after another."""
-    return np.cumsum(sums, axis=1)[:, -1]
+def _chunk_lanes(terms: Array, adder: _LaneAdder) -> Sums:
+    """Lanes (chunks, LANES) of a flat array of terms; the last chunk may be short."""
+    full, rest = divmod(len(terms), CHUNK)
+    lanes = np.empty((full + bool(rest), LANES))
+    if full:
+        adder.add(terms[: full * CHUNK].reshape(full, CHUNK), lanes[:full])
+    if rest:
+        adder.add(terms[None, full * CHUNK :], lanes[full:])
+    return lanes
 
 
 def _row_sums(weight: ScoredWeight, rows: int, length: int) -> Sums:
@@ -112,23 +109,24 @@ def _row_sums(weight: ScoredWeight, rows: int, length: int) -> Sums:
     at_once = max(1, _ROW_PIECE // length)
 
     def make_worker() -> Callable[[Span], Sums]:
-        reader, summer = BlockReader(weight, at_once * length), LaneSummer(_ROW_PIECE)
+        reader, adder = BlockReader(weight, at_once * length), _LaneAdder()
 
         def work(span: Span) -> Sums:
-            pieces = []
+            lanes = np.empty((span[1] - span[0], -(-length // CHUNK), LANES))
             for first, stop in cut(span, at_once):
-                scores = reader.scores(first * length, stop * length)
-                pieces.append(_sums_of_rows(scores.reshape(stop - first, length), summer))
-            return np.concatenate(pieces)
+                scores = reader.scores(first * length, stop * length).reshape(stop - first, length)
+                _add_rows(scores, adder, lanes[first - span[0] : stop - span[0]])
+            return _folded(lanes)
 
         return work
 
     return np.concatenate(over_spans(make_worker, cut((0, rows), 16 * at_once)))
 
 
-def _sums_of_rows(scores: Array, summer: LaneSummer) -> Sums:
-    sums = [summer.sums(scores[:, start : start + CHUNK]) for start in range(0, scores.shape[1], CHUNK)]
-    return sums[0] if len(sums) == 1 else _in_sequence(np.stack(sums, axis=1))
+def _add_rows(scores: Array, adder: _LaneAdder, lanes: Sums) -> None:
+    """Write the lanes (rows, chunks, LANES) of rows of scores."""
+    for chunk, start in enumerate(range(0, scores.shape[1], CHUNK)):
+        adder.add(scores[:, start : start + CHUNK], lanes[:, chunk])
 
 
 def _long_row_sum(weight: ScoredWeight, start: int, length: int) -> Sums:
@@ -144,8 +142,8 @@ def _column_sums(weight: ScoredWeight, start: int, rows: int, columns: int) -> S
     chunks = []
     for first in range(0, rows, CHUNK):
         stop = min(first + CHUNK, rows)
-        chunks.append(fold_lanes(_column_lanes(weight, start + first * columns, stop - first, columns)))
-    return _in_sequence(np.stack(chunks, axis=1))
+        chunks.append(_column_lanes(weight, start + first * columns, stop - first, columns))
+    return _folded(np.stack(chunks).transpose(2, 0, 1))
 
 
 def _column_lanes(weight: ScoredWeight, start: int, rows: int, columns: int) -> Sums:
@@ -174,14 +172,13 @@ def _column_lanes(weight: ScoredWeight, start: int, rows: int, columns: int) -> 
 def _gathered_sums(weight: ScoredWeight, view: UnitView) -> Sums:
     """Any other view: units are collected into rows, as many at a time as fit a few blocks."""
     at_once = max(1, 16 * BLOCK // view.unit_size)
-    summer = LaneSummer(0)
-    return np.concatenate(
-        [
-            _sums_of_rows(_gather_units(weight, view, group, *piece), summer)
-            for group in range(view.groups)
-            for piece in cut((0, view.units), at_once)
-        ]
-    )
+    adder, sums = _LaneAdder(), []
+    for group in range(view.groups):
+        for first, stop in cut((0, view.units), at_once):
+            lanes = np.empty((stop - first, -(-view.unit_size // CHUNK), LANES))
+            _add_rows(_gather_units(weight, view, group, first, stop), adder, lanes)
+            sums.append(_folded(lanes))
+    return np.concatenate(sums)
 
 
 def _gather_units(weight: ScoredWeight, view: UnitView, group: int, first: int, stop: int) -> Array:

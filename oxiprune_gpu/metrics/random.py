@@ -40,8 +40,7 @@ class Random(ImportanceMetric):
     reads_weight: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= _MASK:
-            raise InvalidOption(f"seed {self.seed} of metric random must be in [0, 2**64)")
+        object.__setattr__(self, "seed", _checked_seed(self.seed))
 
     def score(self, values: NDArray[Any], positions: Positions, out: NDArray[Any]) -> None:
         """See `ImportanceMetric.score`."""
@@ -74,6 +73,14 @@ class Random(ImportanceMetric):
             stop = min(first + _RUN, len(out))
             state = np.uint64(_jump(self.seed, start + first))
             out[first:stop] = _to_score(state * factors[: stop - first] + offsets[: stop - first])
+
+
+def _checked_seed(seed: object) -> int:
+    if not isinstance(seed, int | np.integer):
+        raise InvalidOption(f"seed {seed!r} of metric random must be an integer")
+    if not 0 <= int(seed) <= _MASK:
+        raise InvalidOption(f"seed {seed} of metric random must be in [0, 2**64)")
+    return int(seed)
 
 
 def _jump(seed: int, steps: int) -> int:

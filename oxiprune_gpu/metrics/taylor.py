@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from oxiprune_gpu.errors import ShapeMismatch
+from oxiprune_gpu.errors import InvalidOption, ShapeMismatch
 from oxiprune_gpu.metrics.base import ImportanceMetric, Positions
 from oxiprune_gpu.metrics.magnitude import L2Magnitude
 
@@ -30,6 +30,9 @@ class Taylor(ImportanceMetric):
 
     gradient: ArrayLike
     name: ClassVar[str] = "taylor"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gradient", _real_array(self.gradient))
 
     def score(self, values: NDArray[Any], positions: Positions, out: NDArray[Any]) -> None:
         """See `ImportanceMetric.score`."""
@@ -54,3 +57,12 @@ class Taylor(ImportanceMetric):
     def text(self) -> str:
         """The metric as text."""
         return "taylor:gradient"
+
+
+def _real_array(gradient: ArrayLike) -> NDArray[Any]:
+    try:
+        array = np.asarray(gradient)
+        array.astype(np.float64, casting="same_kind", copy=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(f"the gradient of metric taylor is no array of real numbers: {error}") from None
+    return array
