@@ -63,19 +63,17 @@ class InputSpec:
 
 
 def read_data(path: pathlib.Path, inputs: Sequence[InputSpec]) -> Feed:
-    """Read an .npz with an array for each input.
+    """Read an .npz with an array for each input; other arrays in it, like labels, are left out.
 
     Raises `InvalidOption`, naming the input and what it wants, where the arrays do not fit.
     """
     arrays = _load(pathlib.Path(path))
-    wanted = ", ".join(f"{spec.name!r} ({spec})" for spec in inputs)
-    for name in sorted(arrays.keys() - {spec.name for spec in inputs}):
-        raise InvalidOption(f"{path}: {name!r} is no input of the model; its inputs are {wanted}")
     for spec in inputs:
         if spec.name not in arrays:
-            raise InvalidOption(f"{path}: no array for the input {spec.name!r}, which wants {spec}")
+            there = ", ".join(repr(name) for name in sorted(arrays)) or "none"
+            raise InvalidOption(f"{path}: no array for the input {spec.name!r}, which wants {spec}; there are: {there}")
         _check(path, spec, arrays[spec.name])
-    return arrays
+    return {spec.name: arrays[spec.name] for spec in inputs}
 
 
 def _load(path: pathlib.Path) -> Feed:
