@@ -43,7 +43,7 @@ app = typer.Typer(
 
 Models = Annotated[
     list[Path],
-    typer.Argument(help="ONNX models; external data is found beside them.", metavar="MODEL...", show_default=False),
+    typer.Argument(help="ONNX models; external data is found beside them.", metavar="MODEL...", readable=False),
 ]
 Reports = Annotated[
     list[str] | None,
@@ -77,6 +77,7 @@ Data = Annotated[
         metavar="NPZ",
         exists=True,
         dir_okay=False,
+        readable=False,
         help="Inputs to run the models on: an array for each input, under its name. Without: random inputs.",
         rich_help_panel=_VERIFYING,
     ),
@@ -257,7 +258,7 @@ def prune(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    r"""Prune the weights of ONNX models.
+    """Prune the weights of ONNX models.
 
     Weights are found by the operators that read them (MatMul, Gemm, Conv, ConvTranspose, LSTM, GRU, RNN), also in
     subgraphs and external data. What is not pruned stays byte for byte what it was.
@@ -267,7 +268,7 @@ def prune(
       oxiprune prune model.onnx -o pruned.onnx --sparsity 0.5 --report pruned.md
       oxiprune prune *.onnx -o pruned/ -s 0.8 --exclude 'head.*' --verify
       oxiprune prune model.onnx --in-place -s 0.5 --granularity row
-    """
+    """  # noqa: D301
     _check_combination(output, in_place=in_place, dry_run=dry_run)
     if delete_old_data and not in_place:
         raise WrongUsage("--delete-old-data goes with --in-place")
@@ -305,7 +306,7 @@ def inspect(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    r"""Show the weights of ONNX models.
+    """Show the weights of ONNX models.
 
     Their zeros by element, row, column and 2:4, and what else is stored; what `prune` can't touch, with the reason.
 
@@ -313,7 +314,7 @@ def inspect(
     Examples:
       oxiprune inspect model.onnx
       oxiprune inspect *.onnx --json
-    """
+    """  # noqa: D301
     reports = _checked_reports(report)
 
     def run() -> int:
@@ -327,8 +328,8 @@ def inspect(
 
 @app.command(cls=SectionedCommand, epilog=_EXIT_CODES)
 def verify(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The model before pruning.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The pruned model.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", readable=False, help="The model before pruning.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", readable=False, help="The pruned model.")],
     data: Data = None,
     max_drift: MaxDrift = None,
     seed: Seed = 0,
@@ -339,7 +340,7 @@ def verify(
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_REPORTING)] = False,
 ) -> None:
-    r"""Check that AFTER is BEFORE with more zeros, and nothing else.
+    """Check that AFTER is BEFORE with more zeros, and nothing else.
 
     Compares every byte, the verdicts of onnx's checker and onnxruntime, and the outputs on your data.
 
@@ -347,7 +348,7 @@ def verify(
     Examples:
       oxiprune verify model.onnx pruned.onnx
       oxiprune verify model.onnx pruned.onnx --data inputs.npz --max-drift 0.1
-    """
+    """  # noqa: D301
     if not runtime and (data is not None or max_drift is not None):
         raise WrongUsage("--data and --max-drift need onnxruntime; leave out --no-runtime")
 
