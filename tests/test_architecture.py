@@ -28,12 +28,20 @@ ORDER = {
         onnx_tools
         inspection terminal preflight
         rewrite verify renderers
-        byte_check runtime_check plan
-        weight_selection file_facts drift frame_check tensor_values
-        weights report feeds byte_spans values model_copy
-        layout model_file temporaries plain
-        operators file_blocks
-        graph_index wire
+        plan values file_facts byte_check runtime_check
+        frame_check tensor_values drift
+        byte_spans feeds
+        report
+        plain
+        weight_selection
+        weights
+        layout
+        operators
+        graph_index
+        model_copy
+        temporaries model_file
+        file_blocks
+        wire
         errors naming
     """,
 }
