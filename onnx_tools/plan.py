@@ -100,6 +100,11 @@ def _left_alone(weight: Weight, reason: str) -> LeftAlone:
 
 
 def _planned(weight: Weight, config: PruningConfig, gradients: Gradients | None) -> PlannedWeight:
+    if config.min_nonzero > weight.elements:
+        raise InvalidOption(
+            f"weight '{weight.name}' has {weight.elements} elements, fewer than the {config.min_nonzero} of "
+            "--min-nonzero: lower that, or leave the weight out with --exclude or --min-elements"
+        )
     axis = None if isinstance(config.granularity, Unstructured) else _axis(weight, config)
     shape = weight.shape if axis is None else axis.view_shape
     granularity = config.granularity if axis is None else Axis(axis.axis, axis.groups)
