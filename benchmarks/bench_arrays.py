@@ -20,6 +20,7 @@ from common import Candidate, Result, Target
 OPTIONS = common.arguments(__doc__.splitlines()[0]) if __doc__ else argparse.ArgumentParser()
 SPARSITY = 0.5
 SMALL = 1_000
+REPEATS = 5
 
 
 def main() -> None:
@@ -96,13 +97,15 @@ def time_large(normals: Any, rounds: int, threads: int, result: Result) -> None:
 
     work, target = normals.copy(), np.zeros_like(normals)
 
-    def ours(config: Any) -> Candidate:
-        return Candidate(
-            f"oxiprune {config[0]}", lambda: prune_tensor_inplace(work, config[1]), lambda: np.copyto(work, normals)
-        )
+    def refill() -> None:
+        np.copyto(work, normals)
 
-    candidates = [Candidate("copy", lambda: np.copyto(target, normals)), *map(ours, configs().items())]
-    candidates.append(Candidate("plain numpy l1", lambda: plain_numpy(work), lambda: np.copyto(work, normals), every=3))
+    candidates = [Candidate("copy", lambda: np.copyto(target, normals), repeats=REPEATS)]
+    for name, config in configs().items():
+        candidates.append(
+            Candidate(f"oxiprune {name}", partial(prune_tensor_inplace, work, config), refill, repeats=REPEATS)
+        )
+    candidates.append(Candidate("plain numpy l1", lambda: plain_numpy(work), refill, every=3))
     peers = torch_candidates(normals, threads, result)
     times = common.interleaved(candidates + peers, rounds)
     result.raw["large"] = times
@@ -168,7 +171,9 @@ def time_hard_data(normals: Any, rounds: int, result: Result) -> None:
     work, config = normals.copy(), configs()["unstructured l1"]
 
     def candidate(name: str, data: Any) -> Candidate:
-        return Candidate(name, lambda: prune_tensor_inplace(work, config), lambda: np.copyto(work, data))
+        return Candidate(
+            name, lambda: prune_tensor_inplace(work, config), lambda: np.copyto(work, data), repeats=REPEATS
+        )
 
     for name, data in hard_data(normals):
         mask = prune_tensor_inplace(data.copy(), config)

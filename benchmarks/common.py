@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,12 +30,17 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "torch", "typer")
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to time. `prepare` runs before it, untimed; `every`: it takes part in every n-th round only."""
+    """Something to time. `prepare` runs before it, untimed; `every`: it takes part in every n-th round only.
+
+    `repeats`: a round counts the median of so many runs. What is short needs it: the first run after another candidate
+    finds the caches, the allocator and the peer's threads in the other's state.
+    """
 
     name: str
     run: Callable[[], object]
     prepare: Callable[[], object] | None = None
     every: int = 1
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def use_threads(threads: int) -> None:
-    """Before numpy and torch are imported: they and we, also in commands that are started, use so many threads."""
-    for name in ("OXIPRUNE_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    """Before torch is imported: it and we, also in commands that are started, use so many threads."""
+    for name in ("OXIPRUNE_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
 
 
@@ -128,6 +133,10 @@ def interleaved(candidates: Sequence[Candidate], rounds: int) -> dict[str, list[
 
 
 def _timed(candidate: Candidate) -> float:
+    return statistics.median(_timed_once(candidate) for _ in range(candidate.repeats))
+
+
+def _timed_once(candidate: Candidate) -> float:
     if candidate.prepare is not None:
         candidate.prepare()
     start = time.perf_counter()
@@ -152,11 +161,13 @@ def seconds(what: str, of: Iterable[float | None], unit: str = "s") -> Figure:
     return Figure(what, statistics.median(known), unit, min(known))
 
 
-def run_command(command: Sequence[str], *, expect: int = 0, env: Mapping[str, str] | None = None) -> Usage:
+def run_command(command: Sequence[str], *, expect: int = 0) -> Usage:
     """Run a command and measure it; raise if it ends otherwise than expected.
 
-    On Linux a command's peak memory is never below that of the process that starts it: callers stay small.
+    On Linux a command's peak memory is never below that of the process that starts it: callers stay small. Bytecode is
+    cached, as it is for every installed package: a checkout must not compile itself anew in each run.
     """
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
@@ -182,7 +193,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES if _version(name)},
-        "load_average": [round(load, 2) for load in os.getloadavg()],
     }
 
 
@@ -209,6 +219,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _commit() -> str | None:
+    """The state of the code, where it lies in a git repository and git is there."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
 def finish(result: Result, options: argparse.Namespace) -> None:
     """Print the table; write the result beside the others, unless it was a quick run without a folder for it."""
     if options.quick:  # targets are for the full size
@@ -225,6 +246,8 @@ def finish(result: Result, options: argparse.Namespace) -> None:
         "benchmark": result.name,
         "date": now.isoformat(timespec="seconds"),
         "machine": described,
+        "commit": _commit(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
         "settings": {**result.settings, "quick": options.quick, "threads": options.threads},
         "figures": [_plain(figure) for figure in result.figures],
         "notes": result.notes,
