@@ -12,6 +12,9 @@ from oxiprune_gpu.errors import InvalidOption, InvalidSparsity
 from oxiprune_gpu.granularity import PruningGranularity, Unstructured, parse_granularity
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, parse_metric
 
+_SURELY_VALID = 0.999
+"""Above, the value may round to 1 as float32."""
+
 
 @dataclass(frozen=True)
 class PruningConfig:
@@ -49,6 +52,8 @@ class PruningConfig:
 
     def check(self) -> None:
         """Raise `InvalidSparsity` when sparsity is not in [0, 1): NaN and infinities too."""
+        if 0.0 <= self.sparsity <= _SURELY_VALID:
+            return
         with np.errstate(over="ignore"):
             single = float(np.float32(self.sparsity))
         # A tiny negative double rounds to -0.0 as float32, which is legal, but it is no sparsity.
@@ -73,6 +78,6 @@ def _as_number(sparsity: object) -> float:
 
 
 def _checked_min_nonzero(min_nonzero: object) -> int:
-    if not isinstance(min_nonzero, numbers.Integral) or min_nonzero < 0:
+    if isinstance(min_nonzero, bool) or not isinstance(min_nonzero, numbers.Integral) or min_nonzero < 0:
         raise InvalidOption(f"min_nonzero {min_nonzero!r} must be an integer, 0 or more")
     return int(min_nonzero)

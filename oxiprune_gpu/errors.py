@@ -126,7 +126,7 @@ def _as_float32_text(sparsity: object) -> str:
     import numpy as np
 
     if not isinstance(sparsity, int | float | np.number):
-        return str(sparsity)
+        return repr(sparsity)
     with np.errstate(over="ignore"):
         value = np.float32(float(sparsity))
     if np.isnan(value):

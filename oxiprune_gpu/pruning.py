@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from oxiprune_gpu.backends import Backend, NumpyBackend, Statistics
 from oxiprune_gpu.blocks import BlockSource
 from oxiprune_gpu.config import PruningConfig
-from oxiprune_gpu.errors import EmptyTensor, ShapeMismatch
+from oxiprune_gpu.errors import EmptyTensor, InvalidOption, ShapeMismatch
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from oxiprune_gpu.selection import units_to_prune
@@ -73,9 +73,10 @@ def apply_mask(tensor: Tensor, mask: Any) -> Any:
 
     Raises:
         ShapeMismatch: the mask has another shape.
+        InvalidOption: the mask is no array of bools or numbers.
     """
     weight = borrow(tensor)
-    kept = np.asarray(mask) != 0
+    kept = _as_mask(mask, weight.name)
     if kept.shape != weight.data.shape:
         shapes = f"{list(kept.shape)}, the weight {list(weight.data.shape)}"
         raise ShapeMismatch(f"mask of tensor '{weight.name}' has shape {shapes}: they must be equal")
@@ -214,6 +215,16 @@ def _prune(
         scores = backend.unit_scores(weight, view, config.metric, name)
         backend.prune_units(weight, view, backend.kept_units(scores, k), mask=mask, write=write)
     return k * unit_size
+
+
+def _as_mask(mask: Any, name: str) -> Mask:
+    try:
+        array = np.asarray(mask)
+        if array.dtype.kind in "biuf" and not (array.dtype.kind == "f" and np.isnan(array).any()):
+            return np.not_equal(array, 0)
+    except ValueError:
+        pass
+    raise InvalidOption(f"mask of tensor '{name}' must be an array of bools, True = kept (or of numbers, 0 = pruned)")
 
 
 def _check_not_empty(name: str, shape: tuple[int, ...]) -> None:

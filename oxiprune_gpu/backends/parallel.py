@@ -46,6 +46,8 @@ def blocks_of(span: Span) -> list[Span]:
 
 def spans_of(size: int) -> list[Span]:
     """Cut 0..size into runs of whole blocks, at least one for each thread where there are so many blocks."""
+    if size <= BLOCK:
+        return [(0, size)] if size else []
     length = min(SPAN, max(1, size // (thread_count() * BLOCK)) * BLOCK)
     return cut((0, size), length)
 
@@ -55,8 +57,8 @@ def over_spans(make_worker: Callable[[], Callable[[Span], Result]], spans: list[
 
     Each thread makes one worker, so a worker may own scratch memory. The first exception is raised again.
     """
-    threads = min(thread_count(), len(spans))
-    if threads <= 1:
+    threads = min(thread_count(), len(spans)) if len(spans) > 1 else 1
+    if threads == 1:
         worker = make_worker()
         with np.errstate(all="ignore"):
             return [worker(span) for span in spans]

@@ -16,6 +16,11 @@ from oxiprune_gpu.metrics import ImportanceMetric, Positions, Taylor
 Array = NDArray[Any]
 
 
+_SINGLE = np.dtype(np.float32), np.dtype(np.uint32), 0x7F80_0000
+_DOUBLE = np.dtype(np.float64), np.dtype(np.uint64), 0x7FF0_0000_0000_0000
+"""Score dtype, key dtype, and the key of infinity."""
+
+
 class ScoredWeight:
     """A weight seen through its scores, and through the integer keys of its scores.
 
@@ -29,10 +34,10 @@ class ScoredWeight:
         self.name = name
         self.size = math.prod(source.shape)
         self.dtype = source.dtype
-        double = source.dtype == np.float64
-        self.score_dtype = np.dtype(np.float64 if double else np.float32)
-        self.key_dtype = np.dtype(np.uint64 if double else np.uint32)
-        self.infinity = np.array(np.inf, self.score_dtype).view(self.key_dtype)[()]
+        kinds = _DOUBLE if source.dtype == np.float64 else _SINGLE
+        self.score_dtype: np.dtype[Any] = kinds[0]
+        self.key_dtype: np.dtype[Any] = kinds[1]
+        self.infinity = kinds[2]
 
     def keys_at(self, places: NDArray[np.intp]) -> Array:
         """Keys of the elements at `places`, which ascend."""

@@ -31,6 +31,9 @@ _RUN = 32
 _WORD = 8
 """Flags in a 64-bit word."""
 
+_FEW = 4096
+"""Keys that are sorted rather than partitioned."""
+
 _SLACK = 3.3
 """Half width of the first bracket, in standard deviations of a sampled rank: it misses 1 time in 1,000."""
 
@@ -123,7 +126,8 @@ def _all_keys(weight: ScoredWeight) -> Array:
 
 def _kth(weight: ScoredWeight, keys: Array, k: int) -> Any:
     weight.raise_if_nan(np.maximum.reduce(keys))
-    return np.partition(keys, k - 1)[k - 1]
+    # Few keys are sorted as fast as they are partitioned, and faster when many are equal.
+    return (np.sort(keys) if len(keys) <= _FEW else np.partition(keys, k - 1))[k - 1]
 
 
 def _cut_among(keys: Array, places: NDArray[np.intp], threshold: Any, k: int) -> _Cut:

@@ -25,6 +25,11 @@ class Axis(PruningGranularity):
     groups: int = 1
     name: ClassVar[str] = "axis"
 
+    def __post_init__(self) -> None:
+        for option in (self.axis, self.groups):
+            if isinstance(option, bool) or not hasattr(option, "__index__"):
+                raise InvalidOption(f"granularity axis needs whole numbers, not {option!r}")
+
     def unit_view(self, shape: tuple[int, ...]) -> UnitView:
         """See `PruningGranularity.unit_view`."""
         axis = self.axis + len(shape) if self.axis < 0 else self.axis
