@@ -221,7 +221,8 @@ def _as_mask(mask: Any, name: str) -> Mask:
     try:
         array = np.asarray(mask)
         if array.dtype.kind in "biuf" and not (array.dtype.kind == "f" and np.isnan(array).any()):
-            return np.not_equal(array, 0)
+            kept: Mask = np.not_equal(array, 0)
+            return kept
     except ValueError:
         pass
     raise InvalidOption(f"mask of tensor '{name}' must be an array of bools, True = kept (or of numbers, 0 = pruned)")
