@@ -27,7 +27,6 @@ from onnx_tools.errors import InvalidTensor, NothingSelected, OutputRefused, Ver
 from onnx_tools.report import Check, PruneReport, VerificationReport
 from onnx_tools.verify import verify_files
 from oxiprune_gpu import (
-    BelowMinNonzero,
     InvalidOption,
     InvalidSparsity,
     NonFiniteWeight,
@@ -534,7 +533,7 @@ def test_nan_writes_nothing(tmp_path: pathlib.Path, bad: str, external: bool, op
         (PruningConfig(float("nan")), InvalidSparsity),
         (PruningConfig(-0.1), InvalidSparsity),
         (PruningConfig(0.5, "l1", "axis:0"), InvalidOption),
-        (PruningConfig(0.5, min_nonzero=801), BelowMinNonzero),
+        (PruningConfig(0.5, min_nonzero=801), InvalidOption),
     ],
     ids=str,
 )
