@@ -15,6 +15,7 @@ from onnx_tools.errors import NothingSelected
 from onnx_tools.operators import UnitAxis
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
+from onnx_tools.wire import Path
 from oxiprune_gpu import (
     Axis,
     InvalidOption,
@@ -50,6 +51,20 @@ class Plan:
     def elements(self) -> int:
         """Elements of all planned weights."""
         return sum(item.weight.elements for item in self.planned)
+
+    def without(self, reasons: Mapping[Path, str]) -> Plan:
+        """The plan without the weights at these paths, each left alone for its reason.
+
+        Raises NothingSelected if no weight is left.
+        """
+        moved = [
+            _left_alone(item.weight, reasons[item.weight.path]) for item in self.planned if item.weight.path in reasons
+        ]
+        kept = tuple(item for item in self.planned if item.weight.path not in reasons)
+        left_alone = (*moved, *self.left_alone)
+        if not kept:
+            raise NothingSelected(_why_nothing(FoundWeights((), left_alone), {}))
+        return Plan(kept, left_alone)
 
 
 def make_plan(

@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx
@@ -29,9 +29,11 @@ from onnx_tools.report import (
     Versions,
     WeightReport,
 )
+from onnx_tools.shared_bytes import overlaps
 from onnx_tools.values import ValueReader, decode, encode
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weights import LeftAlone
+from onnx_tools.wire import Path
 from oxiprune_gpu import (
     ArrayBlocks,
     BlockSource,
@@ -103,6 +105,8 @@ def prune_file(
     extras = extras or Extras()
     model = ModelFile.open(path)
     plan = make_plan(model.skeleton, config, selection, gradients)
+    shared = overlaps(model, {item.weight.path for item in plan.planned})
+    plan = plan.without({path: overlap.reason for path, overlap in shared.items()})
     job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify)
     if not dry_run:
         job.check_output()
@@ -112,7 +116,9 @@ def prune_file(
     if dry_run:
         counts, after, checks = _count_only(model, plan, progress), None, None
     else:
-        counts, files, checks = job.run(plan, lambda counts: _metadata(config, selection, gradients, counts), progress)
+        aliases = {path for path, overlap in shared.items() if overlap.pruned}
+        metadata = partial(_metadata, config, selection, gradients)
+        counts, files, checks = job.run(plan, aliases, metadata, progress)
         after = _facts(files, extras)
     return PruneReport(
         input=model.path.name,
@@ -194,14 +200,21 @@ class _FileJob:
             pass
 
     def run(
-        self, plan: Plan, metadata: Callable[[list[PruneCounts]], str], progress: Progress | None
+        self,
+        plan: Plan,
+        aliases: set[Path],
+        metadata: Callable[[list[PruneCounts]], str],
+        progress: Progress | None,
     ) -> tuple[list[PruneCounts], list[pathlib.Path], VerificationReport]:
-        """Prune; return the counts, the files of the new model and the checks made."""
+        """Prune; return the counts, the files of the new model and the checks made.
+
+        `aliases`: tensors that lie on the bytes of a planned weight and change with it.
+        """
         checks: list[VerificationReport] = []
         paths = {item.weight.path for item in plan.planned}
 
         def check(finished: pathlib.Path) -> None:
-            checks.append(self._checked(finished, paths))
+            checks.append(self._checked(finished, paths, aliases))
 
         with self._copy() as copy:
             counts = [self._prune_in(copy, item) for item in _told(plan, progress)]
@@ -235,8 +248,8 @@ class _FileJob:
             committed = copy.commit()
         return [committed.model, *committed.data]
 
-    def _checked(self, finished: pathlib.Path, allowed: set[Any]) -> VerificationReport:
-        report = self._passed(_byte_report(self.model, finished, allowed))
+    def _checked(self, finished: pathlib.Path, paths: set[Path], aliases: set[Path]) -> VerificationReport:
+        report = self._passed(_byte_report(self.model, finished, paths, aliases))
         if self.verify is None:
             return report
         further = self._passed(self.verify(self.model.path, finished))
@@ -251,11 +264,12 @@ class _FileJob:
         return report
 
 
-def _byte_report(model: ModelFile, finished: pathlib.Path, allowed: set[Any]) -> VerificationReport:
-    comparison = compare_bytes(model.path, finished, allowed=allowed)
+def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], aliases: set[Path]) -> VerificationReport:
+    comparison = compare_bytes(model.path, finished, allowed=paths | aliases)
     if comparison.violations:
         return VerificationReport((Check("bytes", "failed", str(comparison.violations[0])),))
-    detail = f"{comparison.newly_zero:,} values became zero, every other byte is as it was"
+    zeroed = sum(tensor.newly_zero for tensor in comparison.zeroed if tensor.path in paths)
+    detail = f"{zeroed:,} values became zero, every other byte is as it was"
     return VerificationReport((Check("bytes", "passed", detail),))
 
 

@@ -28,7 +28,7 @@ ORDER = {
         onnx_tools
         inspection terminal preflight
         rewrite verify renderers
-        plan values file_facts byte_check runtime_check
+        plan values file_facts byte_check runtime_check shared_bytes
         frame_check tensor_values drift
         byte_spans feeds
         report

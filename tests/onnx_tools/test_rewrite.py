@@ -234,15 +234,48 @@ def test_external_data(tmp_path: pathlib.Path, one_file: bool, in_place: bool) -
     assert [file.role for file in report.files] == ["model"] + ["data"] * len(kept)
 
 
-def test_data_shared_with_a_tensor_that_is_no_weight_is_not_written(external_file: pathlib.Path) -> None:
-    """Two tensors on the same bytes: the comparison sees that a tensor changed which is left alone."""
+def aliased(folder: pathlib.Path, body: str) -> pathlib.Path:
+    """A model whose external tensors `a` and `b`, each 40 x 40, lie on the same bytes."""
+    weight = normals(40, 40)
+    model = model_of(body, {"a": weight, "c": normals(40, 40), "b": weight})
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, size_threshold=0)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    first, _, second = model.graph.initializer
+    del second.external_data[:]
+    second.external_data.extend(first.external_data)
+    return saved(folder / "model.onnx", model)
+
+
+def test_weights_on_the_same_bytes_are_pruned_once(tmp_path: pathlib.Path) -> None:
+    path = aliased(tmp_path, "h = MatMul(x, a) k = MatMul(h, c) y = Gemm <transB=1> (k, b)")
+    before = values_of(path)
+    report = prune_file(path, tmp_path / "out.onnx", config=PruningConfig(0.5, "l2", "row"), selection=EVERY_SIZE)
+    found = values_of(tmp_path / "out.onnx")
+    assert_same_bits(found["a"], expected(before["a"], 0.5, "l2", along(1)))
+    assert_same_bits(found["a"], found["b"])
+    assert [weight.name for weight in report.weights] == ["a", "c"]
+    assert [item.reason for item in report.left_alone if item.name == "b"] == [
+        "has bytes in common with 'a', which is pruned"
+    ]
+
+
+def test_a_weight_on_the_bytes_of_something_else_is_left_alone(tmp_path: pathlib.Path) -> None:
+    path = aliased(tmp_path, "h = MatMul(x, a) k = MatMul(h, c) y = Add(k, b)")
+    before = values_of(path)
+    report = prune_file(path, config=PruningConfig(0.5), selection=EVERY_SIZE)
+    assert_same_bits(values_of(path)["a"], before["a"])
+    assert [weight.name for weight in report.weights] == ["c"]
+    assert "has bytes in common with 'b', which is not pruned" in {item.reason for item in report.left_alone}
+
+
+def test_only_a_weight_on_the_bytes_of_something_else(external_file: pathlib.Path) -> None:
     model = onnx.load(external_file, load_external_data=False)
     alias = model.graph.initializer.add()
     alias.CopyFrom(model.graph.initializer[1])
     alias.name = "alias"
     saved(external_file, model)
     before = files_of(external_file.parent)
-    with pytest.raises(VerificationFailed, match=r"alias.*Nothing was written"):
+    with pytest.raises(NothingSelected, match="has bytes in common with 'alias', which is not pruned"):
         prune_file(external_file, config=PruningConfig(0.5), selection=EVERY_SIZE)
     assert files_of(external_file.parent) == before
 
