@@ -1,0 +1,254 @@
+"""Mutated models: only PruningError comes out, the input stays, nothing is left behind, and results are what they say.
+
+OXIPRUNE_FUZZ_SECONDS makes it longer, OXIPRUNE_FUZZ_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import random
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from onnx_tools import Selection, inspect_file, prune_file, verify_files
+from onnx_tools.byte_check import compare_bytes
+from onnx_tools.plan import make_plan
+from onnx_tools.renderers import RENDERERS
+from oxiprune_gpu import PruningConfig, PruningError
+from tests.command import tree
+
+SECONDS = float(os.environ.get("OXIPRUNE_FUZZ_SECONDS", "12"))
+SEED = int(os.environ.get("OXIPRUNE_FUZZ_SEED", "1"))
+SELECTION = Selection(min_elements=0, depthwise=True)
+LARGEST = 3_000_000
+"""Bytes of the largest file that is mutated; the runs per second matter more."""
+
+DEMO = pathlib.Path(__file__).parents[2] / "demo" / "digits_cnn.onnx"
+
+SUBGRAPHS = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 8] x, bool flag, float[3, 1, 4] s) => (float[N, 8] y, float[a, b, c, d] z)
+<float[8, 8] outer = {%s}, float[1, 16, 4] w = {%s}, float[1, 16, 4] r = {%s}>
+{
+  y = If (flag) <
+    then_branch = t () => (float[N, 8] t_out) { t_w = Constant <value = float[8, 8] {%s}> () t_out = MatMul (x, t_w) },
+    else_branch = e () => (float[N, 8] e_out) { e_t = Transpose <perm = [1, 0]> (outer) e_out = MatMul (x, e_t) }
+  >
+  z = LSTM <hidden_size = 4> (s, w, r)
+}
+"""
+
+
+def _numbers(count: int) -> str:
+    return ", ".join(f"{(7 * index) % 13 - 6}.25" for index in range(count))
+
+
+def subgraph_model() -> bytes:
+    """Weights in branches, captured from outside, behind a Transpose, and in an LSTM."""
+    model = onnx.parser.parse_model(SUBGRAPHS % tuple(map(_numbers, (64, 64, 64, 64))))
+    return model.SerializeToString()
+
+
+def convolution_model() -> bytes:
+    """Grouped Conv and Gemm in float16, bfloat16 and float64, raw and typed."""
+    text = """
+    <ir_version: 9, opset_import: ["" : 21]>
+    g (float16[1, 4, 6, 6] x, double[2, 12] d) => (float16[1, 8, 4, 4] y, double[2, 6] e)
+    { y = Conv <group = 2> (x, k) e = Gemm <transB = 1> (d, m) b = MatMul (c, v) }
+    """
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(5)
+    kernel = numpy_helper.from_array(rng.standard_normal((8, 2, 3, 3)).astype(np.float16), "k")
+    typed = onnx.helper.make_tensor("m", onnx.TensorProto.DOUBLE, [6, 12], rng.standard_normal(72))
+    narrow = onnx.helper.make_tensor("v", onnx.TensorProto.BFLOAT16, [4, 5], rng.standard_normal(20))
+    model.graph.initializer.extend([kernel, typed, narrow])
+    return model.SerializeToString()
+
+
+def external_model() -> tuple[bytes, bytes]:
+    """A model whose two weights lie in `weights.bin`, and that file."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 16] x) => (float[N, 8] y)'
+        "{ h = MatMul (x, a) i = Relu (h) y = MatMul (i, b) }"
+    )
+    rng = np.random.default_rng(7)
+    data = b"\x11" * 64
+    for name, shape in (("a", (16, 32)), ("b", (32, 8))):
+        values = rng.standard_normal(shape).astype(np.float32)
+        tensor = onnx.TensorProto(name=name, dims=shape, data_type=1, data_location=1)
+        for key, value in (("location", "weights.bin"), ("offset", len(data)), ("length", values.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        model.graph.initializer.append(tensor)
+        data += values.tobytes()
+    return model.SerializeToString(), data
+
+
+@pytest.fixture(scope="module")
+def models() -> list[dict[str, bytes]]:
+    """Files of each model to mutate; the first of each is the model."""
+    external, data = external_model()
+    found = [
+        {"model.onnx": external, "weights.bin": data},
+        {"model.onnx": subgraph_model()},
+        {"model.onnx": convolution_model()},
+        {"model.onnx": DEMO.read_bytes()},
+    ]
+    root = os.environ.get("OXIPRUNE_CORPUS")
+    for path in sorted(pathlib.Path(root, "models").glob("*/model.onnx")) if root else []:
+        files = {
+            file.name: file.read_bytes() for file in [path, *path.parent.glob("*.data"), *path.parent.glob("*.bin")]
+        }
+        found += [files] if sum(map(len, files.values())) < LARGEST else []
+    return found
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """One to six changes, most in the first or last kilobytes, where the structure lies in files of large tensors."""
+    out = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 3, 6])):
+        if not out:
+            break
+        reach = rng.choice([300, 3000, len(out)])
+        at = min(rng.randrange(reach), len(out) - 1)
+        at = at if rng.random() < 0.7 else len(out) - 1 - at
+        rng.choice(CHANGES)(out, at, rng)
+    return bytes(out)
+
+
+def _flip(out: bytearray, at: int, rng: random.Random) -> None:
+    out[at] ^= 1 << rng.randrange(8)
+
+
+def _put(out: bytearray, at: int, rng: random.Random) -> None:
+    out[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+
+
+def _cut(out: bytearray, at: int, rng: random.Random) -> None:
+    del out[at : at + rng.choice([1, 4, 20, 1000])]
+
+
+def _insert(out: bytearray, at: int, rng: random.Random) -> None:
+    out[at:at] = rng.randbytes(rng.randrange(1, 20))
+
+
+def _repeat(out: bytearray, at: int, rng: random.Random) -> None:
+    out[at:at] = out[at : at + rng.choice([2, 10, 100, 1000])]
+
+
+def _truncate(out: bytearray, at: int, rng: random.Random) -> None:
+    del out[at:]
+
+
+def _swap(out: bytearray, at: int, rng: random.Random) -> None:
+    other, size = rng.randrange(len(out)), rng.randrange(1, 12)
+    out[at : at + size], out[other : other + size] = out[other : other + size], out[at : at + size]
+
+
+def _varint(out: bytearray, at: int, rng: random.Random) -> None:
+    """Another number where a varint of up to ten bytes stands."""
+    end = at
+    while end < min(len(out), at + 9) and out[end] & 0x80:
+        end += 1
+    number = rng.choice([0, 1, 127, 128, 2**31 - 1, 2**32, 2**62, 2**63, 2**64 - 1, rng.getrandbits(20)])
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    out[at : end + 1] = encoded + bytes([number])
+
+
+def _digit(out: bytearray, at: int, rng: random.Random) -> None:
+    """Another digit in a text, such as an offset."""
+    digits = [index for index, byte in enumerate(out[:4000]) if 0x30 <= byte <= 0x39]
+    if digits:
+        out[rng.choice(digits)] = rng.choice(b"0123456789-./")
+
+
+CHANGES = [_flip, _flip, _put, _cut, _insert, _repeat, _truncate, _swap, _varint, _varint, _digit]
+
+
+def attempt(folder: pathlib.Path, rng: random.Random) -> bool:
+    """Do with a model what can be done with one; whether it could be pruned."""
+    path = folder / "model.onnx"
+    before = tree(folder)
+    with contextlib.suppress(PruningError):
+        for renderer in RENDERERS.values():
+            renderer.render(inspect_file(path))
+    assert tree(folder) == before, "inspecting changed files"
+    config = PruningConfig(0.5, "l1", rng.choice(["unstructured", "row", "column"]))
+    out = folder / "out.onnx"
+    report = None
+    with contextlib.suppress(PruningError):
+        report = prune_file(path, out, config=config, selection=SELECTION)
+    after = tree(folder)
+    if report is None:
+        assert after == before, "a failed run left something"
+        return False
+    assert before.items() <= after.items(), "the input was changed"
+    assert after.keys() - before.keys() <= {"out.onnx", *_data_names(after)}, "something was left"
+    compared = compare_bytes(path, out, allowed=_planned(path, config))
+    assert not compared.violations, compared.violations[:3]
+    fallen = sum(weight.nonzero_before - weight.nonzero_after for weight in report.weights)
+    assert compared.newly_zero == fallen or _shared(path), "the report tells other numbers than the bytes"
+    assert not verify_files(path, out, runtime=False).failed
+    for renderer in RENDERERS.values():
+        renderer.render(report)
+    with contextlib.suppress(PruningError):  # a second time there is nothing to do, or the output is whole
+        prune_file(out, None, config=config, selection=SELECTION)
+    assert not compare_bytes(path, out).violations
+    return True
+
+
+def _planned(path: pathlib.Path, config: PruningConfig) -> set[object]:
+    from onnx_tools.model_file import ModelFile
+
+    return {item.weight.path for item in make_plan(ModelFile.open(path).skeleton, config, SELECTION).planned}
+
+
+def _shared(path: pathlib.Path) -> bool:
+    """Whether tensors may share bytes of a data file; each of them then counts those."""
+    return path.with_name("weights.bin").exists()
+
+
+def _data_names(names: dict[str, str]) -> set[str]:
+    return {name for name in names if name.startswith("out.onnx.data")}
+
+
+def runs(rng: random.Random) -> Iterator[int]:
+    """Seeds of single runs, as long as there is time."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        yield rng.getrandbits(40)
+
+
+def test_only_our_errors_come_out(tmp_path: pathlib.Path, models: list[dict[str, bytes]]) -> None:
+    pruned = done = 0
+    for seed in runs(random.Random(SEED)):
+        rng = random.Random(seed)
+        chosen = rng.randrange(len(models))
+        files = dict(models[chosen])
+        changed = rng.choice(["model.onnx", "model.onnx", "model.onnx", *files])
+        files[changed] = mutated(files[changed], rng)
+        folder = tmp_path / "run"
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        try:
+            pruned += attempt(folder, rng)
+        except BaseException as error:
+            error.add_note(f"OXIPRUNE_FUZZ_SEED={SEED}, run {seed} of model {chosen}; its files are in {folder}")
+            raise
+        done += 1
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    print(f"{done} runs, {pruned} pruned")
+    assert done > pruned > 0
