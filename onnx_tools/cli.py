@@ -363,6 +363,7 @@ def verify(
 
 def main() -> None:
     """Entry point of the console script."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses numpy's BLAS; starting its threads costs
     gc.set_threshold(100_000)  # importing makes many objects and no garbage: collecting among them takes a tenth
     open_standard_streams()
     for name in ("SIGTERM", "SIGHUP"):  # let temporary files be removed on the way out

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_PAGE = 4096
-"""Elements `BlockSource.take` loads at a time."""
+_PAGE = 1 << 12
+_LARGE_PAGE = 1 << 18
+"""Elements `BlockSource.take` loads at a time: little around scattered places, much where places lie close."""
 
 
 class BlockSource(Protocol):
@@ -48,12 +49,14 @@ class BlockSource(Protocol):
         taken = np.empty(len(places), self.dtype)
         if not len(places):
             return taken
-        scratch = np.empty(_PAGE, self.dtype)
+        close = (places[-1] - places[0]) // len(places) < _PAGE
+        page = _LARGE_PAGE if close else _PAGE
+        scratch = np.empty(page, self.dtype)
         size = math.prod(self.shape)
-        pages, firsts = np.unique(places // _PAGE, return_index=True)
-        for page, first, stop in zip(pages.tolist(), firsts, [*firsts[1:], len(places)], strict=True):
-            block = self.load(page * _PAGE, min((page + 1) * _PAGE, size), scratch)
-            taken[first:stop] = block.take(places[first:stop] - page * _PAGE)
+        pages, firsts = np.unique(places // page, return_index=True)
+        for start, first, stop in zip((pages * page).tolist(), firsts, [*firsts[1:], len(places)], strict=True):
+            block = self.load(start, min(start + page, size), scratch)
+            taken[first:stop] = block.take(places[first:stop] - start)
         return taken
 
 

@@ -135,6 +135,8 @@ def _reshaped(name: str, data: Any, shape: tuple[int, ...]) -> Any:
 
 def _import(data: Any, name: str) -> tuple[Array, Export, bool]:
     """A numpy array of `data`, how results go back to its kind, and whether writing to it reaches `data`."""
+    if type(data) is np.ndarray:
+        return data, _as_is, True
     if isinstance(data, np.ma.MaskedArray):
         raise UnsupportedArray(name, "it is a masked array; give its data, or fill it")
     if isinstance(data, np.ndarray):

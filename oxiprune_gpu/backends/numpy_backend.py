@@ -21,6 +21,9 @@ from oxiprune_gpu.metrics.given import GivenScores
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 
+_FEW_UNITS = 4096
+"""So many units are sorted: selecting without sorting costs more before it begins."""
+
 
 class NumpyBackend(Backend):
     """Works on any `BlockSource`; arrays are wrapped as `ArrayBlocks`."""
@@ -66,7 +69,9 @@ class NumpyBackend(Backend):
     def kept_units(self, scores: Array, k: int) -> Mask:
         """See `Backend.kept_units`."""
         kept = np.ones(scores.size, np.bool_)
-        if k:
+        if scores.size <= _FEW_UNITS:
+            kept[np.argsort(scores, kind="stable")[:k]] = False
+        elif k:
             self.prune_elements(ArrayBlocks(scores), GivenScores(), k, "unit scores", mask=kept, write=False)
         return kept
 
