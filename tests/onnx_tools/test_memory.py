@@ -69,8 +69,8 @@ def test_memory_stays_below_the_largest_weight(
     base = peak("prune", path, *options)
     write_model(path, SIDE, external=external)
     more = peak("prune", path, *options, "--force") - base
-    # In bytes an element. Values that were held would add 4, and keys or scores of them 4 more; measured are 2 (1 is the mask) and 0.8,
-    # of which scratch that does not grow with the weight is 20 MB (0.8).
+    # In bytes an element. Values that were held would add 4, and keys or scores of them 4 more. Measured are 2, of
+    # which the mask is 1, and for rows 0.8; of both 0.8 is scratch, 20 MB, which does not grow with the weight.
     assert more << 20 < limit * SIDE * SIDE, f"{more} MiB above the {base} MiB of a tiny model"
     for file in tmp_path.iterdir():
         file.unlink()
