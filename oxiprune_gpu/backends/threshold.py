@@ -31,6 +31,9 @@ _RUN = 32
 _WORD = 8
 """Flags in a 64-bit word."""
 
+_COARSE = 64
+"""One key in so many narrows the search among sampled and collected keys."""
+
 _FEW = 4096
 """Keys that are sorted rather than partitioned."""
 
@@ -97,7 +100,7 @@ def mark_lowest(weight: ScoredWeight, k: int, kept: Mask) -> None:
     stays = found.inside > threshold
     if cut.last_tie < found.places[-1]:
         stays |= (found.inside == threshold) & (found.places > cut.last_tie)
-    kept[found.places[stays]] = True
+    kept[found.places.compress(stays)] = True
 
 
 def order_statistic(weight: ScoredWeight, k: int) -> Any:
@@ -164,12 +167,23 @@ def _bracket(sample: Array, fraction: float, slack: float) -> _Bracket:
     middle = fraction * size
     margin = slack * math.sqrt(size * max(fraction * (1 - fraction), 1 / size)) + 1
     first, last = math.floor(middle - margin), math.ceil(middle + margin)
-    places = [place for place in (first, last) if 0 <= place < size]
-    ordered = np.partition(sample, places) if places else sample
-    low = ordered[first] if first >= 0 else sample.dtype.type(0)
-    high = ordered[last] if last < size else sample.dtype.type(np.iinfo(sample.dtype).max)
+    low = _nth(sample, first) if first >= 0 else sample.dtype.type(0)
+    high = _nth(sample, last) if last < size else sample.dtype.type(np.iinfo(sample.dtype).max)
     on_ends = np.count_nonzero(sample == low) + np.count_nonzero(sample == high)
     return _Bracket(low, high, bool(on_ends > (last - first) / 8 + 8))
+
+
+def _nth(keys: Array, rank: int) -> Any:
+    """The key of `rank`, from 0. Every `_COARSE`-th key suggests a window of few keys that holds it, nearly always."""
+    coarse = np.sort(keys[::_COARSE])
+    middle, margin = rank / _COARSE, 2 * math.sqrt(len(coarse)) + 1
+    low = coarse[max(0, int(middle - margin))]
+    high = coarse[min(len(coarse) - 1, int(middle + margin))]
+    below = int(np.count_nonzero(keys < low))
+    window = keys[(keys >= low) & (keys <= high)]
+    if not 0 <= rank - below < len(window):
+        window, below = keys, 0
+    return np.partition(window, rank - below)[rank - below]
 
 
 class _Searcher:
@@ -243,8 +257,7 @@ def _threshold(bracket: _Bracket, parts: list[_Found], k: int) -> Any | None:
     rank -= at_low
     inside = np.concatenate([part.inside for part in parts])
     if rank <= len(inside):
-        inside.partition(rank - 1)
-        return inside[rank - 1]
+        return _nth(inside, rank - 1)
     return bracket.high if rank <= len(inside) + sum(part.at_high for part in parts) else None
 
 
