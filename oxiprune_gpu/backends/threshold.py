@@ -12,13 +12,15 @@ only decides how fast the answer is found: a bracket that misses is widened and 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.errors import PruningError
 
@@ -38,7 +40,13 @@ _FEW = 4096
 """Keys that are sorted rather than partitioned."""
 
 _SLACK = 3.3
-"""Half width of the first bracket, in standard deviations of a sampled rank: it misses 1 time in 1,000."""
+"""Half width of a bracket, in standard errors of a sampled rank: 1 in 1,000 misses, and costs another pass."""
+
+_TRUSTED = 3
+"""Passes after which the sample is no longer asked."""
+
+_FEW_LEFT = 1 << 20
+"""Keys that are collected rather than narrowed further."""
 
 
 class _Cut(NamedTuple):
@@ -142,35 +150,94 @@ def _cut_among(keys: Array, places: NDArray[np.intp], threshold: Any, k: int) ->
 def _search(weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None) -> tuple[Any, _Bracket, list[_Found]]:
     """The k-th lowest key, the bracket that held it, and what the last pass found in each span."""
     sample = _sample(weight)
-    slack = _SLACK
+    bracket = _bracket(sample, k / weight.size)
+    known = _Known(0, int(np.iinfo(weight.key_dtype).max), 0, weight.size)
+    longest = max(stop - start for start, stop in spans)
+    attempt = 1
     while True:
-        bracket = _bracket(sample, k / weight.size, slack)
-        parts = over_spans(lambda bracket=bracket: _Searcher(weight, bracket, kept).search, spans)  # type: ignore[misc]
+        make_worker = partial(_make_search, weight, bracket, kept, longest)
+        parts = over_spans(make_worker, spans)
         weight.raise_if_nan(max(part.top for part in parts))
         threshold = _threshold(bracket, parts, k)
         if threshold is not None:
             return threshold, bracket, parts
-        slack *= 8
+        known = known.narrowed(bracket, parts, k)
+        bracket = _next_bracket(sample.reshape(-1), known, k, attempt)
+        attempt += 1
+
+
+def _make_search(weight: ScoredWeight, bracket: _Bracket, kept: Mask | None, longest: int) -> Callable[[Span], _Found]:
+    return _Searcher(weight, bracket, kept, longest).search
+
+
+class _Known(NamedTuple):
+    """The threshold is a key in low..high; `below` keys are less than low, `upto` are not greater than high."""
+
+    low: int
+    high: int
+    below: int
+    upto: int
+
+    def narrowed(self, missed: _Bracket, parts: list[_Found], k: int) -> _Known:
+        """What is known after a pass whose bracket did not hold the threshold."""
+        below = sum(part.below for part in parts)
+        if k <= below:
+            return self._replace(high=int(missed.low) - 1, upto=below)
+        inside = sum(part.at_low + len(part.inside) + part.at_high for part in parts)
+        return self._replace(low=int(missed.high) + 1, below=below + inside)
+
+
+def _next_bracket(sample: Array, known: _Known, k: int, attempt: int) -> _Bracket:
+    """A bracket inside what is known: all of it when few keys are left, else what the sample says, else its middle.
+
+    Halving ends any search, however misleading the sample: after one pass for each bit of a key at the latest.
+    """
+    scalar = sample.dtype.type
+    if known.upto - known.below <= _FEW_LEFT or known.low == known.high:
+        return _Bracket(scalar(known.low), scalar(known.high), False)
+    inside = sample[(sample >= scalar(known.low)) & (sample <= scalar(known.high))]
+    if attempt <= _TRUSTED and len(inside) >= _FEW:
+        bracket = _bracket(
+            inside[: len(inside) // _RUN * _RUN].reshape(-1, _RUN), (k - known.below) / (known.upto - known.below)
+        )
+        low, high = max(int(bracket.low), known.low), min(int(bracket.high), known.high)
+        return _Bracket(scalar(low), scalar(high), bracket.crowded)
+    middle = scalar((known.low + known.high) // 2)
+    return _Bracket(middle, middle, True)
 
 
 def _sample(weight: ScoredWeight) -> Array:
-    """Keys of short runs, one at a random place in each of many equal strata."""
+    """Keys of short runs, one at a random place in each of many equal strata, as (runs, length of a run)."""
     # A multiple of n**(2/3) balances the cost of sampling against the n / sqrt(samples) keys the bracket collects.
     runs = int(1.5 * weight.size ** (2 / 3)) // _RUN + 1
     stratum = weight.size // runs
     inside = np.random.default_rng(weight.size).integers(0, stratum - _RUN + 1, runs)
-    return weight.keys_at(((np.arange(runs) * stratum + inside)[:, None] + np.arange(_RUN)).reshape(-1))
+    places = (np.arange(runs) * stratum + inside)[:, None] + np.arange(_RUN)
+    return weight.keys_at(places.reshape(-1)).reshape(runs, _RUN)
 
 
-def _bracket(sample: Array, fraction: float, slack: float) -> _Bracket:
-    size = len(sample)
+def _bracket(sample: Array, fraction: float) -> _Bracket:
+    """Keys between which the key at `fraction` of all lies, nearly always."""
+    flat = sample.reshape(-1)
+    size = len(flat)
     middle = fraction * size
-    margin = slack * math.sqrt(size * max(fraction * (1 - fraction), 1 / size)) + 1
+    margin = _SLACK * _rank_error(sample, min(int(middle), size - 1)) + 1
     first, last = math.floor(middle - margin), math.ceil(middle + margin)
-    low = _nth(sample, first) if first >= 0 else sample.dtype.type(0)
-    high = _nth(sample, last) if last < size else sample.dtype.type(np.iinfo(sample.dtype).max)
-    on_ends = np.count_nonzero(sample == low) + np.count_nonzero(sample == high)
+    low = _nth(flat, first) if first >= 0 else flat.dtype.type(0)
+    high = _nth(flat, last) if last < size else flat.dtype.type(np.iinfo(flat.dtype).max)
+    on_ends = np.count_nonzero(flat == low) + np.count_nonzero(flat == high)
     return _Bracket(low, high, bool(on_ends > (last - first) / 8 + 8))
+
+
+def _rank_error(sample: Array, rank: int) -> float:
+    """Standard error of a rank in the sample.
+
+    The keys of a run may be alike, as in rows of different scale: then it is the runs that count, not their keys.
+    """
+    runs, length = sample.shape
+    below = np.count_nonzero(sample < _nth(sample.reshape(-1), rank), axis=1)
+    fraction = max(rank / sample.size * (1 - rank / sample.size), 1 / sample.size)
+    return math.sqrt(runs * max(float(np.var(below)), length * fraction))
 
 
 def _nth(keys: Array, rank: int) -> Any:
@@ -189,12 +256,12 @@ def _nth(keys: Array, rank: int) -> Any:
 class _Searcher:
     """Holds spans of a weight against a bracket; marks what is above it, unless it is crowded."""
 
-    def __init__(self, weight: ScoredWeight, bracket: _Bracket, kept: Mask | None) -> None:
+    def __init__(self, weight: ScoredWeight, bracket: _Bracket, kept: Mask | None, longest: int) -> None:
         self._weight = weight
         self._reader = BlockReader(weight)
         self._bracket = bracket
         self._kept = kept
-        self._flags = np.empty((2, -(-min(SPAN, weight.size) // _WORD) * _WORD), np.bool_)
+        self._flags = np.empty((2, -(-longest // _WORD) * _WORD), np.bool_)
 
     def search(self, span: Span) -> _Found:
         """Search one span."""
