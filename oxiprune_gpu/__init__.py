@@ -14,6 +14,7 @@ from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import (
     BelowMinNonzero,
+    DenormalsFlushed,
     EmptyTensor,
     InvalidOption,
     InvalidSparsity,
@@ -49,6 +50,7 @@ __all__ = [
     "Axis",
     "BelowMinNonzero",
     "BlockSource",
+    "DenormalsFlushed",
     "EmptyTensor",
     "ImportanceMetric",
     "ImportanceScores",

@@ -8,10 +8,13 @@ middle of a large file are pruned by the same code, with the same few megabytes 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from oxiprune_gpu.errors import UnsupportedArray
 
 Array = NDArray[Any]
 
@@ -20,20 +23,23 @@ _LARGE_PAGE = 1 << 18
 """Elements `BlockSource.take` loads at a time: little around scattered places, much where places lie close."""
 
 
-class BlockSource(Protocol):
-    """A weight whose elements can be loaded and stored in blocks.
+class BlockSource(ABC):
+    """A weight whose elements can be loaded and stored in blocks. Make one by inheriting.
 
     `load` and `store` are called from several threads at once, for ranges that do not overlap.
     """
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight; elements are numbered in row-major order."""
 
     @property
+    @abstractmethod
     def dtype(self) -> np.dtype[Any]:
         """float16, bfloat16 (ml_dtypes), float32 or float64, native byte order."""
 
+    @abstractmethod
     def load(self, start: int, stop: int, scratch: Array) -> Array:
         """Return elements start..stop as an aligned 1-D array of `dtype`.
 
@@ -41,6 +47,7 @@ class BlockSource(Protocol):
         of `dtype`, and at least `stop - start` long. The caller may change what it gets, and then must `store` it.
         """
 
+    @abstractmethod
     def store(self, start: int, block: Array) -> None:
         """Make elements start..start + len(block) of the weight equal to `block`, which came from `load`."""
 
@@ -65,11 +72,16 @@ class ArrayBlocks(BlockSource):
 
     def __init__(self, array: Array) -> None:
         if not array.flags.c_contiguous:
-            raise ValueError("ArrayBlocks needs a C-contiguous array")
+            raise UnsupportedArray("blocks", "not C-contiguous; use np.ascontiguousarray, or prune_tensor_inplace")
         self._array = array
         self._aligned = array.flags.aligned
         self._elements = array.reshape(-1)
         self._bytes = self._elements.view(np.uint8)
+
+    @property
+    def writable(self) -> bool:
+        """Whether blocks can be stored."""
+        return bool(self._array.flags.writeable)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from dataclasses import dataclass, field
 from typing import Self
@@ -11,9 +12,6 @@ import numpy as np
 from oxiprune_gpu.errors import InvalidOption, InvalidSparsity
 from oxiprune_gpu.granularity import PruningGranularity, Unstructured, parse_granularity
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, parse_metric
-
-_SURELY_VALID = 0.999
-"""Above, the value may round to 1 as float32."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,6 @@ class PruningConfig:
 
     def check(self) -> None:
         """Raise `InvalidSparsity` when sparsity is not in [0, 1): NaN and infinities too."""
-        if 0.0 <= self.sparsity <= _SURELY_VALID:
-            return
         with np.errstate(over="ignore"):
             single = float(np.float32(self.sparsity))
         # A tiny negative double rounds to -0.0 as float32, which is legal, but it is no sparsity.
@@ -72,9 +68,12 @@ class PruningConfig:
 
 
 def _as_number(sparsity: object) -> float:
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float | np.number):
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float | np.integer | np.floating):
         raise InvalidSparsity(sparsity)
-    return float(sparsity)
+    try:
+        return float(sparsity)
+    except OverflowError:
+        return math.copysign(math.inf, sparsity)
 
 
 def _checked_min_nonzero(min_nonzero: object) -> int:

@@ -10,13 +10,14 @@
     ├── BelowMinNonzero        min_nonzero is larger than the weight
     ├── NonFiniteWeight        NaN in a weight or a gradient
     ├── NonFiniteScore         NaN born in a score (infinity times zero)
+    ├── DenormalsFlushed       the processor is set to flush denormal numbers
     ├── ShapeMismatch          a shape, mask or gradient that does not fit the data
     ├── UnsupportedDtype       not float16, bfloat16, float32 or float64
     ├── UnsupportedArray       not an array, or one on a device that no backend serves
     └── ReadOnlyTarget         pruning in place something that can't be written
 
 The texts of the first group (invalid sparsity, empty, not two-dimensional, below min_nonzero) are the reference's,
-letter by letter. Nothing has been written when one of these is raised.
+letter by letter. The weight it is about has not been changed when one of these is raised.
 """
 
 from __future__ import annotations
@@ -86,6 +87,18 @@ class NonFiniteScore(PruningError, ValueError):
         super().__init__(
             f"{count} scores of tensor '{name}' are NaN (infinity times zero): "
             "clip the weight or the gradient, or use another metric"
+        )
+
+
+class DenormalsFlushed(PruningError):
+    """The processor is set to treat denormal numbers as zero: scores would not be what they are elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"can't score tensor '{name}': denormal numbers are flushed to zero in this thread, so masks would differ "
+            "from those of other machines; call torch.set_flush_denormal(False), or look for a library built with "
+            "-ffast-math"
         )
 
 

@@ -14,14 +14,23 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends import Backend, NumpyBackend, Statistics
-from oxiprune_gpu.blocks import BlockSource
+from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of
+from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
-from oxiprune_gpu.errors import EmptyTensor, InvalidOption, ShapeMismatch
+from oxiprune_gpu.errors import (
+    EmptyTensor,
+    InvalidOption,
+    PruningError,
+    ReadOnlyTarget,
+    ShapeMismatch,
+    UnsupportedArray,
+    UnsupportedDtype,
+)
+from oxiprune_gpu.granularity import UnitView
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from oxiprune_gpu.selection import units_to_prune
-from oxiprune_gpu.tensor import Borrowed, Tensor, borrow
+from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, borrow, tensors_with_names, to_numpy
 
 Mask = NDArray[np.bool_]
 
@@ -51,17 +60,14 @@ def compute_importance(tensor: Tensor, metric: str | ImportanceMetric = "l1") ->
     """
     weight, metric = borrow(tensor), parse_metric(metric)
     metric.check(weight.name, weight.data.shape)
-    backend = NumpyBackend()
+    backend = backend_of(weight.data)
     return ImportanceScores(backend.element_scores(backend.adopt(weight.contiguous()), metric, weight.name))
 
 
 def compute_mask(tensor: Tensor, config: PruningConfig) -> Any:
     """Return the mask `prune_tensor` would apply: bool, True = kept, shaped as the weight. Errors as there."""
     weight = borrow(tensor)
-    mask = np.empty(weight.data.shape, np.bool_)
-    backend = NumpyBackend()
-    _prune(backend, backend.adopt(weight.contiguous()), weight.name, config, mask=mask, write=False)
-    return weight.export(mask)
+    return weight.export(_prune_array(weight.contiguous(), weight.name, config, write=False))
 
 
 def apply_mask(tensor: Tensor, mask: Any) -> Any:
@@ -81,7 +87,7 @@ def apply_mask(tensor: Tensor, mask: Any) -> Any:
         shapes = f"{list(kept.shape)}, the weight {list(weight.data.shape)}"
         raise ShapeMismatch(f"mask of tensor '{weight.name}' has shape {shapes}: they must be equal")
     pruned = weight.data.copy(order="C")
-    NumpyBackend().apply_mask(pruned, kept)
+    backend_of(pruned).apply_mask(pruned, kept)
     return weight.give_back(pruned)
 
 
@@ -96,13 +102,10 @@ def prune_tensor(tensor: Tensor, config: PruningConfig) -> tuple[Any, Any]:
         (pruned, mask): `pruned` in the form the weight came in; the mask is bool, True = kept, the weight's shape.
 
     Raises:
-        EmptyTensor, NotTwoDimensional, BelowMinNonzero, UnsupportedDtype, ShapeMismatch, NonFiniteWeight,
-        NonFiniteScore.
+        UnsupportedArray, UnsupportedDtype, InvalidSparsity, EmptyTensor, NotTwoDimensional, BelowMinNonzero,
+        ShapeMismatch, DenormalsFlushed, NonFiniteWeight, NonFiniteScore.
     """
-    weight = borrow(tensor)
-    pruned = weight.data.copy(order="C")
-    mask = _prune_array(pruned, weight.name, config)
-    return weight.give_back(pruned), weight.export(mask)
+    return _prune_one(borrow(tensor), tensor, config, inplace=False)
 
 
 def prune_tensor_inplace(tensor: Tensor, config: PruningConfig) -> Any:
@@ -113,13 +116,7 @@ def prune_tensor_inplace(tensor: Tensor, config: PruningConfig) -> Any:
     Raises:
         ReadOnlyTarget: the weight can't be written.
     """
-    weight = borrow(tensor)
-    target = weight.writable_data()
-    work = weight.contiguous()
-    mask = _prune_array(work, weight.name, config)
-    if work is not target:
-        target[...] = work
-    return weight.export(mask)
+    return _prune_one(borrow(tensor), tensor, config, inplace=True)[1]
 
 
 @overload
@@ -143,14 +140,14 @@ def prune_model(
     Returns:
         (pruned, mask) of each weight: a list, or a dict when a mapping came in.
     """
-    if isinstance(tensors, Mapping):
-        named = {name: _prune_one(borrow(data, name), data, config, inplace) for name, data in tensors.items()}
-        return named
-    return [_prune_one(borrow(t, f"tensors[{i}]"), t, config, inplace) for i, t in enumerate(tensors)]
+    pruned = ((name, _prune_one(borrow(t, name), t, config, inplace)) for name, t in tensors_with_names(tensors))
+    return dict(pruned) if isinstance(tensors, Mapping) else [result for _, result in pruned]
 
 
 def prune_blocks(source: BlockSource, config: PruningConfig, name: str = "blocks") -> PruneCounts:
-    """Prune a weight that is read and written in blocks, in place: a tensor in a file of any size, a few MB of memory.
+    """Prune a weight that is read and written in blocks, in place: a tensor in a file, for instance.
+
+    Unstructured pruning holds a mask, one byte an element; beside it a few megabytes are enough, whatever the size.
 
     Args:
         source: see `BlockSource`.
@@ -158,28 +155,76 @@ def prune_blocks(source: BlockSource, config: PruningConfig, name: str = "blocks
         name: for error texts.
 
     Returns:
-        The counts of elements. Errors as in `prune_tensor`; nothing has been stored when one is raised.
+        The counts of elements. Errors as in `prune_tensor`; nothing has been stored when one of them is raised.
     """
+    _check_source(source, name, writing=True)
+    job = _plan(source.shape, config, name)
     backend = NumpyBackend()
     before = backend.count_nonzero(source)
-    pruned = _prune(backend, source, name, config)
-    after = backend.count_nonzero(source) if pruned else before
-    return PruneCounts(math.prod(source.shape), pruned, before, after)
+    job.run(backend, source)
+    after = backend.count_nonzero(source) if job.k else before
+    return PruneCounts(math.prod(source.shape), job.elements, before, after)
 
 
 def count_nonzero_blocks(source: BlockSource) -> int:
     """Count the nonzeros of a weight that is read in blocks."""
+    _check_source(source, "blocks")
     return NumpyBackend().count_nonzero(source)
 
 
 def score_stats_blocks(source: BlockSource, metric: str | ImportanceMetric, name: str = "blocks") -> ScoreStats:
     """Statistics of the element scores of a weight that is read in blocks, without holding the scores."""
+    _check_source(source, name)
     metric = parse_metric(metric)
     metric.check(name, source.shape)
-    return _as_score_stats(NumpyBackend().statistics(source, metric, name))
+    return ScoreStats(*NumpyBackend().statistics(source, metric, name))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The `k` lowest units of a weight are to be pruned; `view` is None when every element is a unit."""
+
+    name: str
+    config: PruningConfig
+    view: UnitView | None
+    k: int
+
+    @property
+    def elements(self) -> int:
+        """How many elements fall."""
+        return self.k if self.view is None else self.k * self.view.unit_size
+
+    def run(self, backend: Backend, weight: Any, *, mask: Mask | None = None, write: bool = True) -> None:
+        """Prune a weight in its backend's form."""
+        metric = self.config.metric
+        if self.view is None:
+            backend.prune_elements(weight, metric, self.k, self.name, mask=mask, write=write)
+            return
+        scores = backend.unit_scores(weight, self.view, metric, self.name)
+        backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
+
+
+def _plan(shape: tuple[int, ...], config: PruningConfig, name: str) -> _Job:
+    """Check all that can be checked without reading the weight, and say how many units fall."""
+    if not isinstance(config, PruningConfig):
+        raise InvalidOption(f"config must be a PruningConfig, not {type(config).__name__}")
+    config.check()
+    size = math.prod(shape)
+    if size == 0:
+        raise EmptyTensor(name)
+    try:
+        view = config.granularity.unit_view(shape)
+        units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
+        k = units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
+    except PruningError as error:
+        error.add_note(f"tensor '{name}'")  # the reference's texts do not name it
+        raise
+    config.metric.check(name, shape)
+    return _Job(name, config, view, k)
 
 
 def _prune_one(weight: Borrowed, tensor: Tensor, config: PruningConfig, inplace: bool) -> tuple[Any, Any]:
+    """Prune a weight, or a copy of it; return it in the form it came in, and the mask."""
     if inplace:
         target = weight.writable_data()
         work = weight.contiguous()
@@ -191,47 +236,32 @@ def _prune_one(weight: Borrowed, tensor: Tensor, config: PruningConfig, inplace:
     return (tensor if inplace else weight.give_back(work)), weight.export(mask)
 
 
-def _prune_array(array: NDArray[Any], name: str, config: PruningConfig) -> Mask:
-    backend = NumpyBackend()
+def _prune_array(array: NDArray[Any], name: str, config: PruningConfig, *, write: bool = True) -> Mask:
+    """Prune a C-contiguous array in place, unless `write` is False; return the mask."""
+    job = _plan(array.shape, config, name)
+    backend = backend_of(array)
     mask = np.empty(array.shape, np.bool_)
-    _prune(backend, backend.adopt(array), name, config, mask=mask)
+    job.run(backend, backend.adopt(array), mask=mask, write=write)
     return mask
 
 
-def _prune(
-    backend: Backend, weight: Any, name: str, config: PruningConfig, *, mask: Mask | None = None, write: bool = True
-) -> int:
-    """Prune a weight in its backend's form; return how many elements fell."""
-    shape = weight.shape
-    config.check()
-    _check_not_empty(name, shape)
-    view = config.granularity.unit_view(shape)
-    units, unit_size = (math.prod(shape), 1) if view is None else (view.count, view.unit_size)
-    k = units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
-    config.metric.check(name, shape)
-    if view is None:
-        backend.prune_elements(weight, config.metric, k, name, mask=mask, write=write)
-    else:
-        scores = backend.unit_scores(weight, view, config.metric, name)
-        backend.prune_units(weight, view, backend.kept_units(scores, k), mask=mask, write=write)
-    return k * unit_size
+def _check_source(source: BlockSource, name: str, *, writing: bool = False) -> None:
+    if not isinstance(source, BlockSource):
+        raise UnsupportedArray(
+            name, f"a BlockSource is wanted, not {type(source).__name__}; ArrayBlocks wraps an array"
+        )
+    if source.dtype not in DTYPES:
+        raise UnsupportedDtype(name, source.dtype)
+    if writing and isinstance(source, ArrayBlocks) and not source.writable:
+        raise ReadOnlyTarget(name)
 
 
 def _as_mask(mask: Any, name: str) -> Mask:
     try:
-        array = np.asarray(mask)
-        if array.dtype.kind in "biuf" and not (array.dtype.kind == "f" and np.isnan(array).any()):
-            kept: Mask = np.not_equal(array, 0)
-            return kept
-    except ValueError:
-        pass
+        array = to_numpy(mask, "mask")
+    except UnsupportedArray as error:
+        raise InvalidOption(f"mask of tensor '{name}' is no array: {error}") from None
+    if (array.dtype.kind in "biuf" or array.dtype in DTYPES) and not np.isnan(array).any():
+        kept: Mask = np.not_equal(array, 0)
+        return kept
     raise InvalidOption(f"mask of tensor '{name}' must be an array of bools, True = kept (or of numbers, 0 = pruned)")
-
-
-def _check_not_empty(name: str, shape: tuple[int, ...]) -> None:
-    if math.prod(shape) == 0:
-        raise EmptyTensor(name)
-
-
-def _as_score_stats(statistics: Statistics) -> ScoreStats:
-    return ScoreStats(*statistics)

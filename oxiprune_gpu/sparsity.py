@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from oxiprune_gpu.backends import NumpyBackend
-from oxiprune_gpu.tensor import Tensor, borrow
+from oxiprune_gpu.backends import backend_of
+from oxiprune_gpu.tensor import Borrowed, Tensor, borrow, tensors_with_names
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,7 @@ class SparsityReport:
     @classmethod
     def compute(cls, tensor: Tensor) -> Self:
         """Count the nonzeros of a `WeightTensor` or array."""
-        weight = borrow(tensor)
-        backend = NumpyBackend()
-        nonzero = backend.count_nonzero(backend.adopt(weight.contiguous()))
-        return cls(weight.name, weight.data.size, nonzero, weight.data.shape)
+        return cls(*_counted(borrow(tensor)))
 
     @property
     def sparsity(self) -> float:
@@ -62,9 +59,9 @@ class ModelSparsitySummary:
     layers: tuple[SparsityReport, ...]
 
     @classmethod
-    def from_model(cls, tensors: Iterable[Tensor]) -> Self:
-        """Count the nonzeros of each `WeightTensor` or array."""
-        return cls(tuple(SparsityReport.compute(tensor) for tensor in tensors))
+    def from_model(cls, tensors: Iterable[Tensor] | Mapping[str, Any]) -> Self:
+        """Count the nonzeros of each `WeightTensor` or array of a sequence, or of a mapping from name to array."""
+        return cls(tuple(_report(borrow(tensor, name)) for name, tensor in tensors_with_names(tensors)))
 
     @property
     def total_params(self) -> int:
@@ -89,9 +86,19 @@ class ModelSparsitySummary:
         )
 
 
-def model_sparsity_report(tensors: Iterable[Tensor]) -> ModelSparsitySummary:
+def model_sparsity_report(tensors: Iterable[Tensor] | Mapping[str, Any]) -> ModelSparsitySummary:
     """Return the sparsity of each weight and of all together."""
     return ModelSparsitySummary.from_model(tensors)
+
+
+def _report(weight: Borrowed) -> SparsityReport:
+    return SparsityReport(*_counted(weight))
+
+
+def _counted(weight: Borrowed) -> tuple[str, int, int, tuple[int, ...]]:
+    backend = backend_of(weight.data)
+    nonzero = backend.count_nonzero(backend.adopt(weight.contiguous()))
+    return weight.name, weight.data.size, nonzero, weight.data.shape
 
 
 def _sparsity(total: int, nonzero: int) -> float:

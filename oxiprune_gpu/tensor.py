@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.errors import ReadOnlyTarget, ShapeMismatch, UnsupportedArray, UnsupportedDtype
+from oxiprune_gpu.errors import InvalidOption, ReadOnlyTarget, ShapeMismatch, UnsupportedArray, UnsupportedDtype
 
 Array = NDArray[Any]
 Export = Callable[[Array], Any]
@@ -111,6 +111,28 @@ def borrow(tensor: Tensor, name: str = "array") -> Borrowed:
     return Borrowed(name, data, export, named, writable)
 
 
+def to_numpy(data: Any, name: str) -> Array:
+    """See an array of any library, dtype and layout as a numpy array, without a copy where its library allows.
+
+    Raises `UnsupportedArray`.
+    """
+    return _import(data, name)[0]
+
+
+def tensors_with_names(tensors: Iterable[Tensor] | Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Several weights, each with the name it has in errors unless it is a `WeightTensor`.
+
+    Raises `InvalidOption` for a single one.
+    """
+    if isinstance(tensors, Mapping):
+        yield from tensors.items()
+        return
+    if isinstance(tensors, WeightTensor) or hasattr(tensors, "__array__") or hasattr(tensors, "__dlpack__"):
+        raise InvalidOption("one tensor was given where several are wanted: put it in a list, or in a dict by name")
+    for index, tensor in enumerate(tensors):
+        yield f"tensors[{index}]", tensor
+
+
 def _overlaps_itself(array: Array) -> bool:
     """Whether elements may share memory: walking the axes from the smallest stride, each must step over the last."""
     if array.flags.c_contiguous or not array.size:
@@ -142,11 +164,12 @@ def _import(data: Any, name: str) -> tuple[Array, Export, bool]:
     if isinstance(data, np.ndarray):
         return np.asarray(data), _as_is, True
     try:
-        if type(data).__module__.partition(".")[0] == "torch":
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(data, torch.Tensor):
             return _import_torch(data)
         if hasattr(data, "__dlpack__"):
             return np.from_dlpack(data), _exporter_of(data), True
-        if hasattr(data, "__array__") or isinstance(data, list | tuple | float):
+        if hasattr(data, "__array__") or isinstance(data, list | tuple | float | int):
             return np.asarray(data), _as_is, False
     except (RuntimeError, BufferError, TypeError, ValueError) as error:
         raise UnsupportedArray(name, f"{error} (is it on a device, or of a dtype numpy does not know?)") from error

@@ -1,7 +1,8 @@
 """The primitives every backend has. The docstrings are the contract; the contract test holds every backend to it.
 
 A primitive gets a weight in the backend's own form: a `BlockSource` for numpy, a device array for CUDA. `name` is only
-for error texts. Masks are bool arrays of the weight's shape, True = kept. Every primitive that reads scores raises
+for error texts. Masks are bool arrays of the weight's shape, C-contiguous, True = kept. Every primitive that reads
+scores raises
 
 - `NonFiniteWeight` when the weight (or the metric's gradient) holds NaN, whatever the metric, and
 - `NonFiniteScore` when a score is NaN though nothing it was made of is,

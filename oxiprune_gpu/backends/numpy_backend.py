@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -70,7 +71,7 @@ class NumpyBackend(Backend):
         """See `Backend.kept_units`."""
         kept = np.ones(scores.size, np.bool_)
         if scores.size <= _FEW_UNITS:
-            kept[np.argsort(scores, kind="stable")[:k]] = False
+            kept[np.argsort(scores.view(_bits_dtype(scores.dtype)), kind="stable")[:k]] = False
         elif k:
             self.prune_elements(ArrayBlocks(scores), GivenScores(), k, "unit scores", mask=kept, write=False)
         return kept
@@ -118,7 +119,7 @@ class NumpyBackend(Backend):
 
     def count_nonzero(self, weight: BlockSource) -> int:
         """See `Backend.count_nonzero`."""
-        size = ScoredWeight(weight, GivenScores(), "").size
+        size = math.prod(weight.shape)
 
         def make_worker() -> Callable[[Span], int]:
             scratch = np.empty(min(BLOCK, size), weight.dtype)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -26,7 +29,7 @@ SPAN = 8 * BLOCK
 def thread_count() -> int:
     """Threads to use: `OXIPRUNE_NUM_THREADS`, or else the processors this process may run on."""
     configured = os.environ.get("OXIPRUNE_NUM_THREADS", "")
-    if configured.isdigit() and int(configured) > 0:
+    if configured.isascii() and configured.isdecimal() and int(configured) > 0:
         return int(configured)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -55,31 +58,47 @@ def spans_of(size: int) -> list[Span]:
 def over_spans(make_worker: Callable[[], Callable[[Span], Result]], spans: list[Span]) -> list[Result]:
     """Call a worker on every span, on several threads, and return the results in the order of the spans.
 
-    Each thread makes one worker, so a worker may own scratch memory. The first exception is raised again.
+    Each thread makes one worker, so a worker may own scratch memory. After an exception no span is begun any more, and
+    it is raised again.
     """
     threads = min(thread_count(), len(spans)) if len(spans) > 1 else 1
     if threads == 1:
         worker = make_worker()
         with np.errstate(all="ignore"):
             return [worker(span) for span in spans]
-    numbered: SimpleQueue[tuple[int, Span]] = SimpleQueue()
-    for item in enumerate(spans):
-        numbered.put(item)
-    results: dict[int, Result] = {}
+    queue = _SpanQueue(spans)
 
-    def drain() -> None:
-        worker = make_worker()
-        with np.errstate(all="ignore"):
-            while True:
-                try:
-                    index, span = numbered.get_nowait()
-                except Empty:
-                    return
-                results[index] = worker(span)
+    def drain() -> list[tuple[int, Result]]:
+        with queue.closing_on_error(), np.errstate(all="ignore"):
+            worker = make_worker()
+            return [(index, worker(span)) for index, span in queue]
 
     from concurrent.futures import ThreadPoolExecutor  # takes as long to import as a small model to prune
 
-    with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(drain) for _ in range(threads)]:
-            future.result()
-    return [results[index] for index in range(len(spans))]
+    with ThreadPoolExecutor(threads) as pool, queue.closing_on_error():
+        done = [future.result() for future in [pool.submit(drain) for _ in range(threads)]]
+    return [result for _, result in sorted(chain(*done), key=itemgetter(0))]
+
+
+class _SpanQueue:
+    """Spans with their numbers, handed to several threads until one fails."""
+
+    def __init__(self, spans: list[Span]) -> None:
+        self._items: SimpleQueue[tuple[int, Span]] = SimpleQueue()
+        for item in enumerate(spans):
+            self._items.put(item)
+
+    def __iter__(self) -> Iterator[tuple[int, Span]]:
+        with suppress(Empty):
+            while True:
+                yield self._items.get_nowait()
+
+    @contextmanager
+    def closing_on_error(self) -> Iterator[None]:
+        """Hand out no more when the block fails or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            for _ in self:
+                pass
+            raise

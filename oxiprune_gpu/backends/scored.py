@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
 from oxiprune_gpu.blocks import BlockSource
-from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight
-from oxiprune_gpu.metrics import ImportanceMetric, Positions, Taylor
+from oxiprune_gpu.errors import DenormalsFlushed, NonFiniteScore, NonFiniteWeight
+from oxiprune_gpu.metrics import ImportanceMetric, Positions
 
 Array = NDArray[Any]
 
@@ -19,6 +19,10 @@ Array = NDArray[Any]
 _SINGLE = np.dtype(np.float32), np.dtype(np.uint32), 0x7F80_0000
 _DOUBLE = np.dtype(np.float64), np.dtype(np.uint64), 0x7FF0_0000_0000_0000
 """Score dtype, key dtype, and the key of infinity."""
+
+
+_TINY, _ONE = np.float32(1e-40), np.float32(1)
+"""Their product is 0 only where the processor flushes denormal numbers."""
 
 
 class ScoredWeight:
@@ -29,6 +33,8 @@ class ScoredWeight:
     """
 
     def __init__(self, source: BlockSource, metric: ImportanceMetric, name: str) -> None:
+        if _TINY * _ONE == 0:
+            raise DenormalsFlushed(name)
         self.source = source
         self.metric = metric
         self.name = name
@@ -64,7 +70,7 @@ class ScoredWeight:
         in_weight = sum(over_spans(lambda: BlockReader(self).count_nan_values, spans_of(self.size)))
         if in_weight:
             raise NonFiniteWeight(self.name, in_weight)
-        if isinstance(self.metric, Taylor) and (in_gradient := int(np.isnan(self.metric.flat_gradient).sum())):
+        if in_gradient := self.metric.count_nan():
             raise NonFiniteWeight(self.name, in_gradient, "gradient")
         raise NonFiniteScore(
             self.name, sum(over_spans(lambda: BlockReader(self).count_nan_scores, spans_of(self.size)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -26,9 +27,11 @@ class Axis(PruningGranularity):
     name: ClassVar[str] = "axis"
 
     def __post_init__(self) -> None:
-        for option in (self.axis, self.groups):
+        for field in ("axis", "groups"):
+            option = getattr(self, field)
             if isinstance(option, bool) or not hasattr(option, "__index__"):
                 raise InvalidOption(f"granularity axis needs whole numbers, not {option!r}")
+            object.__setattr__(self, field, operator.index(option))
 
     def unit_view(self, shape: tuple[int, ...]) -> UnitView:
         """See `PruningGranularity.unit_view`."""
@@ -42,13 +45,14 @@ class Axis(PruningGranularity):
 
     @classmethod
     def from_text(cls, argument: str | None) -> Self:
-        """Return `Axis(N)` for the text `axis:N`."""
+        """Return `Axis(N)` for the text `axis:N`, `Axis(N, G)` for `axis:N/G`."""
+        axis, slash, groups = (argument or "").partition("/")
         try:
-            return cls(int(argument or ""))
+            return cls(int(axis), int(groups)) if slash else cls(int(axis))
         except ValueError:
             raise InvalidOption(f"granularity axis needs a number, as in axis:0; got '{argument or ''}'") from None
 
     @property
     def text(self) -> str:
-        """The granularity as text."""
-        return f"axis:{self.axis}"
+        """The granularity as text, with its groups."""
+        return f"axis:{self.axis}" if self.groups == 1 else f"axis:{self.axis}/{self.groups}"

@@ -45,6 +45,10 @@ class ImportanceMetric(ABC):
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise when this metric can't score a weight called `name` of `shape`."""
 
+    def count_nan(self) -> int:
+        """NaN in what the metric brings along besides the weight, like a gradient."""
+        return 0
+
     @classmethod
     def from_text(cls, argument: str | None) -> Self:
         """Return the metric for the text `name` or `name:argument`."""

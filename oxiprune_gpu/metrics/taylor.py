@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from oxiprune_gpu.errors import InvalidOption, ShapeMismatch
+from oxiprune_gpu.errors import InvalidOption, ShapeMismatch, UnsupportedArray
 from oxiprune_gpu.metrics.base import ImportanceMetric, Positions
 from oxiprune_gpu.metrics.magnitude import L2Magnitude
+from oxiprune_gpu.tensor import DTYPES, to_numpy
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Taylor(ImportanceMetric):
     """Element score |w * g| with the gradient g of the loss; unit score sum |w * g|.
 
     Args:
-        gradient: array of the weight's shape. It is read in the score dtype. NaN in it raises `NonFiniteWeight`.
+        gradient: array of the weight's shape, of any library `WeightTensor` takes. It is read in the score dtype, and
+            copied if it is not C-contiguous. NaN in it raises `NonFiniteWeight`.
     """
 
     gradient: ArrayLike
@@ -33,6 +35,10 @@ class Taylor(ImportanceMetric):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gradient", _real_array(self.gradient))
+
+    def count_nan(self) -> int:
+        """See `ImportanceMetric.count_nan`."""
+        return int(np.count_nonzero(np.isnan(self.flat_gradient)))
 
     def score(self, values: NDArray[Any], positions: Positions, out: NDArray[Any]) -> None:
         """See `ImportanceMetric.score`."""
@@ -59,10 +65,11 @@ class Taylor(ImportanceMetric):
         return "taylor:gradient"
 
 
-def _real_array(gradient: ArrayLike) -> NDArray[Any]:
+def _real_array(gradient: Any) -> NDArray[Any]:
     try:
-        array = np.asarray(gradient)
-        array.astype(np.float64, casting="same_kind", copy=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidOption(f"the gradient of metric taylor is no array of real numbers: {error}") from None
-    return array
+        array = to_numpy(gradient, "gradient")
+    except UnsupportedArray as error:
+        raise InvalidOption(f"the gradient of metric taylor is no array: {error}") from None
+    if array.dtype not in DTYPES and array.dtype.kind not in "biuf":
+        raise InvalidOption(f"the gradient of metric taylor is no array of real numbers, but of {array.dtype}")
+    return array if array.flags.c_contiguous else array.copy(order="C")

@@ -20,6 +20,7 @@ NAMES = [
     "Axis",
     "BelowMinNonzero",
     "BlockSource",
+    "DenormalsFlushed",
     "EmptyTensor",
     "ImportanceMetric",
     "ImportanceScores",
