@@ -22,7 +22,7 @@ seldom waits for the GIL between two numpy calls."""
 CHUNK = 1 << 14
 """Spans begin at multiples of this, the unit of the documented order of addition."""
 
-SPAN = 8 * BLOCK
+SPAN = 4 * BLOCK
 """Most elements handed to a thread at a time."""
 
 
