@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 import onnx
 
-from onnx_tools.byte_check import METADATA_KEY, compare_bytes
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of, file_reports
 from onnx_tools.model_copy import ModelCopy
@@ -31,6 +30,7 @@ from onnx_tools.report import (
 )
 from onnx_tools.shared_bytes import overlaps
 from onnx_tools.values import ValueReader, decode, encode
+from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weights import LeftAlone
 from onnx_tools.wire import Path

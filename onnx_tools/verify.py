@@ -10,11 +10,11 @@ from collections.abc import Collection
 
 import onnx
 
-from onnx_tools.byte_check import ByteComparison, ZeroedTensor, compare_bytes
-from onnx_tools.byte_spans import Violation
-from onnx_tools.feeds import one_line
 from onnx_tools.report import Check, OutputDrift, VerificationReport
-from onnx_tools.runtime_check import check_runtime
+from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes
+from onnx_tools.verification.byte_spans import Violation
+from onnx_tools.verification.feeds import one_line
+from onnx_tools.verification.runtime_check import check_runtime
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption
 

@@ -28,9 +28,7 @@ ORDER = {
         onnx_tools
         inspection terminal preflight
         rewrite verify renderers
-        plan values file_facts byte_check runtime_check shared_bytes
-        frame_check tensor_values drift
-        byte_spans feeds
+        plan values file_facts verification shared_bytes
         report
         plain
         weight_selection

@@ -19,10 +19,10 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools import Selection, inspect_file, prune_file, verify_files
-from onnx_tools.byte_check import ByteComparison, compare_bytes
 from onnx_tools.plan import make_plan
 from onnx_tools.renderers import RENDERERS
 from onnx_tools.report import PruneReport
+from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
 from oxiprune_gpu import PruningConfig, PruningError
 from tests.command import tree
 

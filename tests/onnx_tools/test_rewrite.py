@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_tools import Extras, Selection, find_weights, prune_file, prune_model
-from onnx_tools.byte_check import compare_bytes
 from onnx_tools.errors import InvalidTensor, NothingSelected, OutputRefused, VerificationFailed
 from onnx_tools.report import Check, PruneReport, VerificationReport
+from onnx_tools.verification.byte_check import compare_bytes
 from onnx_tools.verify import verify_files
 from oxiprune_gpu import (
     InvalidOption,

@@ -18,11 +18,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools.byte_check import ByteComparison, compare_bytes
 from onnx_tools.errors import InvalidExternalData, InvalidModelFile, OnnxToolsError
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, tensor_at
 from onnx_tools.report import VerificationReport
+from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
 from onnx_tools.verify import verify_files
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption, PruningError

@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx
 
-from onnx_tools.byte_spans import Violation
 from onnx_tools.errors import InvalidModelFile
 from onnx_tools.file_blocks import contents
 from onnx_tools.model_file import ModelFile
+from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.wire import Path, join, rewrite, scan
 
 Edits = Mapping[Path, bytes | None]

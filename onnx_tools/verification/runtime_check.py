@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from onnx_tools.drift import DriftMeter
-from onnx_tools.feeds import Feed, InputSpec, NoRandomInputs, one_line, random_feeds, read_data, sliced
 from onnx_tools.report import Check, OutputDrift
+from onnx_tools.verification.drift import DriftMeter
+from onnx_tools.verification.feeds import Feed, InputSpec, NoRandomInputs, one_line, random_feeds, read_data, sliced
 from oxiprune_gpu.errors import InvalidOption
 
 _NOT_INSTALLED = "could not verify: onnxruntime is not installed (pip install oxiprune-gpu[run])"

@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnx_tools.byte_spans import Difference, SpanComparer, Violation, compare_elements
 from onnx_tools.errors import InvalidModelFile
-from onnx_tools.frame_check import compare_frames
 from onnx_tools.model_file import Location, ModelFile, dtype_of, iter_tensors
-from onnx_tools.tensor_values import float_bits, located, serialised, shell_of, values_of, whole_tensor
+from onnx_tools.verification.byte_spans import Difference, SpanComparer, Violation, compare_elements
+from onnx_tools.verification.frame_check import compare_frames
+from onnx_tools.verification.tensor_values import float_bits, located, serialised, shell_of, values_of, whole_tensor
 from onnx_tools.wire import Path
 
 METADATA_KEY = "oxiprune"

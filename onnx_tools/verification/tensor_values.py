@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_tools.byte_spans import SpanComparer, bits_of
 from onnx_tools.errors import OnnxToolsError
 from onnx_tools.model_file import Location, ModelFile, dtype_of
+from onnx_tools.verification.byte_spans import SpanComparer, bits_of
 from onnx_tools.wire import Path
 
 _VALUE_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data")
