@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from onnx_tools.naming import is_folder
+from onnx_tools.naming import PLACEHOLDERS, is_folder
 from onnx_tools.terminal import complain, open_standard_streams
 from onnx_tools.usage import OneLineGroup, SectionedCommand, WrongUsage
 
@@ -28,6 +29,9 @@ _WRITING = "Writing"
 _EXIT_CODES = """Exit codes: 0 done; 1 no weight was selected, or a check failed; 2 wrong usage, bad input, or a file
 that can't be written; 130 interrupted. Of several models, the worst."""
 
+
+METRICS = ("l1", "l2", "taylor", "random")
+"""The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy; a test compares."""
 
 app = typer.Typer(
     name="oxiprune",
@@ -127,14 +131,15 @@ def _options(
 
 def _checked_sparsity(sparsity: float) -> float:
     if not 0.0 <= sparsity < 1.0:
-        raise typer.BadParameter(f"sparsity {sparsity} must be in [0.0, 1.0)")
+        hint = f"; for {sparsity:g} percent give {sparsity / 100:g}" if 1.0 < sparsity < 100.0 else ""
+        raise typer.BadParameter(f"sparsity {sparsity} must be in [0.0, 1.0){hint}")
     return sparsity
 
 
 def _checked_metric(metric: str) -> str:
     """Catch what needs no library to know."""
-    if metric.partition(":")[0] not in ("l1", "l2", "taylor", "random"):
-        raise typer.BadParameter(f"unknown metric '{metric}': use l1, l2, taylor, random:SEED or taylor:FILE.npz")
+    if metric.partition(":")[0] not in METRICS:
+        raise typer.BadParameter(f"unknown metric '{metric}': use {', '.join(METRICS)} (random:SEED, taylor:FILE.npz)")
     return metric
 
 
@@ -195,8 +200,8 @@ def prune(
         typer.Option(
             metavar="METRIC",
             callback=_checked_metric,
-            help="What is pruned first is least by: l1 (|w|), l2, taylor (w*w), random:SEED, or taylor:FILE.npz "
-            "(|w*g|; a gradient for each weight, under its name).",
+            help="Score of a weight's elements; the lowest are pruned: l1 (|w|), l2, taylor (w*w), random:SEED, or "
+            "taylor:FILE.npz (|w*g|; a gradient for each weight, under its name).",
         ),
     ] = "l1",
     granularity: Annotated[
@@ -272,8 +277,9 @@ def prune(
     _check_combination(output, in_place=in_place, dry_run=dry_run)
     if delete_old_data and not in_place:
         raise WrongUsage("--delete-old-data goes with --in-place")
-    if not verify and (data is not None or max_drift is not None):
-        raise WrongUsage("--data and --max-drift go with --verify")
+    if not verify and (data is not None or max_drift is not None or seed):
+        raise WrongUsage("--data, --max-drift and --seed go with --verify")
+    _check_output_name(output)
     if output is not None and len(models) > 1 and not (is_folder(output) or "{stem}" in output or "{parent}" in output):
         raise WrongUsage(f"-o {output}: several models need a folder (ending in /), or {{stem}} or {{parent}} in it")
     reports = _checked_reports(report)
@@ -395,6 +401,15 @@ def _failed(error: Exception) -> int:
         raise error
     complain("error", message(error))
     return exit_code(error)
+
+
+def _check_output_name(output: str | None) -> None:
+    if output in ("", "-"):
+        raise WrongUsage(f"-o {output or repr('')}: name a file; a model is not written to standard output")
+    unknown = [name for name in re.findall(r"{(\w*)}", output or "") if name not in PLACEHOLDERS]
+    if unknown:
+        known = " and ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise WrongUsage(f"-o {output}: {{{unknown[0]}}} stands for nothing; there are {known}")
 
 
 def _check_combination(output: str | None, *, in_place: bool, dry_run: bool) -> None:

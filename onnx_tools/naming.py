@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+PLACEHOLDERS = ("stem", "parent")
+"""What names of outputs and reports may hold in braces."""
+
 
 def expand(pattern: str, model: Path) -> Path:
     """Put a model's stem and the name of its folder into `{stem}` and `{parent}`."""

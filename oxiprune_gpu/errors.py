@@ -112,9 +112,10 @@ class UnsupportedDtype(PruningError, TypeError):
     def __init__(self, name: str, dtype: object) -> None:
         self.name = name
         self.dtype = dtype
+        order = " in this machine's byte order" if getattr(dtype, "isnative", True) is False else ""
         super().__init__(
-            f"tensor '{name}' has dtype {dtype}: supported are float16, bfloat16 (ml_dtypes), float32 and float64; "
-            "convert it first"
+            f"tensor '{name}' has dtype {dtype}: supported are float16, bfloat16 (ml_dtypes), float32 and float64"
+            f"{order}; convert it first"
         )
 
 

@@ -233,6 +233,8 @@ def _prune_one(weight: Borrowed, tensor: Tensor, config: PruningConfig, inplace:
     mask = _prune_array(work, weight.name, config)
     if work is not target:
         target[...] = work
+    if inplace:
+        weight.announce_write()
     return (tensor if inplace else weight.give_back(work)), weight.export(mask)
 
 

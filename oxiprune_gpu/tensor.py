@@ -72,6 +72,7 @@ class Borrowed:
     export: Export
     named: bool
     writable: bool
+    origin: Any
 
     def contiguous(self) -> Array:
         """The data, C-contiguous: itself where it is, else a copy."""
@@ -88,6 +89,12 @@ class Borrowed:
         if _overlaps_itself(self.data):
             raise ReadOnlyTarget(self.name, "several of its elements share one place in memory")
         return self.data
+
+    def announce_write(self) -> None:
+        """Tell the library of the weight that it was written: autograd then refuses results of the old values."""
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(self.origin, torch.Tensor):
+            torch.autograd.graph.increment_version(self.origin)
 
     def give_back(self, pruned: Array) -> Any:
         """A result in the form the weight came in: named, and of the same kind of array."""
@@ -108,7 +115,7 @@ def borrow(tensor: Tensor, name: str = "array") -> Borrowed:
     data, export, writable = _import(tensor, name)
     if data.dtype not in DTYPES:
         raise UnsupportedDtype(name, data.dtype)
-    return Borrowed(name, data, export, named, writable)
+    return Borrowed(name, data, export, named, writable, tensor)
 
 
 def to_numpy(data: Any, name: str) -> Array:
@@ -129,6 +136,11 @@ def tensors_with_names(tensors: Iterable[Tensor] | Mapping[str, Any]) -> Iterato
         return
     if isinstance(tensors, WeightTensor) or hasattr(tensors, "__array__") or hasattr(tensors, "__dlpack__"):
         raise InvalidOption("one tensor was given where several are wanted: put it in a list, or in a dict by name")
+    if not isinstance(tensors, Iterable):
+        kind = type(tensors).__name__
+        raise InvalidOption(
+            f"{kind} is no list or dict of tensors; of a torch module give dict(module.named_parameters())"
+        )
     for index, tensor in enumerate(tensors):
         yield f"tensors[{index}]", tensor
 

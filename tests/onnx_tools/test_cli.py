@@ -479,3 +479,10 @@ def test_interrupted_nothing_is_left(
     assert code == 128 + number
     assert err == ("interrupted: models that were finished stand, nothing half-done was left\n" if code == 130 else "")
     assert tree(tmp_path) == before
+
+
+def test_the_metrics_of_the_command_are_those_of_the_package() -> None:
+    from onnx_tools.cli import METRICS
+    from oxiprune_gpu.metrics import METRICS as OF_THE_PACKAGE
+
+    assert set(METRICS) == set(OF_THE_PACKAGE)
