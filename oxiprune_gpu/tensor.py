@@ -136,11 +136,9 @@ def tensors_with_names(tensors: Iterable[Tensor] | Mapping[str, Any]) -> Iterato
         return
     if isinstance(tensors, WeightTensor) or hasattr(tensors, "__array__") or hasattr(tensors, "__dlpack__"):
         raise InvalidOption("one tensor was given where several are wanted: put it in a list, or in a dict by name")
-    if not isinstance(tensors, Iterable):
-        kind = type(tensors).__name__
-        raise InvalidOption(
-            f"{kind} is no list or dict of tensors; of a torch module give dict(module.named_parameters())"
-        )
+    if not hasattr(tensors, "__iter__"):
+        hint = "of a torch module give dict(module.named_parameters())"
+        raise InvalidOption(f"{type(tensors).__name__} is no list or dict of tensors; {hint}")
     for index, tensor in enumerate(tensors):
         yield f"tensors[{index}]", tensor
 

@@ -23,6 +23,7 @@ ORDER = {
         errors _version
     """,
     "onnx_tools": """
+        __main__
         cli
         commands usage
         onnx_tools
