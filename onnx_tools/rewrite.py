@@ -30,7 +30,7 @@ from onnx_tools.report import (
 )
 from onnx_tools.shared_bytes import overlaps
 from onnx_tools.values import ValueReader, decode, encode
-from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes
+from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, signs_text
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weights import LeftAlone
 from onnx_tools.wire import Path
@@ -268,8 +268,9 @@ def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], ali
     comparison = compare_bytes(model.path, finished, allowed=paths | aliases)
     if comparison.violations:
         return VerificationReport((Check("bytes", "failed", str(comparison.violations[0])),))
-    zeroed = sum(tensor.newly_zero for tensor in comparison.zeroed if tensor.path in paths)
-    detail = f"{zeroed:,} values became zero, every other byte is as it was"
+    zeroed = [tensor for tensor in comparison.zeroed if tensor.path in paths]
+    newly_zero = sum(tensor.newly_zero for tensor in zeroed)
+    detail = f"{newly_zero:,} values became zero{signs_text(zeroed)}, every other byte is as it was"
     return VerificationReport((Check("bytes", "passed", detail),))
 
 

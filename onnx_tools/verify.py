@@ -11,7 +11,7 @@ from collections.abc import Collection
 import onnx
 
 from onnx_tools.report import Check, OutputDrift, VerificationReport
-from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes
+from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes, signs_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
 from onnx_tools.verification.runtime_check import check_runtime
@@ -67,7 +67,8 @@ def bytes_check(comparison: ByteComparison) -> Check:
         return Check("bytes", "failed", "; ".join(shown))
     if not comparison.zeroed:
         return Check("bytes", "passed", "every byte is equal")
-    zeroed = f"{comparison.newly_zero:,} values in {len(comparison.zeroed):,} tensors are newly zero"
+    tensors = sum(tensor.newly_zero > 0 for tensor in comparison.zeroed)
+    zeroed = f"{comparison.newly_zero:,} values in {tensors:,} tensors are newly zero{signs_text(comparison.zeroed)}"
     return Check("bytes", "passed", f"{zeroed}, every other byte is equal")
 
 

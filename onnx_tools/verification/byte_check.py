@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,11 +34,12 @@ _NOT_ALLOWED = "a value changed that was to be left alone"
 
 @dataclass(frozen=True, slots=True)
 class ZeroedTensor:
-    """A tensor that pruning changed, as it may: `newly_zero` elements became +0.0."""
+    """A tensor that pruning changed, as it may: `newly_zero` nonzero elements and `signs` times -0.0 became +0.0."""
 
     name: str
     path: Path
     newly_zero: int
+    signs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,12 @@ class ByteComparison:
     def newly_zero(self) -> int:
         """Elements that became zero, of all tensors. Tensors that share their bytes count each."""
         return sum(tensor.newly_zero for tensor in self.zeroed)
+
+
+def signs_text(zeroed: Iterable[ZeroedTensor]) -> str:
+    """What to add about zeros that lost their sign; "" if none did."""
+    signs = sum(tensor.signs for tensor in zeroed)
+    return f" and {signs:,} negative zeros became +0.0" if signs else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +173,9 @@ class _Comparison:
         )
 
     def _note(self, pair: _Pair, found: Difference) -> None:
-        if found.newly_zero:
+        if found.newly_zero or found.signs:
             self._zeroed[pair.path] = ZeroedTensor(
-                pair.before.name or _path_text(pair.path), pair.path, found.newly_zero
+                pair.before.name or _path_text(pair.path), pair.path, found.newly_zero, found.signs
             )
         if found.index is not None:
             self._violations.append(found.violation(pair.name, pair.broken))

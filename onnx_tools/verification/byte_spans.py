@@ -44,9 +44,13 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How two arrays differ: elements that became zero, and the first one that broke the rule."""
+    """How two arrays differ: elements that became +0.0, and the first one that broke the rule.
+
+    `newly_zero`: of those the ones that were not zero; `signs`: the ones that were -0.0.
+    """
 
     newly_zero: int = 0
+    signs: int = 0
     index: int | None = None
     before: str = ""
     after: str = ""
@@ -62,18 +66,25 @@ def compare_elements(before: NDArray[Any], after: NDArray[Any], dtype: np.dtype[
     changed = int(np.count_nonzero(differs))
     if not changed:
         return Difference()
+    signs = 0
     if zeros:
+        signs = int(np.count_nonzero((before == _negative_zero(dtype)) & (after == 0)))
         differs &= after != 0  # all bits zero is +0.0, and -0.0 is not
     if not differs.any():
-        return Difference(changed)
+        return Difference(changed - signs, signs)
     first = int(differs.argmax())
     shown = [_shown(array[first : first + 1], dtype) for array in (before, after)]
-    return Difference(changed - int(np.count_nonzero(differs)), first, *shown)
+    return Difference(changed - signs - int(np.count_nonzero(differs)), signs, first, *shown)
 
 
 def bits_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the unsigned integer that is as wide as `dtype`."""
     return np.dtype(f"u{dtype.itemsize}")
+
+
+def _negative_zero(dtype: np.dtype[Any]) -> int:
+    """The bits of -0.0: the sign and nothing else."""
+    return 1 << (8 * dtype.itemsize - 1)
 
 
 def _shown(element: NDArray[Any], dtype: np.dtype[Any]) -> str:
@@ -107,7 +118,7 @@ class SpanComparer:
 
         `zeros`: elements may have become +0.0. Raises `InvalidModelFile` if a file cannot be read.
         """
-        newly_zero = 0
+        newly_zero = signs = 0
         bad: Difference | None = None
         for start in range(0, length, _CHUNK):
             size = min(_CHUNK, length - start)
@@ -115,9 +126,10 @@ class SpanComparer:
             new = self._read(1, after, start, size).view(bits_of(dtype))
             found = compare_elements(old, new, dtype, zeros)
             newly_zero += found.newly_zero
+            signs += found.signs
             if bad is None and found.index is not None:
                 bad = replace(found, index=found.index + start // dtype.itemsize)
-        return Difference(newly_zero) if bad is None else replace(bad, newly_zero=newly_zero)
+        return replace(bad or Difference(), newly_zero=newly_zero, signs=signs)
 
     def read(self, file: pathlib.Path, offset: int, length: int) -> NDArray[np.uint8]:
         """Return `length` bytes of a file."""

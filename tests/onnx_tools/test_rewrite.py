@@ -646,6 +646,16 @@ def test_verify_sees_the_finished_model_before_it_has_its_name(external_file: pa
     ]
 
 
+def test_the_check_of_bytes_counts_no_zeros_that_were_there(tmp_path: pathlib.Path) -> None:
+    weight = normals(30, 40)
+    weight[:5] = -0.0
+    report = prune(saved(tmp_path / "m.onnx", model_of("y = MatMul(x, w)", {"w": weight})))
+    assert report.verification is not None
+    detail = report.verification.checks[0].detail
+    assert detail == "400 values became zero and 200 negative zeros became +0.0, every other byte is as it was"
+    assert report.totals.zeros_after - report.totals.zeros_before == 400
+
+
 def test_bytes_are_compared_whatever_else_is_verified(small_file: pathlib.Path) -> None:
     def content(before: pathlib.Path, after: pathlib.Path) -> VerificationReport:
         return VerificationReport((Check("mine", "passed"),))

@@ -23,7 +23,7 @@ from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, tensor_at
 from onnx_tools.report import VerificationReport
 from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
-from onnx_tools.verify import verify_files
+from onnx_tools.verify import bytes_check, verify_files
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption, PruningError
 
@@ -103,6 +103,25 @@ def test_new_zeros_are_counted_and_nothing_else_passes(
         assert bad.violations[0].after.startswith(shown)
         assert bad.violations[0].before.startswith("4")
         assert not bad.zeroed
+
+
+@pytest.mark.parametrize(("dtype", "field"), STORAGES)
+@pytest.mark.parametrize("count", [5, 300], ids=["in the skeleton", "a payload"])
+def test_zeros_that_lose_their_sign_are_counted_apart(
+    tmp_path: pathlib.Path, dtype: object, field: str, count: int
+) -> None:
+    array = values(dtype, count)
+    array[1:3] = -0.0
+    model, after = stored(array, field), array.copy()
+    after[1:4] = 0.0
+    found = compare(tmp_path, model, lambda m: m.CopyFrom(stored(after, field)))
+    assert not found.violations
+    assert [(tensor.newly_zero, tensor.signs) for tensor in found.zeroed] == [(1, 2)]
+    text = bytes_check(found).detail
+    assert text == "1 values in 1 tensors are newly zero and 2 negative zeros became +0.0, every other byte is equal"
+    after[3] = array[3]
+    found = compare(tmp_path, model, lambda m: m.CopyFrom(stored(after, field)))
+    assert bytes_check(found).detail.startswith("0 values in 0 tensors are newly zero and 2 negative zeros")
 
 
 def test_the_first_bad_element_of_a_large_tensor_is_named(tmp_path: pathlib.Path) -> None:
