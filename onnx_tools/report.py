@@ -105,14 +105,13 @@ class WeightReport:
 
 @dataclass(frozen=True)
 class LeftAloneReport:
-    """Stored data that was not touched, and why. `nonzero`: None where it was not counted."""
+    """Stored data that was not touched, and why."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     parameters: int
     reason: str
-    nonzero: int | None = None
 
 
 @dataclass(frozen=True)

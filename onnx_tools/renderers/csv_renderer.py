@@ -29,8 +29,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\u
 def render(report: Report) -> str:
     """The report's tensors as CSV with a header, lines ending in CR LF; what is not known is an empty cell.
 
-    Texts that a spreadsheet would take for a formula begin with an apostrophe. A tensor that was left alone and whose
-    nonzeros are known has them before and after.
+    Texts that a spreadsheet would take for a formula begin with an apostrophe.
     """
     keys = (*_COMMON, *_columns(report), "reason")
     out = io.StringIO()
@@ -61,10 +60,7 @@ def _pruned_row(weight: WeightReport) -> dict[str, Any]:
 
 
 def _left_alone_row(tensor: LeftAloneReport) -> dict[str, Any]:
-    nonzero = tensor.nonzero
-    zeros = None if nonzero is None else tensor.parameters - nonzero
-    counts = {"nonzero_before": nonzero, "nonzero_after": nonzero, "zeros": zeros}
-    return {"status": "left alone", **_plain(tensor), **counts}
+    return {"status": "left alone", **_plain(tensor)}
 
 
 def _plain(tensor: WeightReport | InspectedWeight | LeftAloneReport) -> dict[str, Any]:
