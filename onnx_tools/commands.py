@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from onnx_tools import wire
 from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
@@ -34,12 +35,12 @@ class Checks:
     seed: int
     runtime: bool = True
 
-    def run(self, before: Path, after: Path) -> VerificationReport:
-        """Verify the model at `after`, made from the one at `before`."""
+    def run(self, before: Path, after: Path, allowed: Collection[wire.Path] | None = None) -> VerificationReport:
+        """Verify the model at `after`, made from the one at `before`; `allowed`: as in `verify_files`."""
         from onnx_tools.verify import verify_files
 
         return verify_files(
-            before, after, data=self.data, runtime=self.runtime, max_drift=self.max_drift, seed=self.seed
+            before, after, allowed, data=self.data, runtime=self.runtime, max_drift=self.max_drift, seed=self.seed
         )
 
 

@@ -26,12 +26,12 @@ _MOST_SHOWN = 3
 def verify_files(
     before: pathlib.Path,
     after: pathlib.Path,
+    allowed: Collection[Path] | None = None,
     *,
     data: pathlib.Path | None = None,
     runtime: bool = True,
     max_drift: float | None = None,
     seed: int = 0,
-    allowed: Collection[Path] | None = None,
 ) -> VerificationReport:
     """Verify the pruned model at `after` against the one at `before` that it was made from.
 

@@ -10,7 +10,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -26,6 +27,7 @@ from onnx_tools.errors import InvalidTensor, NothingSelected, OutputRefused, Ver
 from onnx_tools.report import Check, PruneReport, VerificationReport
 from onnx_tools.verification.byte_check import compare_bytes
 from onnx_tools.verify import verify_files
+from onnx_tools.wire import Path
 from oxiprune_gpu import (
     InvalidOption,
     InvalidSparsity,
@@ -606,11 +608,11 @@ class Interrupted(Exception):
     pass
 
 
-def interrupted(before: pathlib.Path, after: pathlib.Path) -> VerificationReport:
+def interrupted(before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path]) -> VerificationReport:
     raise Interrupted
 
 
-def refusing(before: pathlib.Path, after: pathlib.Path) -> VerificationReport:
+def refusing(before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path]) -> VerificationReport:
     return VerificationReport((Check("drift", "failed", "too far"),))
 
 
@@ -632,10 +634,10 @@ def test_a_check_that_fails_writes_nothing(
 def test_verify_sees_the_finished_model_before_it_has_its_name(external_file: pathlib.Path) -> None:
     output, seen = external_file.with_name("pruned.onnx"), []
 
-    def look(before: pathlib.Path, after: pathlib.Path) -> VerificationReport:
+    def look(before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path]) -> VerificationReport:
         assert not output.exists()
         seen.append((values_of(before)["weight"], values_of(after)["weight"]))
-        return verify_files(before, after, runtime=False)
+        return verify_files(before, after, allowed, runtime=False)
 
     report = prune(external_file, output, verify=look)
     assert_same_bits(seen[0][1], expected(seen[0][0], 0.5, "l1", None))
@@ -657,12 +659,29 @@ def test_the_check_of_bytes_counts_no_zeros_that_were_there(tmp_path: pathlib.Pa
 
 
 def test_bytes_are_compared_whatever_else_is_verified(small_file: pathlib.Path) -> None:
-    def content(before: pathlib.Path, after: pathlib.Path) -> VerificationReport:
+    def content(before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path]) -> VerificationReport:
         return VerificationReport((Check("mine", "passed"),))
 
     report = prune(small_file, verify=content)
     assert report.verification is not None
     assert [check.name for check in report.verification.checks] == ["bytes", "mine"]
+
+
+def test_a_further_check_knows_what_may_change_and_compares_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, compared = two_weights(tmp_path), []
+
+    def compare(*words: Any, allowed: Any) -> Any:
+        compared.append(allowed)
+        return compare_bytes(*words, allowed=allowed)
+
+    monkeypatch.setattr("onnx_tools.rewrite.compare_bytes", compare)
+    monkeypatch.setattr("onnx_tools.verify.compare_bytes", compare)
+    chosen = Selection(min_elements=0, include=("v",))
+    report = prune_file(path, config=PruningConfig(0.5), selection=chosen, verify=partial(verify_files, runtime=False))
+    assert [weight.name for weight in report.weights] == ["v"]
+    assert compared == [{(("graph", 0), ("initializer", 1))}]
 
 
 def test_an_output_that_exists_needs_force(tmp_path: pathlib.Path) -> None:
