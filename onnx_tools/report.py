@@ -48,7 +48,7 @@ class Versions:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What was asked for, defaults included. `metric`, `granularity`: as on the command line, like "random:7"."""
+    """What was asked for, defaults included. `metric`: like "random:7", "taylor:gradients"; `granularity`: "row"."""
 
     sparsity: float
     metric: str
