@@ -221,5 +221,11 @@ def _show(report: Report, view: View, name: str) -> None:
         with results():
             print_report(report, console())
         return
-    for warning in report.warnings:
+    for warning in (*report.warnings, *_check_warnings(report)):
         complain("warning", f"{name}: {warning}" if name else warning)
+
+
+def _check_warnings(report: Report) -> Iterator[str]:
+    """What a run without a table tells of its checks: those that could not be made. One that fails is an error."""
+    checks = report.verification.checks if isinstance(report, PruneReport) and report.verification else ()
+    yield from (f"{check.name}: {check.detail}" for check in checks if check.outcome == "warning")

@@ -356,6 +356,19 @@ def test_verify_before_anything_is_written(small_file: pathlib.Path, tmp_path: p
     assert failed.stderr.startswith("error: bytes: ")
 
 
+@pytest.mark.parametrize("words", [("--quiet",), ("--json",)])
+def test_what_could_not_be_verified_is_told(
+    small_file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run("prune", small_file, "-o", tmp_path / "o.onnx", *SMALL, "--verify", *words)
+    assert result.exit_code == 0
+    assert "warning: runtime: could not verify: onnxruntime is not installed" in result.stderr
+    shown = run("prune", small_file, "-o", tmp_path / "p.onnx", *SMALL, "--verify")
+    assert "could not verify" in shown.stdout
+    assert shown.stderr == ""
+
+
 def test_names_in_the_model_command_no_terminal(small_model: onnx.ModelProto, tmp_path: pathlib.Path) -> None:
     name = "w\n\x1b[31m[/x] \u2026"
     small_model.graph.initializer[1].name = name
