@@ -20,34 +20,67 @@ class _Piece(NamedTuple):
 
     start: int
     stop: int
+    data_type: int
     path: Path
     name: str
 
+    def same(self, other: _Piece) -> bool:
+        """Whether the values are the same, element by element."""
+        return self[:3] == other[:3]
+
 
 class Overlap(NamedTuple):
-    """The tensor called `name` has bytes in common with a weight, and decides whether they are `pruned`."""
+    """The tensor called `name` has bytes in common with a weight, and decides whether they are `pruned`.
+
+    `same`: it has exactly the weight's elements.
+    """
 
     name: str
     pruned: bool
+    same: bool = True
 
     @property
     def reason(self) -> str:
         """Why the weight itself is left alone."""
-        return f"has bytes in common with '{self.name}', which is {'' if self.pruned else 'not '}pruned"
+        why = f"is {'' if self.pruned else 'not '}pruned" if self.same else "has other elements there"
+        return f"has bytes in common with '{self.name}', which {why}"
 
 
 def overlaps(model: ModelFile, weights: Collection[Path]) -> dict[Path, Overlap]:
     """Find those of the `weights` that can't be pruned for themselves: another tensor has bytes in common with them.
 
     Of several weights on the same bytes the first in the model is pruned; none is, when what lies there too is no
-    weight.
+    weight, or has another type or extent: a zero of one would be something else in the other.
     """
     found: dict[Path, Overlap] = {}
     for cluster in _clusters(model):
-        others = [piece for piece in cluster if piece.path not in weights]
-        keeper = others[0] if others else min(cluster, key=lambda piece: piece.path)
-        found |= {piece.path: Overlap(keeper.name, not others) for piece in cluster if piece is not keeper}
+        found |= _judged(cluster, weights)
     return {path: overlap for path, overlap in found.items() if path in weights}
+
+
+def same_bytes(model: ModelFile, weights: Collection[Path]) -> set[Path]:
+    """The tensors that have exactly the elements of one of the `weights`, which are among them."""
+    found = set(weights)
+    for cluster in _clusters(model):
+        known = [piece for piece in cluster if piece.path in weights]
+        found |= {piece.path for piece in cluster if any(piece.same(weight) for weight in known)}
+    return found
+
+
+def _judged(cluster: list[_Piece], weights: Collection[Path]) -> dict[Path, Overlap]:
+    others = [piece for piece in cluster if piece.path not in weights]
+    if others:
+        return {piece.path: Overlap(others[0].name, pruned=False) for piece in cluster}
+    if not all(piece.same(cluster[0]) for piece in cluster):
+        return {piece.path: Overlap(_unlike(piece, cluster).name, pruned=False, same=False) for piece in cluster}
+    keeper = min(cluster, key=lambda piece: piece.path)
+    return {piece.path: Overlap(keeper.name, pruned=True) for piece in cluster if piece is not keeper}
+
+
+def _unlike(piece: _Piece, cluster: list[_Piece]) -> _Piece:
+    """A tensor that has other elements than `piece`, one that it overlaps if there is one."""
+    unlike = [other for other in cluster if not other.same(piece)]
+    return next((other for other in unlike if other.start < piece.stop and piece.start < other.stop), unlike[0])
 
 
 def _clusters(model: ModelFile) -> Iterator[list[_Piece]]:
@@ -75,6 +108,6 @@ def _pieces(model: ModelFile) -> dict[pathlib.Path, list[_Piece]]:
         with contextlib.suppress(OnnxToolsError):
             location = model.location(path, tensor)
             if location is not None and location.length:
-                piece = _Piece(location.offset, location.offset + location.length, path, tensor.name)
-                pieces[location.file].append(piece)
+                stop = location.offset + location.length
+                pieces[location.file].append(_Piece(location.offset, stop, tensor.data_type, path, tensor.name))
     return pieces

@@ -283,6 +283,44 @@ def test_only_a_weight_on_the_bytes_of_something_else(external_file: pathlib.Pat
     assert files_of(external_file.parent) == before
 
 
+@pytest.mark.parametrize(
+    ("data_type", "shape", "offset"),
+    [
+        (onnx.TensorProto.FLOAT, (40, 20), 0),
+        (onnx.TensorProto.FLOAT, (39, 40), 2),
+        (onnx.TensorProto.FLOAT16, (80, 40), 0),
+        (onnx.TensorProto.FLOAT16, (40, 40), 0),
+        (onnx.TensorProto.DOUBLE, (20, 40), 0),
+    ],
+)
+@pytest.mark.parametrize("granularity", ["unstructured", "row"])
+def test_weights_that_see_the_same_bytes_in_other_ways_are_left_alone(
+    tmp_path: pathlib.Path, data_type: int, shape: tuple[int, ...], offset: int, granularity: str
+) -> None:
+    path = aliased(tmp_path, "h = MatMul(x, a) k = MatMul(h, c) m = Cast <to = 1> (b) y = MatMul(k, m)")
+    model = onnx.load(path, load_external_data=False)
+    first, _, second = model.graph.initializer
+    second.data_type, second.dims[:] = data_type, shape
+    length = int(np.prod(shape)) * {1: 4, 10: 2, 11: 8}[data_type]
+    place = {entry.key: entry.value for entry in first.external_data}
+    place |= {"offset": str(int(place["offset"]) + offset), "length": str(length)}
+    del second.external_data[:]
+    for key, value in place.items():
+        second.external_data.add(key=key, value=value)
+    saved(path, model)
+    before = values_of(path)
+
+    report = prune_file(path, config=PruningConfig(0.5, "l1", granularity), selection=EVERY_SIZE)
+
+    found = values_of(path)
+    assert_same_bits(found["a"], before["a"])
+    assert_same_bits(found["b"], before["b"])
+    assert [weight.name for weight in report.weights] == ["c"]
+    reasons = {item.name: item.reason for item in report.left_alone}
+    assert reasons["a"] == "has bytes in common with 'b', which has other elements there"
+    assert reasons["b"] == "has bytes in common with 'a', which has other elements there"
+
+
 def files_of(folder: pathlib.Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
