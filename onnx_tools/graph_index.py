@@ -2,7 +2,8 @@
 
 The model may be a skeleton (its large payloads cut out), so only shapes, types and *small* integer tensors are looked
 at. It may also be hostile: cycles, names missing or given twice, endless nesting. Nothing here recurses and nothing
-raises; what makes no sense resolves to None. Time is linear in the size of the graph.
+raises; what makes no sense resolves to None. Time and memory are linear in the size of the graph: what is asked of a
+node again and again is worked out once, and texts that are made of names are cut.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +36,8 @@ _LITERAL_TYPES = {
     "value_string": TensorProto.STRING,
     "value_strings": TensorProto.STRING,
 }
+_MOST_LETTERS = 200
+_MOST_INTS = 256
 _RANDOM = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
 
 
@@ -53,6 +57,11 @@ class StoredTensor:
     what: str = ""
     value: Value | None = None
     proto: TensorProto | None = None
+
+    @cached_property
+    def ints(self) -> tuple[int, ...] | None:
+        """The elements of a small tensor of integers; else None."""
+        return None if self.proto is None else _small_ints(self.proto)
 
 
 class Reader(NamedTuple):
@@ -90,6 +99,11 @@ class Scope:
     parent: Scope | None = None
     values: dict[str, Value] = field(default_factory=dict)
 
+    @cached_property
+    def sparse_names(self) -> frozenset[str]:
+        """The names of its sparse initializers."""
+        return frozenset(_text(sparse.values.name) for sparse in self.graph.sparse_initializer)
+
     def resolve(self, name: str) -> Value | None:
         """The value that `name` means here: inner names shadow outer ones. None for "" and unknown names."""
         scope: Scope | None = self if name else None
@@ -102,42 +116,68 @@ class Scope:
 
 @dataclass(eq=False, repr=False)
 class Node:
-    """A node in its scope. `inputs` and `outputs` keep the positions; None stands for a missing or unknown name."""
+    """A node in its scope. `inputs` and `outputs` keep the positions; None stands for a missing or unknown name.
+
+    `local`: it calls a function of the model itself, whatever operator of ONNX has the same name.
+    """
 
     proto: NodeProto
     path: Path
     scope: Scope
     inputs: list[Value | None] = field(default_factory=list)
     outputs: list[Value | None] = field(default_factory=list)
+    local: bool = False
 
-    @property
+    @cached_property
     def op_type(self) -> str:
-        """The operator's name."""
-        return _text(self.proto.op_type)
+        """The operator's name, cut if nobody would read it."""
+        return _short(self.proto.op_type)
 
-    @property
+    @cached_property
     def domain(self) -> str:
         """The operator's domain, "" for ai.onnx."""
         return _domain(self.proto.domain)
 
-    @property
+    @cached_property
     def label(self) -> str:
-        """What a person finds it by: its name, else its first output, else its place."""
+        """What a person finds it by: its name, else its first output, else its place. Cut if nobody would read it."""
         outputs = (name for name in self.proto.output if name)
-        return _text(self.proto.name or next(outputs, "")) or f"{self.op_type}[{self.path[-1][1]}]"
+        return _short(self.proto.name or next(outputs, "")) or f"{self.op_type}[{self.path[-1][1]}]"
+
+    @cached_property
+    def ambiguous(self) -> bool:
+        """Whether the name of an output is defined twice."""
+        return any(output is not None and output.duplicated for output in self.outputs)
+
+    @cached_property
+    def constant(self) -> bool:
+        """Whether what it gives is computed from stored data only."""
+        return all(output is None or output.constant for output in self.outputs)
+
+    @cached_property
+    def _attributes(self) -> dict[str, AttributeProto]:
+        """By name; of those with one name the first."""
+        return {attribute.name: attribute for attribute in reversed(self.proto.attribute)}
 
     def int_attribute(self, name: str, default: int) -> int:
         """An integer attribute, or `default`."""
-        return next((int(a.i) for a in self.proto.attribute if a.name == name), default)
+        attribute = self._attributes.get(name)
+        return default if attribute is None else int(attribute.i)
 
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
-        """A list of integers given as attribute; None when absent."""
-        return next((tuple(a.ints) for a in self.proto.attribute if a.name == name), None)
+        """A list of integers given as attribute; None when absent. A very long one is cut: it fits no tensor."""
+        attribute = self._attributes.get(name)
+        return None if attribute is None else tuple(attribute.ints[: _MOST_INTS + 1])
 
     def ints(self, name: str, index: int) -> tuple[int, ...] | None:
         """A list of integers that older opsets give as attribute `name` and newer ones as input `index`."""
         given = self.ints_attribute(name)
         return self.input_ints(index) if given is None else given
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is ONNX's Constant."""
+        return self.op_type == "Constant" and self.domain == "" and not self.local
 
     def has_input(self, index: int) -> bool:
         """Whether optional input `index` is given."""
@@ -149,8 +189,8 @@ class Node:
         if value is None or value.duplicated or value.fed:
             return None
         if value.tensor is not None and value.tensor.proto is not None:
-            return _small_ints(value.tensor.proto)
-        if value.producer is not None and value.producer.op_type == "Constant":
+            return value.tensor.ints
+        if value.producer is not None and value.producer.is_constant:
             return value.producer.ints_attribute("value_ints")
         return None
 
@@ -171,7 +211,7 @@ class GraphIndex:
         self.scopes: list[Scope] = []
         self.nodes: list[Node] = []
         self.tensors: list[StoredTensor] = []
-        self.functions = frozenset((_domain(f.domain), _text(f.name)) for f in model.functions)
+        self.functions = frozenset((_domain(f.domain), _short(f.name)) for f in model.functions)
         self._walk(model.graph)
         self._add_unreachable(model)
         self._connect()
@@ -233,6 +273,7 @@ class GraphIndex:
     def _nodes_of(self, scope: Scope) -> Iterator[Node]:
         for i, proto in enumerate(scope.graph.node):
             node = Node(proto, (*scope.path, ("node", i)), scope)
+            node.local = (node.domain, node.op_type) in self.functions
             for name in proto.output:
                 value = self._define(scope, name)
                 if value is not None and value.producer is None:
@@ -247,20 +288,22 @@ class GraphIndex:
         for i, attribute in enumerate(node.proto.attribute):
             path = (*node.path, ("attribute", i))
             for graph, below in _graphs_of(attribute, path):
-                prefix = f"{node.scope.label}/" if node.scope.label else ""
-                found.append(Scope(graph, below, f"{prefix}{node.label}/{attribute.name}", node.scope))
+                found.append(Scope(graph, below, _scope_label(node, attribute), node.scope))
             self._add_attribute_data(node, attribute, path)
         return found
 
     def _add_attribute_data(self, node: Node, attribute: AttributeProto, path: Path) -> None:
         value = node.outputs[0] if node.outputs else None
-        is_constant = node.op_type == "Constant" and node.domain == ""
-        if is_constant and attribute.name in _LITERAL_TYPES:
+        what = f"attribute '{_short(attribute.name)}' of {node.op_type}"
+        if node.is_constant and attribute.name in _LITERAL_TYPES:
             self.tensors.append(_literal(attribute, path, node, value))
+        elif len(attribute.floats) > 1:
+            self.tensors.append(_listed_floats(attribute, path, node, what))
+        of_constant = node.is_constant and attribute.name == "value"
         for tensor, below in _data_of(attribute, path):
-            place = CONSTANT if is_constant and below[-1][0] == "t" and attribute.name == "value" else ATTRIBUTE
+            place = CONSTANT if of_constant and below[-1][0] == "t" else ATTRIBUTE
             stored = _stored(tensor, below, place, node.scope)
-            stored.what = f"attribute '{attribute.name}' of {node.op_type}"
+            stored.what = what
             stored.name = node.label if place == ATTRIBUTE else (value.name if value else stored.name)
             self._add(stored, value if place == CONSTANT else None)
 
@@ -281,7 +324,7 @@ class GraphIndex:
         for scope in self.scopes:
             for output in scope.graph.output:
                 value = scope.resolve(output.name)
-                if value is not None:
+                if value is not None and value.output_of[-1:] != [scope]:
                     value.output_of.append(scope)
 
     def _mark_constants(self) -> None:
@@ -304,8 +347,30 @@ def _text(given: str | bytes) -> str:
     return given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
 
 
+def _short(given: str | bytes) -> str:
+    """Text that is copied for all that a node holds; else a megabyte of name could become terabytes."""
+    return _text(given) if len(given) <= _MOST_LETTERS else f"{_text(given[:_MOST_LETTERS])}..."
+
+
+def _scope_label(node: Node, attribute: AttributeProto) -> str:
+    inside = f"{node.label}/{_short(attribute.name)}"
+    return _short(f"{node.scope.label}/{inside}") if node.scope.label else inside
+
+
+def element_count(shape: tuple[int, ...]) -> int:
+    """Elements of a tensor of any shape, 0 with a negative size. Beyond 2^63 some number that is as impossible."""
+    if min(shape, default=1) <= 0:
+        return 0
+    count = 1
+    for size in shape:
+        count *= size
+        if count >= 1 << 63:
+            break
+    return count
+
+
 def _domain(given: str | bytes) -> str:
-    domain = _text(given)
+    domain = _short(given)
     return "" if domain == "ai.onnx" else domain
 
 
@@ -328,6 +393,12 @@ def _literal(attribute: AttributeProto, path: Path, node: Node, value: Value | N
     name = value.name if value is not None else node.label
     data_type = _LITERAL_TYPES[attribute.name]
     return StoredTensor(name, path, LITERAL, shape, data_type, node.scope, f"{attribute.name} of Constant", value)
+
+
+def _listed_floats(attribute: AttributeProto, path: Path, node: Node, what: str) -> StoredTensor:
+    """Numbers that an operator holds itself, such as the coefficients of a LinearRegressor."""
+    name, shape = f"{node.label}.{_short(attribute.name)}", (len(attribute.floats),)
+    return StoredTensor(name, path, ATTRIBUTE, shape, TensorProto.FLOAT, node.scope, what)
 
 
 def _graphs_of(attribute: AttributeProto, path: Path) -> Iterator[tuple[GraphProto, Path]]:
@@ -375,6 +446,8 @@ def _small_ints(tensor: TensorProto) -> tuple[int, ...] | None:
         return None
     width, values = kinds[tensor.data_type]
     count = tensor.dims[0] if tensor.dims else 1
+    if count > _MOST_INTS:
+        return None
     if len(tensor.raw_data) == count * np.dtype(width).itemsize:
         return tuple(int(v) for v in np.frombuffer(tensor.raw_data, width)) if count else ()
     return tuple(values) if len(values) == count else None

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
+from operator import mul
 
 from onnx_tools.graph_index import Node
 from onnx_tools.operators import CONTRIB, UnitAxis
@@ -50,10 +52,8 @@ class Layout:
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> Layout:
         """A tensor as it is stored."""
-        strides = [prod(shape[i + 1 :]) for i in range(len(shape))]
-        return cls(
-            shape, tuple(TracedAxis(n, ((s, n),) if n != 1 else ()) for s, n in zip(strides, shape, strict=True))
-        )
+        found = zip(_strides(shape), shape, strict=True)
+        return cls(shape, tuple(TracedAxis(n, ((stride, n),) if n != 1 else ()) for stride, n in found))
 
     @property
     def shape(self) -> tuple[int | None, ...] | None:
@@ -85,8 +85,7 @@ class Layout:
         return not joined or joined == [(1, prod(self.stored))]
 
     def _ungrouped(self, stride: int, size: int) -> UnitAxis:
-        strides = [prod(self.stored[i + 1 :]) for i in range(len(self.stored))]
-        for i, found in enumerate(zip(strides, self.stored, strict=True)):
+        for i, found in enumerate(zip(_strides(self.stored), self.stored, strict=True)):
             if found == (stride, size) and size > 1:
                 return UnitAxis(self.stored, i)
         before = prod(self.stored) // (stride * size) if size > 1 else 1
@@ -103,6 +102,10 @@ class Layout:
         if first[0] % (stride * size):
             return "its groups do not lie outside the axis"
         return _checked(UnitAxis((first[1], first[0] // (stride * size), size, stride), 2, groups))
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    return list(accumulate(reversed(shape[1:]), mul, initial=1))[::-1] if shape else []
 
 
 def _checked(units: UnitAxis) -> UnitAxis | str:
@@ -128,22 +131,26 @@ Follow = Callable[[Node, int, Layout], Layout]
 
 @dataclass(frozen=True)
 class PassThrough:
-    """An operator that hands its input on. `inputs`: how many of its inputs it hands on (None: all, joined).
+    """An operator that hands its input on.
 
-    `quantises`: the consumer behind it sees other numbers than those stored. `when`: asked of the node first.
+    `inputs`: how many of its inputs it hands on, from the first (None: all). `outputs`: to how many of its outputs.
+    `joins`: they become one tensor, which is stored data only if all of them are. `quantises`: the consumer behind it
+    sees other numbers than those stored. `when`: asked of the node first.
     """
 
     op_type: str
     follow: Follow
     inputs: int | None = 1
+    outputs: int | None = 1
+    joins: bool = False
     domain: str = ""
     quantises: bool = False
     when: Callable[[Node], bool] = lambda _: True
 
 
 def pass_through(node: Node, index: int) -> PassThrough | None:
-    """The row for `node` if it hands on its input `index`."""
-    row = _PASS_THROUGH.get((node.domain, node.op_type))
+    """The row for `node` if it hands on its input `index`; a function of the model does what its own nodes do."""
+    row = None if node.local else _PASS_THROUGH.get((node.domain, node.op_type))
     if row is None or (row.inputs is not None and index >= row.inputs) or not row.when(node):
         return None
     return row
@@ -167,6 +174,8 @@ def _reshape(node: Node, output: int, layout: Layout) -> Layout:
     target = node.ints("shape", 1)
     if target is None:
         return layout.lost(f"the target of Reshape '{node.label}' is not a small constant")
+    if len(target) > MOST_AXES:
+        return layout.lost("too many axes")
     sizes: list[int | None] = list(target)
     if not node.int_attribute("allowzero", 0):
         old = [axis.size for axis in layout.axes]
@@ -206,11 +215,14 @@ def _dealt(old: tuple[TracedAxis, ...], new: list[int]) -> list[TracedAxis]:
     sizes = [n for n in new if n != 1]
     while source:
         here, there = [source.pop(0)], [sizes.pop(0)]
-        while (a := prod(axis.size or 1 for axis in here)) != (b := prod(there)):
+        a, b = here[0].size or 1, there[0]
+        while a != b:
             if a < b:
                 here.append(source.pop(0))
+                a *= here[-1].size or 1
             else:
                 there.append(sizes.pop(0))
+                b *= there[-1]
         result += _dealt_block(here, there)
     dealt = iter(result)
     return [next(dealt) if n != 1 else TracedAxis(1, ()) for n in new]
@@ -260,6 +272,8 @@ def _unsqueeze(node: Node, output: int, layout: Layout) -> Layout:
         return layout.lost(f"the axes of Unsqueeze '{node.label}' are not known")
     rank = len(layout.axes) + len(axes)
     added = {axis + rank if axis < 0 else axis for axis in axes}
+    if rank > MOST_AXES:
+        return layout.lost("too many axes")
     if len(added) < len(axes) or not added <= set(range(rank)):
         return layout.lost(f"Unsqueeze '{node.label}' does not fit the tensor")
     old = iter(layout.axes)
@@ -328,6 +342,7 @@ def _at_inference(node: Node) -> bool:
 
 
 _MOST_JOINED = 64
+MOST_AXES = 64
 FLOAT_TYPES = frozenset({1, 10, 11, 16})
 """TensorProto's FLOAT, FLOAT16, DOUBLE and BFLOAT16: what can be pruned, and what a weight may be cast to."""
 
@@ -342,9 +357,13 @@ PASS_THROUGH = (
     PassThrough("Squeeze", _squeeze),
     PassThrough("Unsqueeze", _unsqueeze),
     PassThrough("Slice", _slice),
-    PassThrough("Split", _split),
-    PassThrough("Concat", _concat, inputs=None),
-    *(PassThrough(f"{way}Linear", _same, 1, d, True) for way in ("Quantize", "Dequantize") for d in ("", CONTRIB)),
+    PassThrough("Split", _split, outputs=None),
+    PassThrough("Concat", _concat, inputs=None, joins=True),
+    *(
+        PassThrough(f"{way}Linear", _same, domain=domain, quantises=True)
+        for way in ("Quantize", "Dequantize")
+        for domain in ("", CONTRIB)
+    ),
 )
 
 _PASS_THROUGH = {(row.domain, row.op_type): row for row in PASS_THROUGH}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import prod
+from itertools import islice
 from typing import Any
 
 import ml_dtypes
@@ -17,8 +17,8 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnx_tools import graph_index, operators
-from onnx_tools.graph_index import GraphIndex, Node, Path, Reader, Scope, StoredTensor, Value
-from onnx_tools.layout import Layout, PassThrough, pass_through
+from onnx_tools.graph_index import GraphIndex, Node, Path, Reader, Scope, StoredTensor, Value, element_count
+from onnx_tools.layout import MOST_AXES, Layout, PassThrough, pass_through
 from onnx_tools.operators import UnitAxis, WeightSlot
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -28,7 +28,8 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
 _MOST_STEPS = 1000
-_MOST_AXES = 64
+_MOST_READERS = 10_000
+_MOST_LETTERS = 200
 _NOT_COVERED = "not yet covered"
 
 
@@ -117,7 +118,7 @@ def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | Lef
     dtype = _DTYPES.get(tensor.data_type)
     reason = reason or (_reason_of_use(readings) if dtype is not None else _reason_of_type(tensor, readings))
     if reason or dtype is None:
-        elements = prod(max(n, 0) for n in tensor.shape)
+        elements = element_count(tensor.shape)
         return LeftAlone(name, tensor.path, tensor.shape, _dtype_name(tensor.data_type), elements, reason)
     return _weight(tensor, name, dtype, readings)
 
@@ -131,7 +132,7 @@ def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: lis
         path=tensor.path,
         shape=tensor.shape,
         dtype=dtype,
-        elements=prod(tensor.shape),
+        elements=element_count(tensor.shape),
         op_types=tuple(dict.fromkeys(node.op_type for node in nodes)),
         consumers=tuple(node.label for node in dict.fromkeys(nodes)),
         rows=rows,
@@ -179,7 +180,7 @@ def _unusable(tensor: StoredTensor) -> str:
     """Why a tensor can't be a weight, whoever reads it; "" if nothing speaks against it."""
     if tensor.place not in (graph_index.INITIALIZER, graph_index.CONSTANT):
         return _place_reason(tensor)
-    if len(tensor.shape) > _MOST_AXES or min(tensor.shape, default=1) < 0:
+    if len(tensor.shape) > MOST_AXES or min(tensor.shape, default=1) < 0:
         return "impossible shape"
     if 0 in tensor.shape:
         return "empty tensor"
@@ -199,8 +200,9 @@ def _place_reason(tensor: StoredTensor) -> str:
 
 
 def _has_sparse_twin(tensor: StoredTensor) -> bool:
-    sparse = tensor.scope.graph.sparse_initializer if tensor.scope is not None else ()
-    return any(tensor.proto is not None and other.values.name == tensor.proto.name for other in sparse)
+    if tensor.scope is None or tensor.value is None or tensor.place != graph_index.INITIALIZER:
+        return False
+    return tensor.value.name in tensor.scope.sparse_names
 
 
 def _reason_of_use(readings: list[_Reading]) -> str:
@@ -267,12 +269,12 @@ def _looks_quantised(tensor: StoredTensor, readings: list[_Reading]) -> bool:
 class _Follower:
     """Follows tensors to everything that uses them.
 
-    Real graphs take a few steps per node. A hostile one could take their square, so steps are counted.
+    Real graphs take a few steps per node. A hostile one could take their square, so steps are counted: every reader
+    and output that is looked at is one.
     """
 
     def __init__(self, index: GraphIndex) -> None:
-        self._functions = index.functions
-        self._steps_left = 10_000 + 10 * len(index.nodes)
+        self._steps_left = 10_000 + 10 * len(index.nodes) + sum(len(node.inputs) for node in index.nodes)
 
     def readings(self, tensor: StoredTensor) -> list[_Reading]:
         """All uses of a tensor, in the order of distance."""
@@ -281,54 +283,52 @@ class _Follower:
         todo = deque([_Step(tensor.value, Layout.of(tensor.shape))])
         seen = set(todo)
         found: list[_Reading] = []
-        allowed = min(_MOST_STEPS, self._steps_left)
-        while todo:
+        allowed = given = min(self._steps_left, _MOST_STEPS + min(len(tensor.value.readers), _MOST_READERS))
+        while todo and allowed >= 0:
             step = todo.popleft()
-            found += [_Reading(_output_text(scope)) for scope in step.value.output_of]
-            if step.value is not tensor.value:
-                allowed -= len(step.value.readers)
-                self._steps_left -= len(step.value.readers)
-            if allowed < 0:
-                return [*found, _Reading(f"used in too many places: {_NOT_COVERED}")]
-            for reader in step.value.readers:
-                onward = _onward(step, reader, tensor)
-                found += [_reading(step, reader, self._functions)] if onward is None else []
+            allowed -= len(step.value.readers) + len(step.value.output_of)
+            found += [_Reading(_output_text(scope)) for scope in step.value.output_of] if allowed >= 0 else []
+            for reader in step.value.readers if allowed >= 0 else ():
+                onward = _onward(step, reader, tensor, allowed + 2)
+                found += [_reading(step, reader)] if onward is None else []
+                allowed -= max(len(onward or ()) - 1, 0)
                 fresh = [following for following in onward or () if following not in seen]
                 seen.update(fresh)
                 todo.extend(fresh)
+                if allowed < 0:
+                    break
+        self._steps_left -= given - allowed
+        found += [_Reading(f"used in too many places: {_NOT_COVERED}")] if allowed < 0 else []
         return [reading for reading in found if reading.what]
 
 
-def _onward(step: _Step, reader: Reader, tensor: StoredTensor) -> list[_Step] | None:
-    """Where a node hands the tensor on to; None if it is the end of the way."""
+def _onward(step: _Step, reader: Reader, tensor: StoredTensor, most: int) -> list[_Step] | None:
+    """Where a node hands the tensor on to, `most` places at most; None if it is the end of the way."""
     node = reader.node
     row = pass_through(node, reader.input_index)
-    if row is None or not node.outputs or any(output is not None and output.duplicated for output in node.outputs):
-        return None
-    if row.inputs is None and node.outputs[0] is not None and not node.outputs[0].constant:
+    if row is None or not node.outputs or node.ambiguous or (row.joins and not node.constant):
         return None
     quantiser = step.quantiser
     if row.quantises:
         quantiser = quantiser or f"{_dtype_name(tensor.data_type)} behind {node.op_type}"
-    return list(_handed_on(node, row, replace(step, quantiser=quantiser)))
+    return list(islice(_handed_on(node, row, replace(step, quantiser=quantiser)), most))
 
 
 def _handed_on(node: Node, row: PassThrough, step: _Step) -> Iterator[_Step]:
-    outputs = node.outputs if row.op_type == "Split" else node.outputs[:1]
-    for i, output in enumerate(outputs):
+    for i, output in enumerate(islice(node.outputs, row.outputs)):
         if output is None:
             continue
         layout = step.layout if step.layout.axes is None else row.follow(node, i, step.layout)
-        if layout.axes is not None and len(layout.axes) > _MOST_AXES:
+        if layout.axes is not None and len(layout.axes) > MOST_AXES:
             layout = layout.lost("too many axes")
         yield _Step(output, layout, step.quantiser)
 
 
-def _reading(step: _Step, reader: Reader, functions: frozenset[tuple[str, str]]) -> _Reading:
+def _reading(step: _Step, reader: Reader) -> _Reading:
     """What the tensor is to the node at the end of its way; an empty `what` is harmless."""
     node, i = reader
     op = _op_name(node)
-    if (node.domain, node.op_type) in functions:
+    if node.local:
         return _Reading(f"passed to local function {op}: {_NOT_COVERED}", node)
     slot = operators.weight_slot(node, i)
     if slot is not None:
@@ -346,9 +346,10 @@ def _told(node: Node, i: int) -> str:
         return f"{other.what} of {op}"
     if (other := operators.uncovered_slot(node, i)) is not None:
         return f"{other.what} of {op}: {_NOT_COVERED}"
-    if pass_through(node, i) is None:
+    row = pass_through(node, i)
+    if row is None:
         return ""
-    joined = len(node.inputs) > 1 and node.op_type == "Concat"
+    joined = row.joins and not node.constant
     return f"joined with computed values by {op}" if joined else f"handed on by {op} under a name defined twice"
 
 
@@ -381,6 +382,7 @@ def _unique_names(tensors: list[StoredTensor]) -> list[str]:
         name = tensor.name
         if counts[name] > 1:
             label = tensor.scope.label if tensor.scope is not None else ""
+            name = name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}..."
             name = _free(f"{label}/{name}" if label else name, taken, numbers)
         names.append(name)
     return names
