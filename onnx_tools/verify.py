@@ -10,11 +10,14 @@ from collections.abc import Collection
 
 import onnx
 
+from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
+from onnx_tools.shared_bytes import same_bytes
 from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes, signs_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
 from onnx_tools.verification.runtime_check import check_runtime
+from onnx_tools.weights import find_weights
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption
 
@@ -35,9 +38,12 @@ def verify_files(
 ) -> VerificationReport:
     """Verify the pruned model at `after` against the one at `before` that it was made from.
 
-    The checks: "bytes" (as `compare_bytes`, which takes `allowed`), "checker" (onnx's verdict, full check included)
-    and, unless `runtime` is off, "runtime" (does onnxruntime load it?) and "drift" (how far each output moves). A
-    model that was refused before too is no failure.
+    The checks: "bytes" (as `compare_bytes`), "checker" (onnx's verdict, full check included) and, unless `runtime` is
+    off, "runtime" (does onnxruntime load it?) and "drift" (how far each output moves). A model that was refused before
+    too is no failure.
+
+    `allowed`: the tensors that may have new zeros; without, the weights that pruning could select, so that a bias or
+    a normalisation that was zeroed fails.
 
     `data`: an .npz with an array for each input; random inputs from `seed` without. The drift fails only if the
     relative L2 of an output is above `max_drift`.
@@ -48,6 +54,7 @@ def verify_files(
     if max_drift is not None and not max_drift >= 0:
         raise InvalidOption(f"max_drift {max_drift} must be a number, 0 or more")
     before, after = pathlib.Path(before), pathlib.Path(after)
+    allowed = _weights(before) if allowed is None else allowed
     checks = [bytes_check(compare_bytes(before, after, allowed=allowed)), _checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
@@ -56,6 +63,12 @@ def verify_files(
     else:
         checks += [Check(name, "skipped", "not asked for") for name in ("runtime", "drift")]
     return VerificationReport(tuple(checks), tuple(drifts))
+
+
+def _weights(path: pathlib.Path) -> set[Path]:
+    """The weights of a model, whatever their size, and what lies on their bytes."""
+    model = ModelFile.open(path)
+    return same_bytes(model, {weight.path for weight in find_weights(model.skeleton).weights})
 
 
 def bytes_check(comparison: ByteComparison) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pathlib
 import random
@@ -20,7 +21,7 @@ from onnx import numpy_helper
 
 from onnx_tools.errors import InvalidExternalData, InvalidModelFile, OnnxToolsError
 from onnx_tools.model_copy import ModelCopy
-from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.model_file import ModelFile, iter_tensors, tensor_at
 from onnx_tools.report import VerificationReport
 from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
 from onnx_tools.verify import bytes_check, verify_files
@@ -385,6 +386,40 @@ def test_all_checks_pass_and_the_drift_is_measured(pair: Callable[..., tuple[pat
     assert verify_files(before, after, seed=1) != report
     same = verify_files(before, before, max_drift=0).drifts[0]
     assert (same.relative_l2, same.max_abs, same.cosine) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["bias", "scale", "constant"])
+def test_zeros_in_what_is_no_weight_fail(tmp_path: pathlib.Path, name: str) -> None:
+    arrays = {"w": np.ones((4, 3), np.float32), "bias": values(np.float32, 3), "scale": values(np.float32, 3)}
+    text = """(float[N, 4] x) => (float[N, 3] y)
+        { k = Constant <value = float[3] {1, 2, 3}> () h = MatMul(x, w) b = Add(h, bias) c = Mul(b, k)
+          y = LayerNormalization(c, scale) }"""
+    before = runnable(text, **arrays)
+    after = onnx.ModelProto()
+    after.CopyFrom(before)
+    tensors = {tensor.name: tensor for tensor in after.graph.initializer}
+    tensors["constant"] = after.graph.node[0].attribute[0].t
+    files = saved(tmp_path / "before.onnx", before), saved(tmp_path / "after.onnx", after)
+    for zeroed, outcome in (("w", "passed"), (name, "failed")):
+        tensors[zeroed].ClearField("float_data")
+        tensors[zeroed].raw_data = bytes(4 * math.prod(tensors[zeroed].dims))
+        saved(files[1], after)
+        report = verify_files(*files, runtime=False)
+        assert outcomes(report)["bytes"] == outcome
+    assert ("tensor graph[0].node[0]" if name == "constant" else f"tensor '{name}'") in detail(report, "bytes")
+    assert "a value changed that was to be left alone (index 0: 1.0 became 0.0)" in detail(report, "bytes")
+    report = verify_files(*files, [path for path, _ in iter_tensors(before)], runtime=False)
+    assert outcomes(report)["bytes"] == "passed"
+
+
+def test_a_tensor_on_the_bytes_of_a_weight_changes_with_it(external_file: pathlib.Path) -> None:
+    model = onnx.load(external_file, load_external_data=False)
+    alias = model.graph.initializer.add()
+    alias.CopyFrom(model.graph.initializer[1])
+    alias.name = "alias"
+    saved(external_file, model)
+    report = verify_files(external_file, pruned(external_file, external_file.with_name("o.onnx")), runtime=False)
+    assert outcomes(report)["bytes"] == "passed"
 
 
 def test_drift_on_data_in_batches(tmp_path: pathlib.Path, pair: Callable[..., tuple[pathlib.Path, ...]]) -> None:
