@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+
 import onnx
 import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
 from onnx_tools import graph_index
-from onnx_tools.graph_index import GraphIndex, Node, Scope
+from onnx_tools.graph_index import GraphIndex, Node, Scope, element_count
 
 NESTED = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -29,6 +37,59 @@ g (float[4] x, bool c) => (float[4] y)
   z = Relu(v)
 }
 """
+
+
+class TookTooLong(Exception):
+    """What `limits` raises: no error of ours, so nothing holds it back."""
+
+
+@contextlib.contextmanager
+def limits(seconds: int = 20, gigabytes: float = 1.5) -> Iterator[None]:
+    """Raise TookTooLong after `seconds`, and let no more memory be had than `gigabytes`, where the system can do so."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(seconds)
+    try:
+        with _memory_limit(int(gigabytes * 2**30)):
+            yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise TookTooLong
+
+
+@contextlib.contextmanager
+def _memory_limit(more: int) -> Iterator[None]:
+    """No more than `more` bytes of address space beyond what the process has now."""
+    status = pathlib.Path("/proc/self/statm")
+    if sys.platform == "win32" or not status.exists():
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = int(status.read_text().split()[0]) * resource.getpagesize() + more
+    known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *known]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_the_limits_end_what_hangs_and_what_grows() -> None:
+    if not hasattr(signal, "SIGALRM") or not pathlib.Path("/proc/self/statm").exists():
+        pytest.skip("this system has no SIGALRM or no /proc")
+    with pytest.raises(TookTooLong), limits(seconds=1):
+        time.sleep(30)
+    with pytest.raises(MemoryError), limits(gigabytes=0.1):
+        bytearray(2**30)
+    assert len(bytearray(2**28)) == 2**28
 
 
 def parse(text: str) -> GraphIndex:
@@ -217,3 +278,85 @@ def test_deep_nesting_does_not_recurse() -> None:
 
 def test_a_scope_resolves_nothing_for_an_empty_name() -> None:
     assert Scope(onnx.GraphProto(), ()).resolve("") is None
+
+
+def test_a_long_name_is_not_copied_for_each_thing_below_it() -> None:
+    name = "n" * 300_000
+    for node in (
+        onnx.NodeProto(op_type="Foo", name=name),
+        onnx.NodeProto(op_type="Foo", output=[name]),
+        onnx.NodeProto(op_type=name),
+        onnx.NodeProto(op_type="Foo"),
+    ):
+        by_attribute = name if not node.name and not node.output and node.op_type == "Foo" else "a"
+        node.attribute.add(name=by_attribute).tensors.extend([TensorProto()] * 15_000)
+        node.attribute.add(name=by_attribute).graphs.extend([onnx.GraphProto()] * 5_000)
+        with limits():
+            index = GraphIndex(helper.make_model(helper.make_graph([node], "g", [], [])))
+        texts = [text for tensor in index.tensors for text in (tensor.name, tensor.what)]
+        texts += [scope.label for scope in index.scopes]
+        assert len(texts) == 35_001
+        assert max(map(len, texts)) < 700
+
+
+def test_labels_of_scopes_stay_short_in_each_other() -> None:
+    model = onnx.ModelProto()
+    graph = model.graph
+    for _ in range(1000):
+        graph = graph.node.add(op_type="If", name="n" * 150).attribute.add(name="b").g
+    labels = [scope.label for scope in GraphIndex(model).scopes]
+    assert labels[1] == f"{'n' * 150}/b"
+    assert max(map(len, labels)) < 210
+
+
+def test_attributes_are_not_searched_again_and_again() -> None:
+    node = onnx.NodeProto(op_type="Split", input=["w"])
+    node.attribute.extend([onnx.AttributeProto()] * 200_000)
+    node.attribute.add(name="axis", i=1)
+    node.attribute.add(name="axis", i=2)
+    found = GraphIndex(helper.make_model(helper.make_graph([node], "g", [], []))).nodes[0]
+    with limits():
+        assert {found.int_attribute("axis", 0) for _ in range(20_000)} == {1}
+
+
+def test_long_lists_of_integers_are_not_read() -> None:
+    tensor = helper.make_tensor("s", TensorProto.INT64, [100_000], [1] * 100_000)
+    node = onnx.NodeProto(op_type="Split", input=["x", "s"])
+    node.attribute.add(name="split").ints.extend([1] * 100_000)
+    found = GraphIndex(helper.make_model(helper.make_graph([node], "g", [], [], [tensor]))).nodes[0]
+    assert found.input_ints(1) is None
+    assert len(found.ints_attribute("split") or ()) == 257
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((), 1), ((3, 4), 12), ((0, 4), 0), ((2, -3), 0), ((-2, -3), 0), ((2**62, 2), 2**63), ((2**62, 0), 0)],
+)
+def test_elements_of_a_shape(shape: tuple[int, ...], count: int) -> None:
+    assert element_count(shape) == count
+
+
+def test_elements_of_an_impossible_shape_are_not_multiplied_out() -> None:
+    assert 2**63 <= element_count((2**62,) * 100_000) < 2**200
+
+
+def test_lists_of_floats_in_attributes_are_stored_data() -> None:
+    nodes = [
+        helper.make_node("LinearRegressor", ["x"], ["y"], "lin", coefficients=[1.0, 2.0], intercepts=[3.0]),
+        helper.make_node("Constant", [], ["c"], value_floats=[1.0, 2.0]),
+    ]
+    tensors = GraphIndex(helper.make_model(helper.make_graph(nodes, "g", [], []))).tensors
+    assert [(tensor.name, tensor.shape, tensor.place) for tensor in tensors] == [
+        ("lin.coefficients", (2,), graph_index.ATTRIBUTE),
+        ("c", (2,), graph_index.LITERAL),
+    ]
+
+
+def test_a_function_of_the_model_is_not_the_operator_of_its_name() -> None:
+    function = helper.make_function("", "Constant", [], ["o"], [], [])
+    node = helper.make_node("Constant", [], ["c"], value_ints=[1, 2])
+    reader = helper.make_node("Reshape", ["x", "c"], ["y"])
+    model = helper.make_model(helper.make_graph([node, reader], "g", [], []), functions=[function])
+    index = GraphIndex(model)
+    assert [each.local for each in index.nodes] == [True, False]
+    assert index.nodes[1].input_ints(1) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -12,10 +13,13 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
+from onnx_tools import layout
 from onnx_tools.errors import PatternMatchesNothing
+from onnx_tools.layout import PassThrough
 from onnx_tools.operators import UnitAxis
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
+from tests.onnx_tools.test_graph_index import limits
 
 Data = tuple[int, ...] | list[int] | TensorProto
 
@@ -440,6 +444,150 @@ def test_a_graph_made_to_be_slow_is_cut_short() -> None:
     found = find_weights(helper.make_model(helper.make_graph(nodes, "g", [], [], tensors)))
     assert len(found.weights) + len(found.left_alone) == 2500
     assert {item.reason for item in found.left_alone} == {"used in too many places: not yet covered"}
+
+
+TOO_MANY = "used in too many places: not yet covered"
+
+
+def graph_of(nodes: list[onnx.NodeProto], *tensors: TensorProto) -> onnx.ModelProto:
+    return helper.make_model(helper.make_graph(nodes, "g", [], [], tensors))
+
+
+def floats(name: str, *dims: int) -> TensorProto:
+    return TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims)
+
+
+def many_inputs() -> onnx.ModelProto:
+    outputs = ["c", *(f"o{i}" for i in range(60_000))]
+    return graph_of([onnx.NodeProto(op_type="Concat", input=["w"] * 60_000, output=outputs)], floats("w", 2, 2))
+
+
+def many_inputs_of_many_weights() -> onnx.ModelProto:
+    names = [f"w{i}" for i in range(300)]
+    node = onnx.NodeProto(op_type="Concat", input=names * 200, output=["c", *([""] * 60_000)])
+    return graph_of([node], *(floats(name, 2, 2) for name in names))
+
+
+def many_outputs() -> onnx.ModelProto:
+    sizes = helper.make_tensor("s", TensorProto.INT64, [60_000], [1] * 60_000)
+    node = onnx.NodeProto(op_type="Split", input=["w", "s"], output=[f"o{i}" for i in range(60_000)])
+    return graph_of([node], floats("w", 60_000, 2), sizes)
+
+
+def many_outputs_of_many_weights() -> onnx.ModelProto:
+    nodes = [helper.make_node("Concat", [f"w{i}" for i in range(2000)], ["c"], axis=0)]
+    nodes += [onnx.NodeProto(op_type="Split", input=["c"], output=[f"o{i}" for i in range(60_000)])]
+    return graph_of(nodes, *(floats(f"w{i}", 2, 2) for i in range(2000)))
+
+
+def one_graph_output_many_times() -> onnx.ModelProto:
+    model = graph_of([helper.make_node("Identity", ["w"], ["v"])], floats("w", 2, 2))
+    model.graph.output.extend([onnx.ValueInfoProto(name="v")] * 100_000)
+    return model
+
+
+def many_subgraphs_that_give_one_value() -> onnx.ModelProto:
+    branch = onnx.GraphProto(output=[onnx.ValueInfoProto(name="c")])
+    nodes = [helper.make_node("Concat", [f"w{i}" for i in range(2000)], ["c"], axis=0)]
+    nodes += [onnx.NodeProto(op_type="Foo", attribute=[onnx.AttributeProto(name="a", graphs=[branch] * 20_000)])]
+    return graph_of(nodes, *(floats(f"w{i}", 2, 2) for i in range(2000)))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (many_inputs, TOO_MANY),
+        (many_inputs_of_many_weights, "unused by any node"),
+        (many_outputs, TOO_MANY),
+        (many_outputs_of_many_weights, TOO_MANY),
+        (one_graph_output_many_times, "graph output"),
+        (many_subgraphs_that_give_one_value, TOO_MANY),
+    ],
+)
+def test_graphs_that_could_take_the_square_of_their_size(make: Callable[[], onnx.ModelProto], expected: str) -> None:
+    model = make()
+    with limits():
+        found = find_weights(model)
+    assert_everything_is_listed(model, found)
+    assert found.weights == ()
+    assert expected in found.left_alone[0].reason.split(" and ")
+
+
+def test_a_weight_with_thousands_of_readers_is_one_weight() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], [f"y{i}"]) for i in range(5000)]
+    weights = find_weights(graph_of(nodes, floats("w", 4, 4))).weights
+    assert [len(weight.consumers) for weight in weights] == [5000]
+
+
+def test_impossible_shapes_are_not_multiplied_out() -> None:
+    with limits(5):
+        found = find("y = MatMul(x, w)", w=(2**62,) * 100_000)
+    assert found.left_alone[0].reason == "impossible shape"
+    assert found.left_alone[0].elements >= 2**63
+
+
+def test_chains_of_reshapes_to_as_many_axes_as_there_may_be() -> None:
+    sizes = helper.make_tensor("s", TensorProto.INT64, [256], [2**61] * 256)
+    nodes = [helper.make_node("Reshape", [f"v{i}", "s"], [f"v{i + 1}"]) for i in range(20_000)]
+    with limits(10):
+        found = find_weights(graph_of(nodes, floats("v0", *[2**61] * 64), sizes))
+    assert reason("v0", found) == TOO_MANY
+
+
+def test_many_duplicates_and_many_sparse_initializers() -> None:
+    model = graph_of([], *[floats("w", 1)] * 6000, *[floats("s5", 1)])
+    for i in range(6000):
+        model.graph.sparse_initializer.add().values.name = f"s{i}"
+    with limits(5):
+        found = find_weights(model)
+    reasons = [item.reason for item in found.left_alone]
+    assert reasons[:6000] == ["its name is defined twice in one graph"] * 6000
+    assert set(reasons[6000:]) == {"sparse initializer: not yet covered"}
+
+
+def test_long_names_taken_twice_are_cut() -> None:
+    node = helper.make_node("Constant", [], ["n" * 300_000])
+    node.attribute.extend([onnx.AttributeProto(name="value", type=4, t=TensorProto(data_type=1, dims=[1]))] * 15_000)
+    with limits():
+        found = find_weights(graph_of([node]))
+    names = [item.name for item in found.left_alone]
+    assert names[1] == "n" * 200 + "...#2"
+    assert len(set(names)) == 15_000
+
+
+def test_coefficients_in_attributes_are_listed() -> None:
+    node = helper.make_node(
+        "LinearRegressor", ["x"], ["y"], domain="ai.onnx.ml", coefficients=[1.0] * 40, intercepts=[1.0]
+    )
+    left = find_weights(graph_of([node])).left_alone
+    assert [(item.name, item.shape, item.dtype_name, item.elements) for item in left] == [
+        ("y.coefficients", (40,), "float32", 40)
+    ]
+    assert left[0].reason == "attribute 'coefficients' of LinearRegressor: not yet covered"
+
+
+def test_a_local_function_is_not_the_operator_of_its_name() -> None:
+    text = """
+      <ir_version: 10, opset_import: ["": 20]>
+      g (float[N] x) => (float[N] y) <float[2, 2] w = {1, 2, 3, 4}> { v = Identity(w) y = MatMul(x, v) }
+      <opset_import: ["": 20], domain: "">
+      Identity (a) => (b) { b = Neg(a) }
+    """
+    found = find_weights(onnx.parser.parse_model(text))
+    assert reason("w", found) == "passed to local function Identity: not yet covered"
+
+
+def test_a_row_may_hand_on_to_several_outputs_and_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {
+        ("my", "Fork"): PassThrough("Fork", layout._same, outputs=2, domain="my"),
+        ("my", "Mix"): PassThrough("Mix", layout._same, inputs=2, joins=True, domain="my"),
+    }
+    monkeypatch.setattr(layout, "_PASS_THROUGH", layout._PASS_THROUGH | rows)
+    weight = only_weight("a, b, c = my.Fork(w) d = MatMul(x, a) y = MatMul(x, b) z = Add(x, c)", w=(4, 4))
+    assert weight.consumers == ("d", "y")
+    assert [w.name for w in find("v = my.Mix(a, b) y = MatMul(x, v)", a=(4, 4), b=(4, 4)).weights] == ["a", "b"]
+    joined = find("v = my.Mix(w, x) y = MatMul(x, v)", w=(4, 4))
+    assert reason("w", joined) == "joined with computed values by my Mix"
 
 
 def test_nameless_and_broken_models() -> None:
