@@ -30,6 +30,7 @@ from onnx_tools.report import (
 )
 from onnx_tools.shared_bytes import overlaps
 from onnx_tools.values import ValueReader, decode, encode
+from onnx_tools.verification import CHECKS
 from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, signs_text
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weights import LeftAlone
@@ -51,7 +52,8 @@ Progress = Callable[[str, int, int], None]
 Verify = Callable[[pathlib.Path, pathlib.Path, Collection[Path]], VerificationReport]
 """Checks the model at the second path, which was made from the first; only the tensors at these paths may differ.
 
-A check "bytes" in its report stands for our own comparison, which is made where there is none.
+A check "bytes" in its report stands for our own comparison, which is made where there is none. A model that stays as
+it is, in place, is not checked: the checks of `verify_files` are then reported as skipped.
 """
 
 _DEFAULT_SELECTION = Selection()
@@ -99,7 +101,8 @@ def prune_file(
         progress: told before each weight.
 
     Returns:
-        What was done. `changed` is False when all that would fall is zero already: the output then equals the input.
+        What was done. `changed` is False when all that would fall is zero already: the output then equals the input,
+        but for the names of its data files.
 
     Raises:
         NothingSelected, VerificationFailed: nothing was written.
@@ -134,7 +137,7 @@ def prune_file(
         left_alone=left_alone_reports(plan.left_alone),
         files=file_reports(before, after),
         verification=checks,
-        warnings=_warnings(counts),
+        warnings=_warnings(counts, "" if dry_run or output is None else _equality(sources[1:])),
     )
 
 
@@ -225,7 +228,7 @@ class _FileJob:
                 copy.set_metadata(METADATA_KEY, metadata(counts))
                 committed = copy.commit(check)
                 return counts, [committed.model, *committed.data], checks[0]
-        return counts, self._unchanged(), VerificationReport()
+        return counts, *self._unchanged()
 
     def _copy(self) -> ModelCopy:
         return ModelCopy(self.model, self.output, force=self.force, delete_old_data=self.delete_old_data)
@@ -243,13 +246,16 @@ class _FileJob:
         copy.replace_tensor(path, pruned)
         return counts
 
-    def _unchanged(self) -> list[pathlib.Path]:
-        """The output is the input, to the byte; in place there is nothing to do."""
+    def _unchanged(self) -> tuple[list[pathlib.Path], VerificationReport]:
+        """The output is the input, but for the names of data files; in place there is nothing to do."""
         if self.output is None:
-            return [self.model.path, *self.model.data_files()]
+            names = CHECKS if self.verify is not None else CHECKS[:1]
+            skipped = VerificationReport(tuple(Check(name, "skipped", "unchanged") for name in names))
+            return [self.model.path, *self.model.data_files()], skipped
+        checks: list[VerificationReport] = []
         with self._copy() as copy:
-            committed = copy.commit()
-        return [committed.model, *committed.data]
+            committed = copy.commit(lambda finished: checks.append(self._checked(finished, set(), set())))
+        return [committed.model, *committed.data], checks[0]
 
     def _checked(self, finished: pathlib.Path, paths: set[Path], aliases: set[Path]) -> VerificationReport:
         if self.verify is None:
@@ -271,6 +277,8 @@ def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], ali
     comparison = compare_bytes(model.path, finished, allowed=paths | aliases)
     if comparison.violations:
         return VerificationReport((Check("bytes", "failed", str(comparison.violations[0])),))
+    if not comparison.zeroed:
+        return VerificationReport((Check("bytes", "passed", "every byte is as it was"),))
     zeroed = [tensor for tensor in comparison.zeroed if tensor.path in paths]
     newly_zero = sum(tensor.newly_zero for tensor in zeroed)
     detail = f"{newly_zero:,} values became zero{signs_text(zeroed)}, every other byte is as it was"
@@ -320,12 +328,20 @@ def _changes(counts: Iterable[PruneCounts]) -> bool:
     return any(count.nonzero_after != count.nonzero_before for count in counts)
 
 
-def _warnings(counts: list[PruneCounts]) -> tuple[str, ...]:
+def _warnings(counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
+    """`equality`: what to say of an output that was written although nothing changed."""
     if _changes(counts):
         return ()
-    if not any(count.pruned for count in counts):
-        return ("nothing changed: at this sparsity no element falls; the output equals the input",)
-    return ("nothing changed: all that would fall is zero already; the output equals the input",)
+    falls = any(count.pruned for count in counts)
+    why = "all that would fall is zero already" if falls else "at this sparsity no element falls"
+    return (f"nothing changed: {why}{equality}",)
+
+
+def _equality(data: list[pathlib.Path]) -> str:
+    if not data:
+        return "; the output equals the input"
+    names = "name of its data file" if len(data) == 1 else "names of its data files"
+    return f"; the output equals the input but for the {names}"
 
 
 def _configuration(config: PruningConfig, selection: Selection, gradients: Gradients | None) -> Configuration:

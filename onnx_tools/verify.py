@@ -13,6 +13,7 @@ import onnx
 from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from onnx_tools.shared_bytes import same_bytes
+from onnx_tools.verification import CHECKS
 from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes, signs_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
@@ -61,7 +62,7 @@ def verify_files(
         more, drifts = check_runtime(before, after, data, max_drift, seed)
         checks += more
     else:
-        checks += [Check(name, "skipped", "not asked for") for name in ("runtime", "drift")]
+        checks += [Check(name, "skipped", "not asked for") for name in CHECKS[2:]]
     return VerificationReport(tuple(checks), tuple(drifts))
 
 

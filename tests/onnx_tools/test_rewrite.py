@@ -532,6 +532,35 @@ def test_selected_but_unchanged_with_external_data(external_file: pathlib.Path) 
     ).read_bytes()
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_what_is_unchanged_is_checked_too(request: pytest.FixtureRequest, external: bool) -> None:
+    path = request.getfixturevalue("external_file" if external else "small_file")
+    verify = partial(verify_files, runtime=False)
+    before = files_of(path.parent)
+    with pytest.raises(VerificationFailed, match="too far"):
+        prune(path, path.with_name("pruned.onnx"), 0.0, verify=refusing)
+    assert files_of(path.parent) == before
+
+    report = prune(path, path.with_name("pruned.onnx"), 0.0)
+    assert outcomes(report) == {"bytes": "passed"}
+    report = prune(path, path.with_name("pruned.onnx"), 0.0, verify=verify, force=True)
+    assert outcomes(report) == {"bytes": "passed", "checker": "passed", "runtime": "skipped", "drift": "skipped"}
+    equal = "the output equals the input"
+    assert report.warnings[0].endswith(f"{equal} but for the name of its data file" if external else equal)
+
+    assert outcomes(prune(path, None, 0.0)) == {"bytes": "skipped"}
+    report = prune(path, None, 0.0, verify=verify)
+    assert outcomes(report) == dict.fromkeys(("bytes", "checker", "runtime", "drift"), "skipped")
+    assert report.verification is not None
+    assert {check.detail for check in report.verification.checks} == {"unchanged"}
+    assert "output" not in report.warnings[0]
+
+
+def outcomes(report: PruneReport) -> dict[str, str]:
+    assert report.verification is not None
+    return {check.name: check.outcome for check in report.verification.checks}
+
+
 def test_what_an_output_of_equal_weights_says(tmp_path: pathlib.Path) -> None:
     """Unchanged, the output keeps the entry of the run before."""
     path = two_weights(tmp_path)
