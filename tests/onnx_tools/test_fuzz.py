@@ -1,4 +1,5 @@
-"""Mutated models: only PruningError comes out, the input stays, nothing is left behind, and results are what they say.
+"""Mutated models: only PruningError comes out, soon and in little memory, the input stays, nothing is left behind, and
+results are what they say.
 
 OXIPRUNE_FUZZ_SECONDS makes it longer, OXIPRUNE_FUZZ_SEED repeats a run.
 """
@@ -25,6 +26,7 @@ from onnx_tools.report import PruneReport
 from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
 from oxiprune_gpu import PruningConfig, PruningError
 from tests.command import tree
+from tests.onnx_tools.test_graph_index import limits
 
 SECONDS = float(os.environ.get("OXIPRUNE_FUZZ_SECONDS", "12"))
 SEED = int(os.environ.get("OXIPRUNE_FUZZ_SEED", "1"))
@@ -245,7 +247,8 @@ def test_only_our_errors_come_out(tmp_path: pathlib.Path, models: list[dict[str,
         for name, data in files.items():
             (folder / name).write_bytes(data)
         try:
-            pruned += attempt(folder, rng)
+            with limits(seconds=60, gigabytes=4):
+                pruned += attempt(folder, rng)
         except BaseException as error:
             error.add_note(f"OXIPRUNE_FUZZ_SEED={SEED}, run {seed} of model {chosen}; its files are in {folder}")
             raise
