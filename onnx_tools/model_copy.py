@@ -2,12 +2,14 @@
 
 Everything is written to temporary files in the output's folder and flushed to the disk. The rename of the model file
 is the only commit: data files lie under names that nothing refers to before it. So whoever is killed, at any moment,
-leaves the old model or the new one, whole; at worst a `.*.oxiprune-tmp` file is left over.
+leaves the old model or the new one, whole. What may be left over, and can be deleted, are `.*.oxiprune-tmp` files and
+data files beside the model that it doesn't use.
+
+A name that was free is taken only if it still is, and nothing is committed if the input changed since it was read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import pathlib
@@ -22,7 +24,18 @@ import onnx
 from onnx_tools.errors import InvalidModelFile, OnnxToolsError, OutputRefused
 from onnx_tools.file_blocks import FileBlocks, contents, write_at
 from onnx_tools.model_file import ModelFile, dtype_of, iter_tensors, tensor_at
-from onnx_tools.temporaries import CHUNK, Temporary, copy_file, delete, overwrite, sync_folder, write_rope, writing
+from onnx_tools.temporaries import (
+    CHUNK,
+    Stamp,
+    Temporary,
+    copy_file,
+    delete,
+    overwrite,
+    stamp_of,
+    sync_folder,
+    write_rope,
+    writing,
+)
 from onnx_tools.wire import Path, Rope, Span, join, rewrite, rope_length
 
 _LONGEST_TAIL = CHUNK
@@ -53,6 +66,10 @@ class ModelCopy:
     External data goes to `OUT.data` (of several files: `OUT.data.0`, `OUT.data.1`, ...) with `output`. In place, each
     changed data file gets a fresh name, `MODEL.data` or `MODEL.1.data` and so on, and unchanged ones stay.
 
+    In place, a model given by a symbolic link is changed where the link leads, and its new data lies beside that file.
+    If old data was found beside the link, as in a Hugging Face cache, all of it gets fresh names, and links to these
+    beside the link, so that the model still loads by both. The link to deleted old data stays, leading nowhere.
+
     A file that gives a singular message twice (`ModelFile.regular` is False) can't be patched: if anything of it
     changes, protobuf serialises the whole model anew.
     """
@@ -69,7 +86,7 @@ class ModelCopy:
         self._output = output
         self._force = force
         self._delete_old_data = delete_old_data
-        self._target = model.path
+        self._target = model.file
         self._in_place = True
         self._data_files: tuple[pathlib.Path, ...] = ()
         self._temporaries: list[Temporary] = []
@@ -79,15 +96,17 @@ class ModelCopy:
         self._metadata: dict[str, str] = {}
         self._placed: list[pathlib.Path] = []
         self._first: Temporary | None = None
+        self._stamps: dict[pathlib.Path, Stamp | None] = {}
         self._open = False
 
     def __enter__(self) -> Self:
         """Check the output. Raises `OutputRefused` or `InvalidExternalData`; nothing is written yet."""
         self._data_files = self._model.data_files()
+        self._stamps = {self._model.file: self._model.stamp, **{file: stamp_of(file) for file in self._data_files}}
         if self._output is not None:
             with writing(self._output):
                 self._target = _resolved(self._output)
-                self._in_place = self._target == self._model.path
+                self._in_place = self._target == self._model.file
                 self._check_output()
         if self._data_files:
             _refuse_odd_name(self._target)
@@ -98,11 +117,8 @@ class ModelCopy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._open = False
-        # Asking the disk, not a variable: an interrupt may come between the rename and the next line.
-        if self._first is None or self._first.exists():
-            for path in self._placed:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        if self._first is None or not self._first.is_at(self._target):
+            delete(self._placed)
         for temporary in self._temporaries:
             temporary.discard()
 
@@ -140,7 +156,10 @@ class ModelCopy:
         self._metadata[key] = text
 
     def commit(self, check: Callable[[pathlib.Path], None] | None = None) -> CommittedFiles:
-        """Make the copy the model. Raises `WriteFailed` or `OutputRefused`, and then nothing was changed.
+        """Make the copy the model.
+
+        Raises `WriteFailed`, `OutputRefused` if somebody took the name of the output meanwhile, or `InvalidModelFile`
+        if somebody changed the input; and then nothing was changed.
 
         `check` is called with the finished copy, which loads as it is, before it gets its name; what it raises comes
         out of here, and then nothing was changed either.
@@ -165,7 +184,7 @@ class ModelCopy:
         owned = _data_files_of(target) if target.exists() else set()
         for name in self._output_names().values():
             if os.path.lexists(name) and (name not in owned or self._is_input(name)):
-                raise OutputRefused(f"{name}: not ours to overwrite; delete it or choose another output name")
+                raise _not_ours(name)
 
     def _check_overwriting(self, target: pathlib.Path) -> None:
         if not target.is_file():
@@ -178,7 +197,7 @@ class ModelCopy:
             raise OutputRefused(f"{target}: exists; choose another output name, or overwrite it by force")
 
     def _is_input(self, path: pathlib.Path) -> bool:
-        return path.exists() and any(path.samefile(file) for file in (self._model.path, *self._data_files))
+        return path.exists() and any(path.samefile(file) for file in (self._model.file, *self._data_files))
 
     def _output_names(self) -> _Names:
         """Names of the data files beside `output`."""
@@ -192,15 +211,22 @@ class ModelCopy:
         names: _Names = {}
         number = 0
         for file in files:
-            while os.path.lexists(name := self._target.with_name(_numbered(self._target.name, number))):
+            while any(
+                os.path.lexists(folder / _numbered(self._target.name, number))
+                for folder in (self._target.parent, self._model.path.parent)
+            ):
                 number += 1
+            name = self._target.with_name(_numbered(self._target.name, number))
             names[file] = name
             number += 1
         return names
 
-    def _temporary(self, like: pathlib.Path | None) -> Temporary:
-        """Create a temporary file. It takes over owner and permissions of the file `like`, if there is one."""
-        temporary = Temporary(self._target, like)
+    def _temporary(self, like: pathlib.Path, source: pathlib.Path) -> Temporary:
+        """Create a temporary file. It takes over owner and permissions of the file `like`, if there is one.
+
+        If not, it is as private as `source`, the file of the input that its content is made from.
+        """
+        temporary = Temporary(self._target, like, source.stat().st_mode)
         self._temporaries.append(temporary)  # before it exists: an interrupt must not leave it behind
         temporary.create()
         return temporary
@@ -208,13 +234,15 @@ class ModelCopy:
     def _copy_of(self, source: pathlib.Path) -> Temporary:
         """Return the temporary copy of a file of the input, making it when first asked."""
         if source not in self._copies:
-            is_model = source == self._model.path
+            is_model = source == self._model.file
             like = source if self._in_place else self._target if is_model else self._output_names()[source]
+            if stamp_of(source) != self._stamps[source]:
+                raise _changed(source)
             with writing(self._target):
-                temporary = self._temporary(like)
+                temporary = self._temporary(like, source)
                 stamp = copy_file(source, temporary.descriptor)
-            if is_model and stamp != self._model.stamp:
-                raise InvalidModelFile(f"{source}: changed since it was read; start again")
+            if stamp != self._stamps[source]:
+                raise _changed(source)
             self._copies[source] = temporary
         return self._copies[source]
 
@@ -228,10 +256,11 @@ class ModelCopy:
             temporary.finish()
         for source, name in interim.items():
             self._place(copies[source], name)
-        sync_folder(self._target.parent)
+        for folder in {self._target.parent, self._model.path.parent}:
+            sync_folder(folder)
         if check is not None:
             check(self._first.path)
-        os.replace(self._first.path, self._target)
+        self._take_name(self._first)
         sync_folder(self._target.parent)
         if second is not None:
             names = self._move_data(interim, names, second)
@@ -242,7 +271,8 @@ class ModelCopy:
     def _names(self) -> _Names:
         if not self._in_place:
             return self._output_names()
-        return self._fresh_names([file for file in self._data_files if file in self._copies])
+        linked = self._model.path != self._model.file
+        return self._fresh_names([file for file in self._data_files if linked or file in self._copies])
 
     def _interim(self, names: _Names) -> _Names:
         """Names for the first step: a data file of the model that is overwritten must stay until the commit."""
@@ -251,7 +281,7 @@ class ModelCopy:
 
     def _write_model(self, names: _Names, *, reuse: bool) -> Temporary:
         """Write the model with all edits into a temporary, with `reuse` into the copy itself where that is cheap."""
-        copy = self._copy_of(self._model.path)
+        copy = self._copy_of(self._model.file)
         edits = self._edits(names)
         if not self._model.regular and (edits or self._metadata):
             overwrite(copy.descriptor, self._model.skeleton.SerializeToString())
@@ -267,7 +297,7 @@ class ModelCopy:
             write_at(copy.descriptor, memoryview(tail_bytes), kept)
             os.truncate(copy.descriptor, kept + len(tail_bytes))
             return copy
-        result = self._temporary(self._target)
+        result = self._temporary(self._target, self._model.file)
         write_rope(copy.descriptor, rope, result.descriptor)
         return result
 
@@ -291,36 +321,72 @@ class ModelCopy:
         return [addition.SerializeToString()]
 
     def _place(self, temporary: Temporary, name: pathlib.Path) -> None:
-        """Give a data file its final name, which must be free."""
+        """Give a data file its final name, which must be free; and a link beside the model's, if it was found there."""
         try:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            self._placed.append(name)
+            if self._in_place and self._model.path != self._model.file:
+                link = self._model.path.with_name(name.name)
+                link.symlink_to(os.path.relpath(name, link.parent.resolve()))
+                self._placed.append(link)
         except FileExistsError:
             raise OutputRefused(f"{name}: was created by someone else just now; start again") from None
-        self._placed.append(name)
         os.replace(temporary.path, name)
+
+    def _take_name(self, finished: Temporary) -> None:
+        """The commit, unless the input changed, or an output that may not be overwritten came to be."""
+        for file, stamp in self._stamps.items():
+            if stamp_of(file) != stamp:
+                raise _changed(file)
+        if self._in_place or self._force:
+            os.replace(finished.path, self._target)
+            return
+        try:
+            finished.claim(self._target)
+        except FileExistsError:
+            raise OutputRefused(
+                f"{self._target}: was created by someone else meanwhile; choose another output name, or overwrite it "
+                "by force"
+            ) from None
 
     def _move_data(self, interim: _Names, names: _Names, second: Temporary) -> _Names:
         """After the commit: give data its lasting names, in steps of which each leaves a whole model.
 
-        The data gets a second name, replacing the old model's data, which nothing uses any more; the model that uses
-        that name replaces the first; the interim name goes. Without hard links the interim names are the lasting ones.
-        Killed in between, the data may keep two names: onnxruntime does not mind, onnx.load wants one deleted.
+        The old model's data, which nothing uses any more, is replaced by a copy of the new; the model that uses that
+        replaces the first; the interim data goes. No hard link, since onnx.load refuses data that has two names. If
+        the system refuses a step, the interim names are the lasting ones, and the old model's data goes.
         """
         moved = [source for source, name in names.items() if interim[source] != name]
         try:
-            for source in moved:
-                link = self._temporary(None)
-                link.finish()
-                link.path.unlink()
-                os.link(interim[source], link.path)
-                os.replace(link.path, names[source])
+            finished = {source: self._copy_again(interim[source], names[source]) for source in moved}
+            for source, temporary in finished.items():
+                os.replace(temporary.path, names[source])
             sync_folder(self._target.parent)
             os.replace(second.path, self._target)
-        except OSError:
-            return interim
-        sync_folder(self._target.parent)
-        delete([interim[source] for source in moved])
-        return names
+        except (OSError, OnnxToolsError):
+            pass  # the committed model stands
+        finally:
+            used, unused = (names, interim) if second.is_at(self._target) else (interim, names)
+            sync_folder(self._target.parent)
+            delete([unused[source] for source in moved])
+        return used
+
+    def _copy_again(self, source: pathlib.Path, like: pathlib.Path) -> Temporary:
+        """Copy a data file that was placed already, for the place of `like`, and flush it."""
+        temporary = self._temporary(like, source)
+        copy_file(source, temporary.descriptor)
+        temporary.finish()
+        return temporary
+
+
+def _changed(file: pathlib.Path) -> InvalidModelFile:
+    return InvalidModelFile(f"{file}: changed since it was read; start again")
+
+
+def _not_ours(name: pathlib.Path) -> OutputRefused:
+    reason = "no existing output of this name uses it, or the input does"
+    advice = "if an interrupted run left it, delete it, otherwise choose another output name"
+    return OutputRefused(f"{name}: not ours to overwrite: {reason}; {advice}")
 
 
 def _resolved(output: pathlib.Path) -> pathlib.Path:

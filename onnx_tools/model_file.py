@@ -4,14 +4,19 @@ Input is hostile here. Nothing is believed about a tensor before `ModelFile.loca
 bytes, and external data must lie inside the model's folder. Nothing is kept open, and no payload is read:
 `file_blocks.FileBlocks` reads and writes the values later, block by block, through a descriptor that its maker holds
 open.
+
+A model given by a symbolic link has two folders: that of the file and that of the link. Data is looked for beside the
+file, then beside the link, and must lie, links followed, inside one of the two. So a model of the Hugging Face cache
+works, where `snapshots/REVISION/` holds links named like the files and `blobs/` the files named by their hashes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -108,7 +113,9 @@ class ModelFile:
     """A model file, read but not kept open. Make one with `ModelFile.open`."""
 
     path: pathlib.Path
-    """The file itself, symbolic links resolved. External data is looked for in its folder."""
+    """What to open the model by again: `file`, or the link that was given if data is to be found beside that."""
+    file: pathlib.Path
+    """The file itself, symbolic links resolved."""
     skeleton: onnx.ModelProto
     """The model without its large payloads. Read it, never change it."""
     payloads: Mapping[Path, Payload]
@@ -134,7 +141,8 @@ class ModelFile:
             raise InvalidModelFile(f"{path}: {error}") from None
         except OSError as error:
             raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from error
-        return cls(resolved, skeleton, payloads, regular, (status.st_size, status.st_mtime_ns))
+        opened_by = _opened_by(pathlib.Path(path).absolute(), resolved, skeleton)
+        return cls(opened_by, resolved, skeleton, payloads, regular, (status.st_size, status.st_mtime_ns))
 
     def location(self, path: Path, tensor: onnx.TensorProto) -> Location | None:
         """Return where the bytes of `tensor`, which is the skeleton's tensor at `path`, lie.
@@ -152,7 +160,7 @@ class ModelFile:
         if tensor.data_type not in _TYPED_FIELDS.get(payload.field, (tensor.data_type,)):
             _bad_tensor(tensor, f"{payload.field} cannot hold its data type")
         _check_length(tensor, payload.length)
-        return Location(self.path, payload.offset, payload.length)
+        return Location(self.file, payload.offset, payload.length)
 
     def data_files(self) -> tuple[pathlib.Path, ...]:
         """Return the model's external data files, each once, in the order of first use.
@@ -167,17 +175,18 @@ class ModelFile:
         return self._external_file(tensor) if tensor.data_location == onnx.TensorProto.EXTERNAL else None
 
     def _external_file(self, tensor: onnx.TensorProto) -> pathlib.Path:
-        location = _external_entries(tensor).get("location", "")
-        _refuse_escape(tensor, location)
+        location = _location_of(tensor)
+        folders = [self.file.parent, self.path.parent]
         try:
-            file = (self.path.parent / location).resolve()
+            file = _first_there(location, folders)
             status = file.stat()
-            itself = os.path.samestat(status, self.path.stat())
+            itself = os.path.samestat(status, self.file.stat())
+            allowed = any(file.is_relative_to(folder.resolve()) for folder in folders)
         except (OSError, RuntimeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            hint = f"the file must lie beside {self.path}, where symbolic links were followed to"
+            hint = f"the file must lie beside {self.file}, where symbolic links were followed to"
             _bad_external(tensor, location, f"cannot be found: {reason}; {hint}")
-        if not file.is_relative_to(self.path.parent):
+        if not allowed:
             _bad_external(tensor, location, f"links to {file}, outside the model's folder; copy the file there")
         if itself or not stat.S_ISREG(status.st_mode):
             _bad_external(tensor, location, "is not a data file; save the model anew")
@@ -206,6 +215,39 @@ def _regular_file(path: str | os.PathLike[str]) -> pathlib.Path:
     if not resolved.is_file():
         raise InvalidModelFile("not a file; give the .onnx file itself")
     return resolved
+
+
+def _opened_by(given: pathlib.Path, resolved: pathlib.Path, skeleton: onnx.ModelProto) -> pathlib.Path:
+    """Return `given` if it is a link, in another folder than the file, that external data is found beside."""
+    if given.parent.resolve() == resolved.parent:
+        return resolved
+    for _, tensor in iter_tensors(skeleton):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            with contextlib.suppress(OnnxToolsError, OSError, RuntimeError, ValueError):  # said when it is needed
+                _first_there(_location_of(tensor), [given.parent])
+                return given
+    return resolved
+
+
+def _first_there(location: str, folders: Sequence[pathlib.Path]) -> pathlib.Path:
+    """Return the file at `location` in the first of `folders` that has it, links resolved; else raise the first error.
+
+    Raises what the system does: `OSError`; for names it can't have, `ValueError`; for links in a circle `RuntimeError`.
+    """
+    missing: FileNotFoundError | None = None
+    for folder in folders:
+        try:
+            return (folder / location).resolve(strict=True)
+        except FileNotFoundError as error:
+            missing = missing or error
+    raise missing or FileNotFoundError(location)
+
+
+def _location_of(tensor: onnx.TensorProto) -> str:
+    """The path of the external data of `tensor`, in the model's folder by its spelling."""
+    location = _external_entries(tensor).get("location", "")
+    _refuse_escape(tensor, location)
+    return location
 
 
 def _take_apart(data: Data) -> tuple[onnx.ModelProto, Mapping[Path, Payload], bool]:

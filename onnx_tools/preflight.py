@@ -13,8 +13,13 @@ from onnx_tools.naming import expand, first_repeated, identity
 from oxiprune_gpu import InvalidOption
 
 
-def check_outputs(models: Sequence[Path], targets: Sequence[Path], *, in_place: bool) -> None:
-    """Of several models none may end where another one lies or ends. `targets`: one for each model, or none at all."""
+def check_outputs(
+    models: Sequence[Path], targets: Sequence[Path], *, in_place: bool, delete_old_data: bool = False
+) -> None:
+    """Of several models none may end where another one lies or ends. `targets`: one for each model, or none at all.
+
+    If old data is to be deleted, no two models may use the same.
+    """
     again = first_repeated(targets)
     if again is not None and in_place:
         raise InvalidOption(f"{again}: given twice; give each model once")
@@ -24,6 +29,19 @@ def check_outputs(models: Sequence[Path], targets: Sequence[Path], *, in_place: 
     for model, target in zip(models, targets, strict=False):
         if identity(target) in stored - {identity(model)}:
             raise OutputRefused(f"{model}: would be written over {target}, another of the models; choose another -o")
+    if in_place and delete_old_data and len(models) > 1:
+        _refuse_shared_data(models)
+
+
+def _refuse_shared_data(models: Sequence[Path]) -> None:
+    """Deleting one model's old data must not destroy another of the models."""
+    users: dict[str, Path] = {}
+    for model in models:
+        for file in sorted(_data_of([model])):
+            if file in users:
+                reason = f"{users[file]} uses it too; leave out --delete-old-data"
+                raise OutputRefused(f"{model}: its data {file} cannot be deleted: {reason}")
+            users[file] = model
 
 
 @contextmanager

@@ -16,24 +16,64 @@ CHUNK = 1 << 20
 """Bytes that are copied at once."""
 
 
-class Temporary:
-    """A temporary file beside `target`. Until `finish` only its owner can read it, if it is to be `like` a file."""
+Stamp = tuple[int, int]
+"""Size and modification time (ns) of a file, to notice a change."""
 
-    def __init__(self, target: pathlib.Path, like: pathlib.Path | None) -> None:
+
+class Temporary:
+    """A temporary file beside `target`.
+
+    If it is to be `like` a file that exists, only its owner can read it until `finish`. Otherwise it has the
+    permissions of `mode` less the process's mask, as a file has that `cp` makes.
+    """
+
+    def __init__(self, target: pathlib.Path, like: pathlib.Path | None, mode: int = 0o666) -> None:
         # The name is cut so that the whole stays below 255 bytes.
         name = f".{target.name[:40]}.{os.urandom(8).hex()}.oxiprune-tmp"
         self.path = target.with_name(name)
         self.descriptor = -1
+        self._mode = mode & 0o777
         self._like = like.stat() if like is not None and like.exists() else None
 
     def create(self) -> None:
         """Create it, open for reading and writing; the name must be free."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self.descriptor = os.open(self.path, flags, 0o666 if self._like is None else 0o600)
+        self.descriptor = os.open(self.path, flags, self._mode if self._like is None else 0o600)
 
     def exists(self) -> bool:
         """Whether it still has its temporary name."""
         return os.path.lexists(self.path)
+
+    def is_at(self, name: pathlib.Path) -> bool:
+        """Whether it has got `name`: asking the disk, as an interrupt may come between a rename and the next line."""
+        if not self.exists():
+            return True
+        try:
+            return os.path.samefile(self.path, name)
+        except OSError:
+            return False
+
+    def claim(self, name: pathlib.Path) -> None:
+        """Take `name`, which nobody may have; `FileExistsError` if somebody does.
+
+        By a hard link, which never overwrites; where the system has none, by an empty file that is replaced at once.
+        """
+        try:
+            os.link(self.path, name)
+        except FileExistsError:
+            if not self.is_at(name):  # else it worked, and a network file system asked twice
+                raise
+        except OSError:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            try:
+                os.replace(self.path, name)
+            except BaseException:
+                if self.exists():
+                    name.unlink()
+                raise
+        else:
+            with contextlib.suppress(OSError):  # it has its name; `discard` tries again
+                self.path.unlink()
 
     def finish(self) -> None:
         """Take over permissions, flush to the disk, close."""
@@ -68,7 +108,16 @@ def writing(where: pathlib.Path) -> Iterator[None]:
         raise write_failed(error, where) from error
 
 
-def copy_file(source: pathlib.Path, descriptor: int) -> tuple[int, int]:
+def stamp_of(file: pathlib.Path) -> Stamp | None:
+    """Return the stamp of a file; None if it can't be looked at."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def copy_file(source: pathlib.Path, descriptor: int) -> Stamp:
     """Copy a file and return its size and modification time.
 
     Real copies, never shared extents: the room for every byte is taken now, so a full disk shows before the work.

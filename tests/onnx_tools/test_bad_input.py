@@ -16,7 +16,9 @@ import pytest
 from onnx import TensorProto
 
 from onnx_tools import file_blocks, temporaries
-from tests.command import refused, run, tree
+from onnx_tools.errors import OutputRefused
+from onnx_tools.preflight import check_outputs
+from tests.command import refused, run, tree, zeros
 
 SMALL = ("--sparsity", 0.5, "--min-elements", 0)
 WEIGHT = 1
@@ -202,6 +204,38 @@ def test_data_that_would_be_overwritten(external_file: pathlib.Path) -> None:
     result = run("prune", external_file, *SMALL, "-o", external_file.with_name("out.onnx"), "--force")
     refused(result, 2, "out.onnx.data: not ours to overwrite")
     assert tree(external_file.parent) == before
+
+
+def test_leavings_of_an_interrupted_run(external_file: pathlib.Path) -> None:
+    external_file.with_name("out.onnx.data").write_bytes(b"half")
+    result = run("prune", external_file, *SMALL, "-o", external_file.with_name("out.onnx"))
+    refused(result, 2, "out.onnx.data: not ours to overwrite", "if an interrupted run left it, delete it")
+
+
+def test_data_of_another_model_is_not_deleted(external_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    models = [external_file, tmp_path / "b.onnx"]
+    models[1].write_bytes(external_file.read_bytes())
+    check_outputs(models, models, in_place=True)
+    with pytest.raises(OutputRefused, match=r"weights.bin cannot be deleted: .*model.onnx uses it too; leave out"):
+        check_outputs(models, models, in_place=True, delete_old_data=True)
+    check_outputs(models[1:], models[1:], in_place=True, delete_old_data=True)
+
+
+@pytest.mark.parametrize("words", [("-o", "new/"), ("--in-place",)])
+def test_a_model_in_a_cache_of_links(
+    external_file: pathlib.Path, tmp_path: pathlib.Path, words: tuple[str, ...]
+) -> None:
+    """As the cache of Hugging Face: data lies beside the link by its name, and beside the file by its hash."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for name, blob in (("model.onnx", "aaa"), ("weights.bin", "bbb")):
+        (tmp_path / name).rename(tmp_path / "blobs" / blob)
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{blob}")
+    link = tmp_path / "snapshot" / "model.onnx"
+    result = run("prune", link, *SMALL, *(f"{tmp_path}/{word}" if word == "new/" else word for word in words))
+    assert result.exit_code == 0, result.output
+    assert zeros(tmp_path / "new" / "model.onnx" if "-o" in words else tmp_path / "blobs" / "aaa") > 0
+    assert run("inspect", link).exit_code == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")

@@ -199,13 +199,9 @@ def test_overwriting_our_own_output(external_file: pathlib.Path, monkeypatch: py
     result = negated(external_file, output, force=True)
     np.testing.assert_array_equal(weight_of(output), -weight)
     check_runs(output)
-    if links:
-        assert result.data == (folder / "out.onnx.data",)
-        assert sorted(tree(folder)) == sorted(first)
-        assert output.read_bytes() == first["out.onnx"]
-    else:
-        assert result.data == (folder / "out.onnx.1.data",)
-        assert (folder / "out.onnx.data").read_bytes() == first["out.onnx.data"]
+    assert result.data == (folder / "out.onnx.data",)
+    assert sorted(tree(folder)) == sorted(first)
+    assert output.read_bytes() == first["out.onnx"]
 
 
 def refused(source: pathlib.Path, output: pathlib.Path, message: str, *, force: bool = False) -> None:
@@ -263,14 +259,105 @@ def test_links_and_permissions_survive(small_file: pathlib.Path, tmp_path: pathl
     assert sorted(tree(tmp_path)) == ["links/link.onnx", "model.onnx"]
 
 
-def test_new_output_has_ordinary_permissions(small_file: pathlib.Path) -> None:
-    small_file.chmod(0o400)
+@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o664, 0o644), (0o440, 0o440), (0o666, 0o644)])
+def test_new_output_is_as_private_as_the_input(external_file: pathlib.Path, mode: int, expected: int) -> None:
+    """As `cp` does it."""
+    for file in (external_file, external_file.with_name("weights.bin")):
+        file.chmod(mode)
     old = os.umask(0o022)
     try:
-        output = negated(small_file, small_file.with_name("out.onnx")).model
+        files = negated(external_file, external_file.with_name("out.onnx"))
+        names = replaced_bias(external_file, external_file.with_name("other.onnx"))
     finally:
         os.umask(old)
-    assert stat.S_IMODE(output.stat().st_mode) == 0o644
+    for file in (files.model, *files.data, names.model, *names.data):
+        assert stat.S_IMODE(file.stat().st_mode) == expected, file
+
+
+def replaced_bias(source: pathlib.Path, output: pathlib.Path) -> CommittedFiles:
+    with ModelCopy(ModelFile.open(source), output) as copy:
+        copy.replace_tensor(BIAS, numpy_helper.from_array(np.zeros(32, np.float32), "bias"))
+        return copy.commit()
+
+
+def test_existing_output_keeps_its_permissions(external_file: pathlib.Path) -> None:
+    output = external_file.with_name("out.onnx")
+    negated(external_file, output)
+    output.chmod(0o640)
+    output.with_name("out.onnx.data").chmod(0o604)
+    negated(external_file, output, force=True)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o640
+    assert stat.S_IMODE(output.with_name("out.onnx.data").stat().st_mode) == 0o604
+
+
+@pytest.fixture
+def cached(external_file: pathlib.Path) -> pathlib.Path:
+    """`external_file` as a Hugging Face cache has it."""
+    blobs, snapshot = external_file.parent / "blobs", external_file.parent / "snapshots" / "r"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for name, blob in (("model.onnx", "aaa"), ("weights.bin", "bbb")):
+        external_file.with_name(name).rename(blobs / blob)
+        (blobs / blob).chmod(0o444)
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    return snapshot / "model.onnx"
+
+
+def test_cached_model_with_output(cached: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    before, weight = tree(tmp_path), stored_weight(cached)
+    result = negated(cached, tmp_path / "out.onnx")
+    assert result.data == (tmp_path / "out.onnx.data",)
+    np.testing.assert_array_equal(weight_of(result.model), -weight)
+    check_runs(result.model)
+    assert {name: data for name, data in tree(tmp_path).items() if "out" not in name} == before
+
+
+def test_cached_model_in_place(cached: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weight, data = stored_weight(cached), (tmp_path / "blobs" / "bbb").read_bytes()
+    for number, name in enumerate(["aaa.data", "aaa.1.data"]):
+        result = negated(cached, delete_old_data=number == 1)
+        assert result == CommittedFiles(tmp_path / "blobs" / "aaa", (tmp_path / "blobs" / name,))
+        assert cached.is_symlink()
+        for path in (cached, tmp_path / "blobs" / "aaa"):
+            np.testing.assert_array_equal(stored_weight(path), -weight if number == 0 else weight)
+            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        assert os.readlink(cached.with_name(name)) == f"../../blobs/{name}"
+    assert (tmp_path / "blobs" / "bbb").read_bytes() == data
+    assert not (tmp_path / "blobs" / "aaa.data").exists()
+
+
+def test_cached_model_only_the_metadata_changes(cached: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Data that was beside the link goes along, since it would not be found beside the file."""
+    weight = stored_weight(cached)
+    with ModelCopy(ModelFile.open(cached), None) as copy:
+        copy.set_metadata("oxiprune", "x")
+        assert copy.commit().data == (tmp_path / "blobs" / "aaa.data",)
+    np.testing.assert_array_equal(weight_of(tmp_path / "blobs" / "aaa"), weight)
+
+
+def test_cached_model_that_fails_leaves_nothing(cached: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with ModelCopy(ModelFile.open(cached), None) as copy:
+        negate(copy)
+        with pytest.raises(RuntimeError):
+            copy.commit(deny_with(RuntimeError))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def deny_with(error: type[Exception]):
+    def fail(_: pathlib.Path) -> None:
+        raise error
+
+    return fail
+
+
+def stored_weight(path: pathlib.Path) -> np.ndarray:
+    """As `weight_of`, also for data that is a link, which onnx.load refuses (onnxruntime does not)."""
+    source = ModelFile.open(path)
+    location = source.location(WEIGHT, tensor_at(source.skeleton, WEIGHT))
+    assert location is not None
+    return np.fromfile(location.file, np.float32, 512, offset=location.offset).reshape(16, 32)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, None])
@@ -364,53 +451,95 @@ def test_a_folder_that_cannot_be_flushed_is_no_error(
     np.testing.assert_array_equal(weight_of(external_file), -weight)
 
 
-class Crash(BaseException):
-    """The process ends here: nothing after it happens."""
-
-
-@pytest.mark.parametrize("step", range(6))
-def test_crash_while_overwriting_our_own_output(
-    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, step: int
+@pytest.mark.parametrize(("name", "count"), [("replace", 2), ("replace", 3), ("open", 7), ("fsync", 5)], ids=str)
+def test_errors_after_the_first_commit_leave_it_whole(
+    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
 ) -> None:
-    """Two files change, and whichever rename or link is the last that happens, the output is whole."""
-    output = external_file.with_name("out.onnx")
-    weight = weight_of(external_file)
+    """Giving the data its lasting name fails: the committed model stands with the data's interim name."""
+    folder, weight = external_file.parent, weight_of(external_file)
+    output = folder / "out.onnx"
     with ModelCopy(ModelFile.open(external_file), output) as copy:
         copy.commit()
-    steps = iter(range(step))
-    for name in ("replace", "link"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name), steps))
-    copy = ModelCopy(ModelFile.open(external_file), output, force=True).__enter__()
-    negate(copy)
-    crashed = False
-    try:
-        copy.commit()
-    except Crash:
-        crashed = True
-    assert crashed == (step < 5)
-    np.testing.assert_array_equal(stored_weight(output), weight if step < 2 else -weight)
-    np.testing.assert_array_equal(weight_of(external_file), weight)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    onnxruntime.InferenceSession(str(output), providers=["CPUExecutionProvider"])
+    source = ModelFile.open(external_file)
+    fail_after(monkeypatch, name, count)
+    result = negated_from(source, output)
+    monkeypatch.undo()
+    assert result.data == (folder / "out.onnx.1.data",)
+    assert sorted(tree(folder)) == ["model.onnx", "out.onnx", "out.onnx.1.data", "weights.bin"]
+    np.testing.assert_array_equal(weight_of(output), -weight)
+    check_runs(output)
 
 
-def stored_weight(path: pathlib.Path) -> np.ndarray:
-    """As `weight_of`, also while the data has two names, which onnx.load refuses (onnxruntime does not)."""
-    source = ModelFile.open(path)
-    location = source.location(WEIGHT, tensor_at(source.skeleton, WEIGHT))
-    assert location is not None
-    return np.fromfile(location.file, np.float32, 512, offset=location.offset).reshape(16, 32)
+def negated_from(source: ModelFile, output: pathlib.Path) -> CommittedFiles:
+    with ModelCopy(source, output, force=True) as copy:
+        negate(copy)
+        return copy.commit()
 
 
-def counted(function, steps):
-    """`function`, as often as `steps` has something left; then the crash."""
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+@pytest.mark.parametrize("kind", ["small_file", "external_file"])
+def test_output_that_somebody_made_meanwhile_is_kept(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, links: bool
+) -> None:
+    path: pathlib.Path = request.getfixturevalue(kind)
+    output = path.with_name("out.onnx")
+    expected = {**tree(path.parent), "out.onnx": b"precious"}
+    if not links:
+        monkeypatch.setattr(os, "link", deny(errno.EPERM))
+    with ModelCopy(ModelFile.open(path), output) as copy:
+        negate(copy)
+        with pytest.raises(OutputRefused, match="was created by someone else meanwhile; choose another"):
+            copy.commit(lambda _: output.write_bytes(b"precious") and None)
+    assert tree(path.parent) == expected
 
-    def call(*args: object) -> object:
-        if next(steps, None) is None:
-            raise Crash
-        return function(*args)
 
-    return call
+@pytest.mark.parametrize("kind", ["small_file", "external_file"])
+def test_output_without_hard_links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path: pathlib.Path = request.getfixturevalue(kind)
+    monkeypatch.setattr(os, "link", deny(errno.EPERM))
+    output, before = path.with_name("out.onnx"), tree(path.parent)
+    negated(path, output)
+    np.testing.assert_array_equal(weight_of(output), -weight_of(path))
+    assert not [name for name in tree(path.parent) if name.startswith(".")]
+    output.unlink()
+    output.with_name("out.onnx.data").unlink(missing_ok=True)
+    fail_after(monkeypatch, "replace", len(before) - 1)  # the model's own, after those of data
+    with pytest.raises(WriteFailed):
+        negated(path, output)
+    assert tree(path.parent) == before
+
+
+@pytest.mark.parametrize("output", [None, "out.onnx"])
+@pytest.mark.parametrize("victim", ["model.onnx", "weights.bin"])
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "changed"])
+def test_input_that_changed_before_the_commit_is_kept(
+    external_file: pathlib.Path, output: str | None, victim: str, gone: bool
+) -> None:
+    changed = external_file.with_name(victim)
+    expected = tree(external_file.parent)
+
+    def check(_: pathlib.Path) -> None:
+        if gone:
+            changed.unlink()
+            del expected[victim]
+        else:
+            changed.write_bytes(b"newer")
+            expected[victim] = b"newer"
+
+    with ModelCopy(ModelFile.open(external_file), external_file.with_name(output) if output else None) as copy:
+        negate(copy)
+        with pytest.raises(InvalidModelFile, match=f"{victim}: changed since it was read; start again"):
+            copy.commit(check)
+    assert tree(external_file.parent) == expected
+
+
+def test_data_that_changed_before_it_is_copied_is_refused(external_file: pathlib.Path) -> None:
+    before = tree(external_file.parent)
+    with ModelCopy(ModelFile.open(external_file), None) as copy:
+        os.utime(external_file.with_name("weights.bin"), ns=(1, 1))
+        with pytest.raises(InvalidModelFile, match=r"weights.bin: changed since"):
+            negate(copy)
+    assert tree(external_file.parent) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")

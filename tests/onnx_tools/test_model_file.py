@@ -223,6 +223,49 @@ def test_external_data_that_is_not_ours_to_read(tmp_path: pathlib.Path, bad: onn
     assert "'t'" in str(caught.value)
 
 
+@pytest.fixture
+def snapshot(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A link to a model in another folder, whose data is `w.bin`."""
+    model = onnx.ModelProto()
+    model.graph.initializer.append(external("w.bin"))
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "blobs" / "aaa").write_bytes(model.SerializeToString())
+    link = tmp_path / "snapshot" / "model.onnx"
+    link.symlink_to("../blobs/aaa")
+    return link
+
+
+@pytest.mark.parametrize("place", ["blobs/bbb", "snapshot/sub", "snapshot/w.bin"])
+def test_data_beside_the_link(snapshot: pathlib.Path, tmp_path: pathlib.Path, place: str) -> None:
+    (tmp_path / place).write_bytes(bytes(64))
+    if place != "snapshot/w.bin":
+        (tmp_path / "snapshot" / "w.bin").symlink_to(tmp_path / place)
+    model = ModelFile.open(snapshot)
+    assert (model.path, model.file) == (snapshot, tmp_path / "blobs" / "aaa")
+    assert model.data_files() == (tmp_path / place,)
+    assert ModelFile.open(model.path).data_files() == model.data_files()
+    with pytest.raises(InvalidExternalData, match="cannot be found"):
+        ModelFile.open(model.file).data_files()
+
+
+def test_data_beside_the_file_comes_first(snapshot: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for folder in ("blobs", "snapshot"):
+        (tmp_path / folder / "w.bin").write_bytes(bytes(64))
+    assert ModelFile.open(snapshot).data_files() == (tmp_path / "blobs" / "w.bin",)
+    (tmp_path / "snapshot" / "w.bin").unlink()
+    model = ModelFile.open(snapshot)
+    assert (model.path, model.data_files()) == (model.file, (tmp_path / "blobs" / "w.bin",))
+
+
+@pytest.mark.parametrize("folder", ["blobs", "snapshot"])
+def test_data_beside_the_link_may_not_lead_out(snapshot: pathlib.Path, tmp_path: pathlib.Path, folder: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(64))
+    (tmp_path / folder / "w.bin").symlink_to("../secret")
+    with pytest.raises(InvalidExternalData, match="outside the model's folder"):
+        ModelFile.open(snapshot).data_files()
+
+
 def test_external_length_must_fit_the_shape(tmp_path: pathlib.Path) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(64))
     with pytest.raises(InvalidTensor, match="64 bytes of data expected, 60 found"):
