@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_tools.errors import InvalidModelFile, InvalidTensor
 from onnx_tools.file_blocks import FileBlocks
-from onnx_tools.model_file import ModelFile, dtype_of, tensor_at
+from onnx_tools.model_file import ModelFile, _check_in_skeleton, _refuse_contradictions, dtype_of, tensor_at
 from onnx_tools.wire import Path
 from oxiprune_gpu import ArrayBlocks, BlockSource
 
@@ -62,17 +62,17 @@ class ValueReader:
 def decode(tensor: onnx.TensorProto) -> NDArray[Any]:
     """The values inside a float `TensorProto`, as a new array of its shape.
 
-    Raises `InvalidTensor` if they do not fit its shape, or are not inside it.
+    Raises `InvalidTensor` if they do not fit its shape, contradict each other, or are not inside it: the checks of
+    `ModelFile.location`, so that a model in memory is refused where its file is.
     """
     dtype = dtype_of(tensor)
     if dtype is None:
         raise InvalidTensor(f"tensor {tensor.name!r}: data type {tensor.data_type} is not float")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise InvalidTensor(f"tensor {tensor.name!r}: its external data is not loaded; use onnx.load, or prune_file")
-    values = _decoded(tensor, dtype)
-    if values.size != math.prod(tensor.dims):
-        raise InvalidTensor(f"tensor {tensor.name!r}: {values.size} values do not fit shape {list(tensor.dims)}")
-    return values.reshape(tuple(tensor.dims))
+    _refuse_contradictions(tensor, None)
+    _check_in_skeleton(tensor)
+    return _decoded(tensor, dtype).reshape(tuple(tensor.dims))
 
 
 def encode(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
@@ -88,8 +88,6 @@ def encode(tensor: onnx.TensorProto, values: NDArray[Any]) -> None:
 
 def _decoded(tensor: onnx.TensorProto, dtype: np.dtype[Any]) -> NDArray[Any]:
     if tensor.HasField("raw_data"):
-        if len(tensor.raw_data) % dtype.itemsize:
-            raise InvalidTensor(f"tensor {tensor.name!r}: {len(tensor.raw_data)} bytes are no whole number of {dtype}")
         return np.frombuffer(tensor.raw_data, dtype).copy()
     field = getattr(tensor, _TYPED_FIELDS[dtype.itemsize])
     if dtype.itemsize == 2:

@@ -561,6 +561,22 @@ def outcomes(report: PruneReport) -> dict[str, str]:
     return {check.name: check.outcome for check in report.verification.checks}
 
 
+@pytest.mark.parametrize("damage", ["given twice", "negative"])
+def test_memory_refuses_what_a_file_refuses(tmp_path: pathlib.Path, damage: str) -> None:
+    weight = normals(30, 40, dtype=ml_dtypes.bfloat16)
+    model = model_of("y = MatMul(x, w)", {"w": weight})
+    tensor = model.graph.initializer[0]
+    tensor.int32_data.extend(weight.view(np.uint16).ravel().tolist())
+    if damage == "negative":
+        tensor.ClearField("raw_data")
+        tensor.int32_data[7] = -3
+    before = model.SerializeToString()
+    for prune_it in (partial(prune_model, model), partial(prune_file, saved(tmp_path / "m", model))):
+        with pytest.raises(InvalidTensor, match="given twice" if damage == "given twice" else "does not fit 16 bits"):
+            prune_it(config=PruningConfig(0.5), selection=EVERY_SIZE)
+    assert model.SerializeToString() == (tmp_path / "m").read_bytes() == before
+
+
 def test_what_an_output_of_equal_weights_says(tmp_path: pathlib.Path) -> None:
     """Unchanged, the output keeps the entry of the run before."""
     path = two_weights(tmp_path)

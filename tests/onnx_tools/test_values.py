@@ -76,8 +76,12 @@ def test_a_scalar_and_an_empty_tensor() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"raw_data": b"12345"}, "5 bytes are no whole number of float32"),
-        ({"raw_data": b"1234"}, r"1 values do not fit shape \[3\]"),
+        ({"raw_data": b"12345"}, r"of shape \[3\]: 12 bytes of data expected, 5 found"),
+        ({"raw_data": b"1234"}, r"of shape \[3\]: 12 bytes of data expected, 4 found"),
+        ({"float_data": [1, 2, 3]}, "values given twice, in float_data and raw_data"),
+        ({"int32_data": [1]}, "values given twice, in int32_data and raw_data"),
+        ({"dims": [-1, -3]}, "a negative dimension"),
+        ({"dims": [1 << 40, 1 << 40]}, "impossibly many elements"),
         ({"data_type": TensorProto.INT32}, "data type 6 is not float"),
         ({"data_location": TensorProto.EXTERNAL}, "not loaded"),
     ],
@@ -85,8 +89,20 @@ def test_a_scalar_and_an_empty_tensor() -> None:
 def test_tensors_that_cannot_be_decoded(changes: dict[str, Any], text: str) -> None:
     tensor = tensor_of(np.ones(3, np.float32))
     for name, value in changes.items():
-        setattr(tensor, name, value)
+        if isinstance(value, list):
+            getattr(tensor, name)[:] = value
+        else:
+            setattr(tensor, name, value)
     with pytest.raises(InvalidTensor, match=f"'w'.*{text}"):
+        decode(tensor)
+
+
+@pytest.mark.parametrize("number", [-1, 0x10000, -(1 << 31)])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_numbers_that_are_no_16_bits_are_refused(dtype: Any, number: int) -> None:
+    tensor = tensor_of(np.ones(3).astype(dtype), "int32_data")
+    tensor.int32_data[1] = number
+    with pytest.raises(InvalidTensor, match="a value in int32_data does not fit 16 bits"):
         decode(tensor)
 
 
