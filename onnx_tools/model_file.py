@@ -151,11 +151,11 @@ class ModelFile:
         `InvalidTensor` if bytes and shape do not fit, `InvalidExternalData` if its file is not there for us.
         """
         payload = self.payloads.get(path)
-        _refuse_contradictions(tensor, payload)
+        refuse_contradictions(tensor, payload)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             return self._external_location(tensor)
         if payload is None:
-            _check_in_skeleton(tensor)
+            check_in_skeleton(tensor)
             return None
         if tensor.data_type not in _TYPED_FIELDS.get(payload.field, (tensor.data_type,)):
             _bad_tensor(tensor, f"{payload.field} cannot hold its data type")
@@ -311,8 +311,8 @@ def _check_length(tensor: onnx.TensorProto, length: int) -> None:
         _bad_tensor(tensor, f"{expected} bytes of data expected, {length} found")
 
 
-def _refuse_contradictions(tensor: onnx.TensorProto, payload: Payload | None) -> None:
-    """Values may be given in one way only; `payload` was one of the fields before it was cut out."""
+def refuse_contradictions(tensor: onnx.TensorProto, payload: Payload | None) -> None:
+    """Raise `InvalidTensor` if values are given in two ways; `payload` was one of the fields before it was cut out."""
     external = tensor.data_location == onnx.TensorProto.EXTERNAL
     given = [name for name in _VALUE_FIELDS if len(getattr(tensor, name))]
     given += ["raw_data"] if (tensor.raw_data if external else tensor.HasField("raw_data")) else []
@@ -324,8 +324,8 @@ def _refuse_contradictions(tensor: onnx.TensorProto, payload: Payload | None) ->
         _bad_tensor(tensor, "stored in segments, which are not supported")
 
 
-def _check_in_skeleton(tensor: onnx.TensorProto) -> None:
-    """Hold shape and values of a tensor that protobuf parsed against each other."""
+def check_in_skeleton(tensor: onnx.TensorProto) -> None:
+    """Raise `InvalidTensor` if shape and values of a tensor that protobuf parsed do not fit each other."""
     if tensor.HasField("raw_data"):
         _check_length(tensor, len(tensor.raw_data))
         return

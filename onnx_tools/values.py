@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_tools.errors import InvalidModelFile, InvalidTensor
 from onnx_tools.file_blocks import FileBlocks
-from onnx_tools.model_file import ModelFile, _check_in_skeleton, _refuse_contradictions, dtype_of, tensor_at
+from onnx_tools.model_file import ModelFile, check_in_skeleton, dtype_of, refuse_contradictions, tensor_at
 from onnx_tools.wire import Path
 from oxiprune_gpu import ArrayBlocks, BlockSource
 
@@ -70,8 +70,8 @@ def decode(tensor: onnx.TensorProto) -> NDArray[Any]:
         raise InvalidTensor(f"tensor {tensor.name!r}: data type {tensor.data_type} is not float")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise InvalidTensor(f"tensor {tensor.name!r}: its external data is not loaded; use onnx.load, or prune_file")
-    _refuse_contradictions(tensor, None)
-    _check_in_skeleton(tensor)
+    refuse_contradictions(tensor, None)
+    check_in_skeleton(tensor)
     return _decoded(tensor, dtype).reshape(tuple(tensor.dims))
 
 
