@@ -135,6 +135,14 @@ def test_rooms_import_from_lower_rooms(package):
     assert [str(entry) for entry, own, other in inside if own != other and ranks[own] <= ranks[other]] == []
 
 
+def test_the_design_tells_the_same_order():
+    page = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+    told = page.split("**Imports run one way**")[1].split("`")[1]
+    for package, line in zip(("onnx_tools", "oxiprune_gpu"), told.split("> |"), strict=True):
+        rooms = [{room.split()[0] for room in rank.split(",")} for rank in line.split(">")]
+        assert rooms == [set(rank.split()) - {"_version"} for rank in ORDER[package].strip().splitlines()]
+
+
 @packages
 def test_no_ring(package):
     graph = {module: set() for module in MODULES[package]}
