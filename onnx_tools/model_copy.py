@@ -184,7 +184,7 @@ class ModelCopy:
         owned = _data_files_of(target) if target.exists() else set()
         for name in self._output_names().values():
             if os.path.lexists(name) and (name not in owned or self._is_input(name)):
-                raise _not_ours(name)
+                raise _not_ours(name, is_input=self._is_input(name))
 
     def _check_overwriting(self, target: pathlib.Path) -> None:
         if not target.is_file():
@@ -383,10 +383,11 @@ def _changed(file: pathlib.Path) -> InvalidModelFile:
     return InvalidModelFile(f"{file}: changed since it was read; start again")
 
 
-def _not_ours(name: pathlib.Path) -> OutputRefused:
-    reason = "no existing output of this name uses it, or the input does"
+def _not_ours(name: pathlib.Path, *, is_input: bool) -> OutputRefused:
+    if is_input:
+        return OutputRefused(f"{name}: not ours to overwrite: the input uses it; choose another output name")
     advice = "if an interrupted run left it, delete it, otherwise choose another output name"
-    return OutputRefused(f"{name}: not ours to overwrite: {reason}; {advice}")
+    return OutputRefused(f"{name}: not ours to overwrite: no output of this name uses it; {advice}")
 
 
 def _resolved(output: pathlib.Path) -> pathlib.Path:

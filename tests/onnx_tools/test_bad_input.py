@@ -202,7 +202,7 @@ def test_data_that_would_be_overwritten(external_file: pathlib.Path) -> None:
     _relocate(external_file, "out.onnx.data")
     before = tree(external_file.parent)
     result = run("prune", external_file, *SMALL, "-o", external_file.with_name("out.onnx"), "--force")
-    refused(result, 2, "out.onnx.data: not ours to overwrite")
+    refused(result, 2, "out.onnx.data: not ours to overwrite: the input uses it; choose another")
     assert tree(external_file.parent) == before
 
 
