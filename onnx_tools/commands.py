@@ -19,6 +19,7 @@ from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, write_report
+from onnx_tools.renderers.text import printable
 from onnx_tools.report import PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, progress, results
@@ -119,7 +120,7 @@ def read_gradients(metric: str) -> Mapping[str, Any] | None:
 def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
     """Prune each model into its output; return the exit code."""
     targets = [] if job.dry_run else [job.target(model) for model in models]
-    check_outputs(models, targets, in_place=job.output is None)
+    check_outputs(models, targets, in_place=job.output is None, delete_old_data=job.delete_old_data)
     with folders_of(targets if is_folder(job.output or "") else []):
         check_reports(models, targets, view.reports)
         if job.dry_run and job.checks:
@@ -219,6 +220,8 @@ def _show(report: Report, view: View, name: str) -> None:
         from onnx_tools.renderers.table_renderer import print_report
 
         with results():
+            if name:
+                console().print(f"\n== {printable(name)}", markup=False)
             print_report(report, console())
         return
     for warning in (*report.warnings, *_check_warnings(report)):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import pathlib
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -106,8 +107,10 @@ class ModelCopy:
         if self._output is not None:
             with writing(self._output):
                 self._target = _resolved(self._output)
-                self._in_place = self._target == self._model.file
+                self._in_place = False
                 self._check_output()
+        if self._target.exists():
+            _refuse_read_only(self._target)
         if self._data_files:
             _refuse_odd_name(self._target)
         self._open = True
@@ -177,10 +180,8 @@ class ModelCopy:
         target = self._target
         if not target.parent.is_dir():
             raise OutputRefused(f"{target}: the folder {target.parent} does not exist; create it first")
-        if self._in_place or target.exists():
+        if target.exists():
             self._check_overwriting(target)
-        if self._in_place:
-            return
         owned = _data_files_of(target) if target.exists() else set()
         for name in self._output_names().values():
             if os.path.lexists(name) and (name not in owned or self._is_input(name)):
@@ -191,10 +192,10 @@ class ModelCopy:
             raise OutputRefused(f"{target}: not a file; choose another output name")
         if any(target.samefile(file) for file in self._data_files):
             raise OutputRefused(f"{target}: holds the weights of the input; choose another output name")
-        if not self._force and self._is_input(target):
-            raise OutputRefused(f"{target}: is the input; name no output to change it in place, or overwrite by force")
+        if self._is_input(target):
+            raise OutputRefused(f"{target}: is the input; --in-place (no output) replaces it")
         if not self._force:
-            raise OutputRefused(f"{target}: exists; choose another output name, or overwrite it by force")
+            raise OutputRefused(f"{target}: exists; choose another output name, or overwrite it with --force")
 
     def _is_input(self, path: pathlib.Path) -> bool:
         return path.exists() and any(path.samefile(file) for file in (self._model.file, *self._data_files))
@@ -226,7 +227,8 @@ class ModelCopy:
 
         If not, it is as private as `source`, the file of the input that its content is made from.
         """
-        temporary = Temporary(self._target, like, source.stat().st_mode)
+        # As private as the input, but ours to write: a read-only output would refuse the next run.
+        temporary = Temporary(self._target, like, source.stat().st_mode | stat.S_IWUSR)
         self._temporaries.append(temporary)  # before it exists: an interrupt must not leave it behind
         temporary.create()
         return temporary
@@ -395,6 +397,12 @@ def _resolved(output: pathlib.Path) -> pathlib.Path:
         return pathlib.Path(output).resolve()
     except (RuntimeError, ValueError) as error:
         raise OutputRefused(f"{output}: not a usable file name: {error}") from None
+
+
+def _refuse_read_only(target: pathlib.Path) -> None:
+    """A rename asks for no permission to write the file it replaces; whoever took that away meant it to stay."""
+    if not target.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+        raise OutputRefused(f"{target}: is read-only; choose another output name, or make it writable first")
 
 
 def _refuse_odd_name(target: pathlib.Path) -> None:

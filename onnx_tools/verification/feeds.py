@@ -94,6 +94,8 @@ def _load(path: pathlib.Path) -> Feed:
 
 def _check(path: pathlib.Path, spec: InputSpec, array: NDArray[Any]) -> None:
     found = f"{array.dtype.name} of shape {array.shape}"
+    if array.size == 0 and 0 not in spec.shape:
+        raise InvalidOption(f"{path}: the array for the input {spec.name!r} is empty: {found}")
     if spec.dtype is None and spec.type != "tensor(string)":
         raise InvalidOption(f"{path}: the input {spec.name!r} wants {spec}, which an .npz cannot hold")
     matches = array.dtype.kind in "US" if spec.dtype is None else array.dtype == spec.dtype

@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from onnx_tools.report import Check, OutputDrift
+from onnx_tools.report import Check, Outcome, OutputDrift
 from onnx_tools.verification.drift import DriftMeter
 from onnx_tools.verification.feeds import Feed, InputSpec, NoRandomInputs, one_line, random_feeds, read_data, sliced
 from oxiprune_gpu.errors import InvalidOption
 
-_NOT_INSTALLED = "could not verify: onnxruntime is not installed (pip install oxiprune-gpu[run])"
+_NOT_INSTALLED = "could not verify: onnxruntime is not installed (pip install onnxruntime)"
 _FATAL = 4
 
 
@@ -47,8 +47,12 @@ def check_runtime(
 
 
 def _not_measured(max_drift: float | None, reason: str) -> Check:
-    """A limit that was asked for and can't be held is worth a warning."""
-    return Check("drift", "skipped" if max_drift is None else "warning", f"not measured: {reason}")
+    """A limit that was asked for and can't be held against anything is not kept."""
+    return Check("drift", "skipped" if max_drift is None else "failed", f"not measured: {reason}")
+
+
+def _unmeasured(max_drift: float | None) -> Outcome:
+    return "warning" if max_drift is None else "failed"
 
 
 def _open(path: pathlib.Path) -> Any:
@@ -69,7 +73,7 @@ def _drift(
     try:
         feeds = _data_feeds(old, data, inputs) if data is not None else _running_feed(old, inputs, seed)
     except NoRandomInputs as error:
-        return Check("drift", "warning", f"could not run on random inputs: {error}"), []
+        return Check("drift", _unmeasured(max_drift), f"could not run on random inputs: {error}"), []
     names = [output.name for output in old.get_outputs()]
     meters = [DriftMeter(name) for name in names]
     runs = 0
@@ -120,7 +124,8 @@ def _judged(meters: list[DriftMeter], source: str, max_drift: float | None) -> C
     if worst is None:
         return Check("drift", "passed", f"the model has no outputs ({source})")
     if all(meter.blank for meter in meters):
-        return Check("drift", "warning", f"could not measure: all outputs are NaN or infinite, as before ({source})")
+        reason = f"could not measure: all outputs are NaN or infinite, as before ({source})"
+        return Check("drift", _unmeasured(max_drift), reason)
     result = worst.result()
     measured = "cannot be measured" if result.relative_l2 is None else f"{result.relative_l2:.3g} relative L2"
     detail = f"largest drift {measured}, output {result.output!r} ({source})"

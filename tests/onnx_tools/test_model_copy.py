@@ -216,8 +216,8 @@ def test_outputs_that_are_refused(external_file: pathlib.Path) -> None:
     (folder / "other.onnx").write_bytes(b"x")
     (folder / "alias.onnx").hardlink_to(external_file)
     refused(external_file, folder / "other.onnx", "exists")
-    refused(external_file, external_file, "in place")
-    refused(external_file, folder / "alias.onnx", "in place")
+    refused(external_file, external_file, "is the input")
+    refused(external_file, folder / "alias.onnx", "is the input")
     refused(external_file, folder / "missing" / "out.onnx", "does not exist; create it")
     refused(external_file, folder, "not a file", force=True)
     refused(external_file, folder / "weights.bin", "holds the weights of the input", force=True)
@@ -239,11 +239,24 @@ def test_output_data_that_the_input_uses_is_refused(external_file: pathlib.Path)
     refused(external_file, folder / "out.onnx", "out.onnx.data: not ours to overwrite", force=True)
 
 
-def test_output_that_is_the_input_by_force_is_in_place(external_file: pathlib.Path) -> None:
-    weight = weight_of(external_file)
-    result = negated(external_file, external_file, force=True)
-    assert [file.name for file in result.data] == ["model.onnx.data"]
-    np.testing.assert_array_equal(weight_of(external_file), -weight)
+def test_output_that_is_the_input_is_refused_also_by_force(external_file: pathlib.Path) -> None:
+    for force in (False, True):
+        refused(external_file, external_file, "is the input; --in-place", force=force)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_read_only_file_is_not_replaced(small_file: pathlib.Path, in_place: bool) -> None:
+    """Not even by who may: a rename would not ask."""
+    target = small_file if in_place else small_file.with_name("out.onnx")
+    target.write_bytes(small_file.read_bytes())
+    target.chmod(0o444)
+    before = target.read_bytes()
+    with (
+        pytest.raises(OutputRefused, match="is read-only"),
+        ModelCopy(ModelFile.open(small_file), None if in_place else target, force=True),
+    ):
+        pass
+    assert target.read_bytes() == before
 
 
 def test_links_and_permissions_survive(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -259,9 +272,9 @@ def test_links_and_permissions_survive(small_file: pathlib.Path, tmp_path: pathl
     assert sorted(tree(tmp_path)) == ["links/link.onnx", "model.onnx"]
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o664, 0o644), (0o440, 0o440), (0o666, 0o644)])
+@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0o600), (0o664, 0o644), (0o440, 0o640), (0o666, 0o644)])
 def test_new_output_is_as_private_as_the_input(external_file: pathlib.Path, mode: int, expected: int) -> None:
-    """As `cp` does it."""
+    """As `cp` does it, but its owner can always write it."""
     for file in (external_file, external_file.with_name("weights.bin")):
         file.chmod(mode)
     old = os.umask(0o022)
@@ -298,7 +311,7 @@ def cached(external_file: pathlib.Path) -> pathlib.Path:
     snapshot.mkdir(parents=True)
     for name, blob in (("model.onnx", "aaa"), ("weights.bin", "bbb")):
         external_file.with_name(name).rename(blobs / blob)
-        (blobs / blob).chmod(0o444)
+        (blobs / blob).chmod(0o644)
         (snapshot / name).symlink_to(f"../../blobs/{blob}")
     return snapshot / "model.onnx"
 

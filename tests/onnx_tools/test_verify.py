@@ -462,6 +462,7 @@ ONE = np.ones(1, np.float32)
         ({"x": FLOATS}, "no array for the input 's', which wants float32 of shape (1)"),
         ({"x": FLOATS.astype(np.float64), "s": ONE}, "'x' wants float32 of shape (2, 4), or more along a fixed first"),
         ({"x": FLOATS[:, :3], "s": ONE}, "the array is float32 of shape (6, 3)"),
+        ({"x": FLOATS[:0], "s": ONE}, "the array for the input 'x' is empty"),
         ({"x": FLOATS[:5], "s": ONE}, "the array is float32 of shape (5, 4)"),
         ({"x": FLOATS[0], "s": ONE}, "the array is float32 of shape (4,)"),
         ({"x": FLOATS, "s": np.ones(2, np.float32)}, "different numbers of batches: [2, 3]"),
@@ -525,7 +526,8 @@ def test_nan_at_equal_places_is_no_drift_and_elsewhere_is(
     report = verify_files(before, after, data=npz(tmp_path, x=x), max_drift=0)
     assert report.drifts[0].relative_l2 is None
     assert "6 of 6 values are NaN or infinite, the same" in report.drifts[0].note
-    assert outcomes(report)["drift"] == "warning"
+    assert outcomes(report)["drift"] == "failed"
+    assert outcomes(verify_files(before, after, data=npz(tmp_path, x=x)))["drift"] == "warning"
     x[0] = [0, 1, 1, 1]
     report = verify_files(before, after, data=npz(tmp_path, x=x), max_drift=0)
     assert (report.drifts[0].relative_l2, report.drifts[0].max_abs) == (0.0, 0.0)
@@ -585,11 +587,14 @@ def test_no_runtime(small_file: pathlib.Path) -> None:
     assert outcomes(report) == {"bytes": "passed", "checker": "passed", "runtime": "skipped", "drift": "skipped"}
 
 
-def test_onnxruntime_missing_is_a_warning(small_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "outcome"), [(None, "skipped"), (0.1, "failed")])
+def test_onnxruntime_missing_is_a_warning_but_a_limit_is_not_kept(
+    small_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, limit: float | None, outcome: str
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    report = verify_files(small_file, small_file, max_drift=0.1)
-    assert outcomes(report) == {"bytes": "passed", "checker": "passed", "runtime": "warning", "drift": "warning"}
-    expected = "could not verify: onnxruntime is not installed (pip install oxiprune-gpu[run])"
+    report = verify_files(small_file, small_file, max_drift=limit)
+    assert outcomes(report) == {"bytes": "passed", "checker": "passed", "runtime": "warning", "drift": outcome}
+    expected = "could not verify: onnxruntime is not installed (pip install onnxruntime)"
     assert detail(report, "runtime") == expected
 
 
@@ -656,6 +661,7 @@ def test_zeros_in_every_real_model(tmp_path: pathlib.Path, corpus: list[pathlib.
 def test_every_real_model_equals_itself(corpus: list[pathlib.Path]) -> None:
     pytest.importorskip("onnxruntime")
     for path in corpus:
-        report = verify_files(path, path, max_drift=0)
+        runs = path.parent.name != "superres_ppp_customop"  # whose operators onnxruntime does not have
+        report = verify_files(path, path, max_drift=0 if runs else None)
         assert not report.failed, path
         assert "every byte is equal" in detail(report, "bytes")
