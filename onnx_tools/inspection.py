@@ -13,7 +13,8 @@ from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.model_file import ModelFile
 from onnx_tools.operators import UnitAxis
 from onnx_tools.report import InspectedWeight, InspectReport
-from onnx_tools.rewrite import Progress, left_alone_reports, versions
+from onnx_tools.report_parts import left_alone_reports, versions
+from onnx_tools.rewrite import Progress
 from onnx_tools.values import ValueReader
 from onnx_tools.weights import Weight, find_weights
 from oxiprune_gpu import BlockSource

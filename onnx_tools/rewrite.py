@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import platform
-import sys
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,21 +16,23 @@ from onnx_tools.file_facts import FileFacts, facts_of, file_reports
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, tensor_at
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
-from onnx_tools.report import (
-    Check,
-    Configuration,
-    LeftAloneReport,
-    PruneReport,
-    VerificationReport,
-    Versions,
-    WeightReport,
+from onnx_tools.report import Check, PruneReport, VerificationReport
+from onnx_tools.report_parts import (
+    changes,
+    configuration,
+    equality_text,
+    left_alone_reports,
+    metadata_text,
+    runtime_version,
+    versions,
+    warnings,
+    weight_report,
 )
 from onnx_tools.shared_bytes import overlaps
 from onnx_tools.values import ValueReader, decode, encode
 from onnx_tools.verification import CHECKS
 from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, signs_text
 from onnx_tools.weight_selection import Selection
-from onnx_tools.weights import LeftAlone
 from onnx_tools.wire import Path
 from oxiprune_gpu import (
     ArrayBlocks,
@@ -41,7 +40,6 @@ from oxiprune_gpu import (
     PruneCounts,
     PruningConfig,
     ScoreStats,
-    __version__,
     prune_blocks,
     score_stats_blocks,
 )
@@ -123,21 +121,21 @@ def prune_file(
         counts, after, checks = _count_only(model, plan, progress), None, None
     else:
         aliases = {path for path, overlap in shared.items() if overlap.pruned}
-        metadata = partial(_metadata, config, selection, gradients)
+        metadata = partial(metadata_text, config, selection, gradients)
         counts, files, checks = job.run(plan, aliases, metadata, progress)
         after = _facts(files, extras)
     return PruneReport(
         input=model.path.name,
         output=None if after is None else after[0].name,
         dry_run=dry_run,
-        changed=_changes(counts),
-        configuration=_configuration(config, selection, gradients),
-        versions=versions(_runtime_version()),
-        weights=tuple(map(_weight_report, plan.planned, counts, stats)),
+        changed=changes(counts),
+        configuration=configuration(config, selection, gradients),
+        versions=versions(runtime_version()),
+        weights=tuple(map(weight_report, plan.planned, counts, stats)),
         left_alone=left_alone_reports(plan.left_alone),
         files=file_reports(before, after),
         verification=checks,
-        warnings=_warnings(counts, "" if dry_run or output is None else _equality(sources[1:])),
+        warnings=warnings(counts, "" if dry_run or output is None else equality_text(sources[1:])),
     )
 
 
@@ -157,37 +155,22 @@ def prune_model(
     arrays = [decode(tensor) for tensor in tensors]
     blocks = [ArrayBlocks(array.reshape(item.shape)) for array, item in zip(arrays, plan.planned, strict=True)]
     counts = [_prune(item, source) for item, source in zip(plan.planned, blocks, strict=True)]
-    if _changes(counts):
+    if changes(counts):
         for tensor, array in zip(tensors, arrays, strict=True):
             encode(tensor, array)
-        _replace_metadata(model, _metadata(config, selection, gradients, counts))
+        _replace_metadata(model, metadata_text(config, selection, gradients, counts))
     return PruneReport(
         input="model",
         output=None,
         dry_run=False,
-        changed=_changes(counts),
-        configuration=_configuration(config, selection, gradients),
+        changed=changes(counts),
+        configuration=configuration(config, selection, gradients),
         versions=versions(),
-        weights=tuple(map(_weight_report, plan.planned, counts, [None] * len(counts))),
+        weights=tuple(map(weight_report, plan.planned, counts, [None] * len(counts))),
         left_alone=left_alone_reports(plan.left_alone),
         files=(),
-        warnings=_warnings(counts),
+        warnings=warnings(counts),
     )
-
-
-def versions(onnxruntime: str | None = None) -> Versions:
-    """Versions of what does the work."""
-    return Versions(__version__, platform.python_version(), np.__version__, onnx.__version__, onnxruntime)
-
-
-def _runtime_version() -> str | None:
-    """Version of onnxruntime where a check has used it."""
-    return getattr(sys.modules.get("onnxruntime"), "__version__", None)
-
-
-def left_alone_reports(tensors: Iterable[LeftAlone]) -> tuple[LeftAloneReport, ...]:
-    """What is left alone, for a report."""
-    return tuple(LeftAloneReport(t.name, t.shape, t.dtype_name, t.elements, t.reason) for t in tensors)
 
 
 @dataclass(frozen=True)
@@ -224,7 +207,7 @@ class _FileJob:
 
         with self._copy() as copy:
             counts = [self._prune_in(copy, item) for item in _told(plan, progress)]
-            if _changes(counts):
+            if changes(counts):
                 copy.set_metadata(METADATA_KEY, metadata(counts))
                 committed = copy.commit(check)
                 return counts, [committed.model, *committed.data], checks[0]
@@ -322,72 +305,6 @@ def _statistics(model: ModelFile, plan: Plan) -> list[ScoreStats | None]:
 
 def _facts(files: Iterable[pathlib.Path], extras: Extras) -> list[FileFacts]:
     return [facts_of(file, hashes=extras.hashes, compressed=extras.compressed) for file in files]
-
-
-def _changes(counts: Iterable[PruneCounts]) -> bool:
-    return any(count.nonzero_after != count.nonzero_before for count in counts)
-
-
-def _warnings(counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
-    """`equality`: what to say of an output that was written although nothing changed."""
-    if _changes(counts):
-        return ()
-    falls = any(count.pruned for count in counts)
-    why = "all that would fall is zero already" if falls else "at this sparsity no element falls"
-    return (f"nothing changed: {why}{equality}",)
-
-
-def _equality(data: list[pathlib.Path]) -> str:
-    if not data:
-        return "; the output equals the input"
-    names = "name of its data file" if len(data) == 1 else "names of its data files"
-    return f"; the output equals the input but for the {names}"
-
-
-def _configuration(config: PruningConfig, selection: Selection, gradients: Gradients | None) -> Configuration:
-    return Configuration(
-        sparsity=config.sparsity,
-        metric="taylor:gradients" if gradients is not None else config.metric.text,
-        granularity=config.granularity.text,
-        min_nonzero=config.min_nonzero,
-        include=selection.include,
-        exclude=selection.exclude,
-        min_elements=selection.min_elements,
-        depthwise=selection.depthwise,
-    )
-
-
-def _weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | None) -> WeightReport:
-    weight = item.weight
-    return WeightReport(
-        name=weight.name,
-        op_types=weight.op_types,
-        consumers=weight.consumers,
-        shape=weight.shape,
-        dtype=str(weight.dtype),
-        parameters=weight.elements,
-        bytes=weight.elements * weight.dtype.itemsize,
-        nonzero_before=counts.nonzero_before,
-        nonzero_after=counts.nonzero_after,
-        pruned=counts.pruned,
-        target_sparsity=item.config.sparsity,
-        scores=stats,
-    )
-
-
-def _metadata(
-    config: PruningConfig, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
-) -> str:
-    """One compact line about the pruning: no time, path or hash, so equal input and arguments give equal bytes."""
-    entry = {
-        "version": __version__,
-        **asdict(_configuration(config, selection, gradients)),
-        "weights": len(counts),
-        "parameters": sum(count.total for count in counts),
-        "zeros_before": sum(count.total - count.nonzero_before for count in counts),
-        "zeros_after": sum(count.total - count.nonzero_after for count in counts),
-    }
-    return json.dumps(entry, separators=(",", ":"), sort_keys=True)
 
 
 def _replace_metadata(model: onnx.ModelProto, text: str) -> None:

@@ -19,7 +19,7 @@ import onnxruntime
 
 from onnx_tools import Extras, NothingSelected, PruneReport, Selection, find_weights, prune_file
 from onnx_tools.report import Versions, fraction, left_alone_groups
-from onnx_tools.rewrite import versions
+from onnx_tools.report_parts import versions
 from onnx_tools.verify import compare_bytes
 from oxiprune_gpu import PruningConfig
 

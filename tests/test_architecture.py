@@ -29,6 +29,7 @@ ORDER = {
         onnx_tools
         inspection terminal preflight
         rewrite verify renderers
+        report_parts
         plan values file_facts verification shared_bytes
         report
         plain

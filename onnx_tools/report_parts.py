@@ -1,0 +1,103 @@
+"""Parts of a report, made from what was planned and done."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+
+from onnx_tools.plan import Gradients, PlannedWeight
+from onnx_tools.report import Configuration, LeftAloneReport, Versions, WeightReport
+from onnx_tools.weight_selection import Selection
+from onnx_tools.weights import LeftAlone
+from oxiprune_gpu import PruneCounts, PruningConfig, ScoreStats, __version__
+
+
+def versions(onnxruntime: str | None = None) -> Versions:
+    """Versions of what does the work."""
+    return Versions(__version__, platform.python_version(), np.__version__, onnx.__version__, onnxruntime)
+
+
+def runtime_version() -> str | None:
+    """Version of onnxruntime where a check has used it."""
+    return getattr(sys.modules.get("onnxruntime"), "__version__", None)
+
+
+def left_alone_reports(tensors: Iterable[LeftAlone]) -> tuple[LeftAloneReport, ...]:
+    """What is left alone, for a report."""
+    return tuple(LeftAloneReport(t.name, t.shape, t.dtype_name, t.elements, t.reason) for t in tensors)
+
+
+def changes(counts: Iterable[PruneCounts]) -> bool:
+    """Whether a value differs from the input."""
+    return any(count.nonzero_after != count.nonzero_before for count in counts)
+
+
+def warnings(counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
+    """What a reader must know; `equality`: what to say of an output that was written although nothing changed."""
+    if changes(counts):
+        return ()
+    falls = any(count.pruned for count in counts)
+    why = "all that would fall is zero already" if falls else "at this sparsity no element falls"
+    return (f"nothing changed: {why}{equality}",)
+
+
+def equality_text(data: Sequence[object]) -> str:
+    """What to say of an output in which nothing changed; `data`: its data files."""
+    if not data:
+        return "; the output equals the input"
+    names = "name of its data file" if len(data) == 1 else "names of its data files"
+    return f"; the output equals the input but for the {names}"
+
+
+def configuration(config: PruningConfig, selection: Selection, gradients: Gradients | None) -> Configuration:
+    """What was asked for."""
+    return Configuration(
+        sparsity=config.sparsity,
+        metric="taylor:gradients" if gradients is not None else config.metric.text,
+        granularity=config.granularity.text,
+        min_nonzero=config.min_nonzero,
+        include=selection.include,
+        exclude=selection.exclude,
+        min_elements=selection.min_elements,
+        depthwise=selection.depthwise,
+    )
+
+
+def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | None) -> WeightReport:
+    """One weight that was pruned."""
+    weight = item.weight
+    return WeightReport(
+        name=weight.name,
+        op_types=weight.op_types,
+        consumers=weight.consumers,
+        shape=weight.shape,
+        dtype=str(weight.dtype),
+        parameters=weight.elements,
+        bytes=weight.elements * weight.dtype.itemsize,
+        nonzero_before=counts.nonzero_before,
+        nonzero_after=counts.nonzero_after,
+        pruned=counts.pruned,
+        target_sparsity=item.config.sparsity,
+        scores=stats,
+    )
+
+
+def metadata_text(
+    config: PruningConfig, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
+) -> str:
+    """One compact line about the pruning: no time, path or hash, so equal input and arguments give equal bytes."""
+    entry = {
+        "version": __version__,
+        **asdict(configuration(config, selection, gradients)),
+        "weights": len(counts),
+        "parameters": sum(count.total for count in counts),
+        "zeros_before": sum(count.total - count.nonzero_before for count in counts),
+        "zeros_after": sum(count.total - count.nonzero_after for count in counts),
+    }
+    return json.dumps(entry, separators=(",", ":"), sort_keys=True)
