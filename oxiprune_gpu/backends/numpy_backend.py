@@ -115,7 +115,7 @@ class NumpyBackend(Backend):
 
     def apply_mask(self, weight: Array, mask: Mask) -> None:
         """See `Backend.apply_mask`."""
-        _multiply_bits(weight, mask)
+        _multiply_bits(weight, mask, np.empty(weight.shape, _bits_dtype(weight.dtype)))
 
     def count_nonzero(self, weight: BlockSource) -> int:
         """See `Backend.count_nonzero`."""
@@ -141,11 +141,12 @@ def _zero_elements(weight: BlockSource, size: int, kept: Mask) -> None:
 
     def make_worker() -> Callable[[Span], None]:
         scratch = np.empty(min(BLOCK, size), weight.dtype)
+        factors = np.empty(min(BLOCK, size), _bits_dtype(weight.dtype))
 
         def work(span: Span) -> None:
             for start, stop in blocks_of(span):
                 block = weight.load(start, stop, scratch)
-                _multiply_bits(block, kept[start:stop])
+                _multiply_bits(block, kept[start:stop], factors[: stop - start])
                 weight.store(start, block)
 
         return work
@@ -153,10 +154,12 @@ def _zero_elements(weight: BlockSource, size: int, kept: Mask) -> None:
     over_spans(make_worker, spans_of(size))
 
 
-def _multiply_bits(values: Array, kept: Mask) -> None:
+def _multiply_bits(values: Array, kept: Mask, factors: Array) -> None:
+    """Set the values that are not kept to +0.0; `factors` is scratch of the same shape, for their bits."""
     # The bits times 0 or 1: no branch, kept bits stay, and neither -0.0 nor NaN can come of infinity.
-    bits = values.view(_bits_dtype(values.dtype))
-    np.multiply(bits, kept, out=bits, casting="unsafe")
+    np.copyto(factors, kept)
+    bits = values.view(factors.dtype)
+    np.multiply(bits, factors, out=bits)
 
 
 def _bits_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -15,14 +15,14 @@ import numpy as np
 Result = TypeVar("Result")
 Span = tuple[int, int]
 
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 """Elements worked on at a time, a multiple of `CHUNK`: small enough for a core's cache, large enough that a thread
 seldom waits for the GIL between two numpy calls."""
 
 CHUNK = 1 << 14
 """Spans begin at multiples of this, the unit of the documented order of addition."""
 
-SPAN = 4 * BLOCK
+SPAN = 2 * BLOCK
 """Most elements handed to a thread at a time."""
 
 
