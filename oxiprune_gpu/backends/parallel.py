@@ -16,8 +16,8 @@ Result = TypeVar("Result")
 Span = tuple[int, int]
 
 BLOCK = 1 << 19
-"""Elements worked on at a time, a multiple of `CHUNK`: small enough for a core's cache, large enough that a thread
-seldom waits for the GIL between two numpy calls."""
+"""Elements worked on at a time, a multiple of `CHUNK`: small enough for the processor's shared cache, large enough
+that a thread seldom waits for the GIL between two numpy calls."""
 
 CHUNK = 1 << 14
 """Spans begin at multiples of this, the unit of the documented order of addition."""

@@ -6,7 +6,8 @@ to set. Ties fall by index, the lowest first.
 
 Values that are frequent enough to sit on the bracket's ends (constant, sparse or coarse data) are counted apart there
 instead of collected, so what is collected stays small whatever the data; marking then takes a second pass. The sample
-only decides how fast the answer is found: a bracket that misses is widened and the pass repeated.
+only decides how fast the answer is found: a bracket that misses still narrows what is left, and the next pass looks
+there.
 """
 
 from __future__ import annotations
@@ -98,12 +99,11 @@ def mark_lowest(weight: ScoredWeight, k: int, kept: Mask) -> None:
         _cut_among(keys, np.arange(weight.size), _kth(weight, keys, k), k).mark(keys, 0, kept)
         return
     spans = spans_of(weight.size)
-    threshold, bracket, parts = _search(weight, k, spans, kept)
+    threshold, bracket, parts, found = _search(weight, k, spans, kept)
     if bracket.crowded:
         cut = _crowded_cut(weight, threshold, bracket, spans, parts, k)
         over_spans(lambda: _Marker(weight, cut, kept).mark, spans)
         return
-    found = _Found.joined(parts)
     cut = _cut_among(found.inside, found.places, threshold, k - found.below)
     stays = found.inside > threshold
     if cut.last_tie < found.places[-1]:
@@ -147,8 +147,10 @@ def _cut_among(keys: Array, places: NDArray[np.intp], threshold: Any, k: int) ->
     return _Cut(threshold, int(places[np.flatnonzero(keys == threshold)[ties - 1]]))
 
 
-def _search(weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None) -> tuple[Any, _Bracket, list[_Found]]:
-    """The k-th lowest key, the bracket that held it, and what the last pass found in each span."""
+def _search(
+    weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None
+) -> tuple[Any, _Bracket, list[_Found], _Found]:
+    """The k-th lowest key, the bracket that held it, and what the last pass found, in each span and in all."""
     sample = _sample(weight)
     bracket = _bracket(sample, k / weight.size)
     known = _Known(0, int(np.iinfo(weight.key_dtype).max), 0, weight.size)
@@ -157,11 +159,12 @@ def _search(weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None) 
     while True:
         make_worker = partial(_make_search, weight, bracket, kept, longest)
         parts = over_spans(make_worker, spans)
-        weight.raise_if_nan(max(part.top for part in parts))
-        threshold = _threshold(bracket, parts, k)
+        found = _Found.joined(parts)
+        weight.raise_if_nan(found.top)
+        threshold = _threshold(bracket, found, k)
         if threshold is not None:
-            return threshold, bracket, parts
-        known = known.narrowed(bracket, parts, k)
+            return threshold, bracket, parts, found
+        known = known.narrowed(bracket, found, k)
         bracket = _next_bracket(sample.reshape(-1), known, k, attempt)
         attempt += 1
 
@@ -178,13 +181,12 @@ class _Known(NamedTuple):
     below: int
     upto: int
 
-    def narrowed(self, missed: _Bracket, parts: list[_Found], k: int) -> _Known:
+    def narrowed(self, missed: _Bracket, found: _Found, k: int) -> _Known:
         """What is known after a pass whose bracket did not hold the threshold."""
-        below = sum(part.below for part in parts)
-        if k <= below:
-            return self._replace(high=int(missed.low) - 1, upto=below)
-        inside = sum(part.at_low + len(part.inside) + part.at_high for part in parts)
-        return self._replace(low=int(missed.high) + 1, below=below + inside)
+        if k <= found.below:
+            return self._replace(high=int(missed.low) - 1, upto=found.below)
+        upto = found.below + found.at_low + len(found.inside) + found.at_high
+        return self._replace(low=int(missed.high) + 1, below=upto)
 
 
 def _next_bracket(sample: Array, known: _Known, k: int, attempt: int) -> _Bracket:
@@ -313,19 +315,17 @@ class _Searcher:
         return self._weight.keys_at(places), places
 
 
-def _threshold(bracket: _Bracket, parts: list[_Found], k: int) -> Any | None:
+def _threshold(bracket: _Bracket, found: _Found, k: int) -> Any | None:
     """The k-th lowest key, or None when the bracket does not hold it."""
-    rank = k - sum(part.below for part in parts)
+    rank = k - found.below
     if rank <= 0:
         return None
-    at_low = sum(part.at_low for part in parts)
-    if rank <= at_low:
+    if rank <= found.at_low:
         return bracket.low
-    rank -= at_low
-    inside = np.concatenate([part.inside for part in parts])
-    if rank <= len(inside):
-        return _nth(inside, rank - 1)
-    return bracket.high if rank <= len(inside) + sum(part.at_high for part in parts) else None
+    rank -= found.at_low
+    if rank <= len(found.inside):
+        return _nth(found.inside, rank - 1)
+    return bracket.high if rank <= len(found.inside) + found.at_high else None
 
 
 class _Marker:
