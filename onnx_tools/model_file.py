@@ -30,12 +30,13 @@ from onnx_tools.wire import MODEL, Data, MessageType, Path, Payload, scan
 
 _DataType = onnx.TensorProto.DataType
 
-_DTYPES: dict[int, np.dtype[Any]] = {
+DTYPES: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
     onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     onnx.TensorProto.DOUBLE: np.dtype(np.float64),
 }
+"""Data types of tensors that can be pruned, with the dtype of their elements."""
 
 _BITS_BY_NAME = {
     **dict.fromkeys(("UINT2", "INT2"), 2),
@@ -69,7 +70,7 @@ class Location:
 
 def dtype_of(tensor: onnx.TensorProto) -> np.dtype[Any] | None:
     """Return the dtype of a tensor that can be pruned (float16, bfloat16, float32, float64), None for others."""
-    return _DTYPES.get(tensor.data_type)
+    return DTYPES.get(tensor.data_type)
 
 
 def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:

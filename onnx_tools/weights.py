@@ -12,21 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from onnx import ModelProto, TensorProto
 
 from onnx_tools import graph_index, operators
 from onnx_tools.graph_index import GraphIndex, Node, Path, Reader, Scope, StoredTensor, Value, element_count
 from onnx_tools.layout import MOST_AXES, Layout, PassThrough, pass_through
+from onnx_tools.model_file import DTYPES
 from onnx_tools.operators import UnitAxis, WeightSlot
 
-_DTYPES: dict[int, np.dtype[Any]] = {
-    TensorProto.FLOAT: np.dtype(np.float32),
-    TensorProto.FLOAT16: np.dtype(np.float16),
-    TensorProto.DOUBLE: np.dtype(np.float64),
-    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-}
 _MOST_STEPS = 1000
 _MOST_READERS = 10_000
 _MOST_LETTERS = 200
@@ -115,7 +109,7 @@ def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | Lef
     """Weight or not: first by how it is stored, then by who reads it."""
     reason = _unusable(tensor)
     readings = [] if reason else follower.readings(tensor)
-    dtype = _DTYPES.get(tensor.data_type)
+    dtype = DTYPES.get(tensor.data_type)
     reason = reason or (_reason_of_use(readings) if dtype is not None else _reason_of_type(tensor, readings))
     if reason or dtype is None:
         elements = element_count(tensor.shape)
@@ -193,7 +187,7 @@ def _unusable(tensor: StoredTensor) -> str:
 def _place_reason(tensor: StoredTensor) -> str:
     """The reason that lies in where the tensor is stored; initializers come here when a sparse one has their name."""
     if tensor.place in (graph_index.ATTRIBUTE, graph_index.LITERAL):
-        return tensor.what + (f": {_NOT_COVERED}" if tensor.data_type in _DTYPES else "")
+        return tensor.what + (f": {_NOT_COVERED}" if tensor.data_type in DTYPES else "")
     if tensor.place in (graph_index.FUNCTION, graph_index.TRAINING):
         return f"inside a {tensor.place}: {_NOT_COVERED}"
     return f"{graph_index.SPARSE}: {_NOT_COVERED}"

@@ -30,7 +30,7 @@ ORDER = {
         inspection terminal preflight
         rewrite verify renderers
         report_parts
-        plan values file_facts verification shared_bytes
+        plan file_facts verification shared_bytes
         report
         plain
         weight_selection
@@ -38,7 +38,7 @@ ORDER = {
         layout
         operators
         graph_index
-        model_copy
+        values model_copy
         temporaries model_file
         file_blocks
         wire

@@ -10,11 +10,11 @@ from onnx import TensorProto
 
 from onnx_tools.errors import OnnxToolsError
 from onnx_tools.model_file import Location, ModelFile, dtype_of
+from onnx_tools.values import decode
 from onnx_tools.verification.byte_spans import SpanComparer, bits_of
 from onnx_tools.wire import Path
 
 _VALUE_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data")
-_FLOAT_FIELDS: dict[int, str] = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data"}
 
 
 def serialised(tensor: TensorProto) -> bytes:
@@ -67,11 +67,7 @@ def float_bits(spans: SpanComparer, model: ModelFile, path: Path, tensor: Tensor
         return None
     if location is not None:
         return spans.read(location.file, location.offset, location.length).view(bits_of(dtype))
-    if tensor.HasField("raw_data"):
-        return np.frombuffer(tensor.raw_data, bits_of(dtype))
-    if dtype.itemsize == 2:
-        return np.array(tensor.int32_data, np.uint16)
-    return np.array(getattr(tensor, _FLOAT_FIELDS[tensor.data_type]), dtype).view(bits_of(dtype))
+    return decode(tensor).reshape(-1).view(bits_of(dtype))
 
 
 def located(model: ModelFile, path: Path, tensor: TensorProto) -> Location | None:

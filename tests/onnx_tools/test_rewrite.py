@@ -38,6 +38,7 @@ from oxiprune_gpu import (
 )
 from tests import oracles
 from tests.corpus import require_intact
+from tests.storages import STORAGES
 
 Array = NDArray[Any]
 Units = Callable[[Array], list[Array]]
@@ -182,18 +183,6 @@ def test_other_metrics(tmp_path: pathlib.Path, metric: str, granularity: str) ->
     assert_same_bits(found, expected(weight, 0.4, metric, units))
 
 
-FIELDS = [
-    (np.float32, "raw_data"),
-    (np.float32, "float_data"),
-    (np.float64, "raw_data"),
-    (np.float64, "double_data"),
-    (np.float16, "raw_data"),
-    (np.float16, "int32_data"),
-    (ml_dtypes.bfloat16, "raw_data"),
-    (ml_dtypes.bfloat16, "int32_data"),
-]
-
-
 def move_values(tensor: onnx.TensorProto, field: str) -> None:
     """Store the values of a tensor in another field."""
     if field == "raw_data":
@@ -205,7 +194,7 @@ def move_values(tensor: onnx.TensorProto, field: str) -> None:
 
 @pytest.mark.parametrize("granularity", ["unstructured", "row"])
 @pytest.mark.parametrize("shape", [(4, 6), (40, 30)], ids=["in the skeleton", "a payload"])
-@pytest.mark.parametrize(("dtype", "field"), FIELDS)
+@pytest.mark.parametrize(("dtype", "field"), STORAGES)
 def test_dtypes_and_fields(
     tmp_path: pathlib.Path, dtype: Any, field: str, shape: tuple[int, ...], granularity: str
 ) -> None:

@@ -19,21 +19,11 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.values import ValueReader, decode, encode
 from onnx_tools.wire import Path
 from oxiprune_gpu import BlockSource
+from tests.storages import STORAGES
 
 Array = NDArray[Any]
 WEIGHT: Path = (("graph", 0), ("initializer", 1))
 BIAS: Path = (("graph", 0), ("initializer", 0))
-
-FIELDS = [
-    (np.float32, "raw_data"),
-    (np.float32, "float_data"),
-    (np.float64, "raw_data"),
-    (np.float64, "double_data"),
-    (np.float16, "raw_data"),
-    (np.float16, "int32_data"),
-    (ml_dtypes.bfloat16, "raw_data"),
-    (ml_dtypes.bfloat16, "int32_data"),
-]
 
 
 def tensor_of(array: Array, field: str = "raw_data") -> TensorProto:
@@ -51,7 +41,7 @@ def all_of(source: BlockSource) -> Array:
     return np.concatenate(blocks).reshape(source.shape)
 
 
-@pytest.mark.parametrize(("dtype", "field"), FIELDS)
+@pytest.mark.parametrize(("dtype", "field"), STORAGES)
 def test_decode_and_encode(dtype: Any, field: str) -> None:
     special = [0.0, -0.0, np.inf, -np.inf, 1e-40, 65504.0, -1 / 3, 2.0**-24]
     array = np.array(special, np.float64).astype(dtype).reshape(2, 4)
@@ -106,7 +96,7 @@ def test_numbers_that_are_no_16_bits_are_refused(dtype: Any, number: int) -> Non
         decode(tensor)
 
 
-@pytest.mark.parametrize(("dtype", "field"), FIELDS)
+@pytest.mark.parametrize(("dtype", "field"), STORAGES)
 @pytest.mark.parametrize("count", [6, 600], ids=["in the skeleton", "a payload"])
 def test_reading_from_a_file(
     tmp_path: pathlib.Path, small_model: onnx.ModelProto, dtype: Any, field: str, count: int

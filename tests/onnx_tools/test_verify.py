@@ -27,6 +27,7 @@ from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
 from onnx_tools.verify import bytes_check, verify_files
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption, PruningError
+from tests.storages import STORAGES
 
 WEIGHT: Path = (("graph", 0), ("initializer", 1))
 BIAS: Path = (("graph", 0), ("initializer", 0))
@@ -72,18 +73,6 @@ def put(array: NDArray[np.generic], index: int, value: float, field: str = "raw_
         model.graph.initializer[0].CopyFrom(stored(new, field).graph.initializer[0])
 
     return change
-
-
-STORAGES = [
-    (np.float32, "raw_data"),
-    (np.float32, "float_data"),
-    (np.float64, "raw_data"),
-    (np.float64, "double_data"),
-    (np.float16, "raw_data"),
-    (np.float16, "int32_data"),
-    (ml_dtypes.bfloat16, "raw_data"),
-    (ml_dtypes.bfloat16, "int32_data"),
-]
 
 
 @pytest.mark.parametrize(("dtype", "field"), STORAGES)
