@@ -66,6 +66,11 @@ class BlockSource(ABC):
             taken[first:stop] = block.take(places[first:stop] - start)
         return taken
 
+    def take_runs(self, runs: NDArray[np.intp], length: int) -> Array:
+        """Return a copy, (len(runs), length), of the elements run * length.. of each of `runs`, which ascend."""
+        places = (runs * length)[:, None] + np.arange(length)
+        return self.take(places.reshape(-1)).reshape(places.shape)
+
 
 class ArrayBlocks(BlockSource):
     """A C-contiguous numpy array as `BlockSource`. Blocks of an aligned array are views: `store` then has no work."""
@@ -112,3 +117,11 @@ class ArrayBlocks(BlockSource):
     def take(self, places: NDArray[np.intp]) -> Array:
         """See `BlockSource.take`."""
         return self._elements.take(places) if self._aligned else super().take(places)
+
+    def take_runs(self, runs: NDArray[np.intp], length: int) -> Array:
+        """See `BlockSource.take_runs`."""
+        if not self._aligned:
+            return super().take_runs(runs, length)
+        whole = len(self._elements) // length * length
+        taken: Array = self._elements[:whole].reshape(-1, length).take(runs, axis=0)
+        return taken

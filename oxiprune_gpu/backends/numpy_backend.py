@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from oxiprune_gpu.backends.base import Backend, Statistics
 from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
-from oxiprune_gpu.backends.threshold import check_finite, mark_lowest, order_statistic
+from oxiprune_gpu.backends.threshold import Lowest, check_finite, find_lowest, order_statistic
 from oxiprune_gpu.backends.unit_sums import ordered_sum, unit_sums
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.granularity import UnitView
@@ -90,9 +90,7 @@ class NumpyBackend(Backend):
         scored = ScoredWeight(weight, metric, name)
         if k > 0:
             kept = np.empty(scored.size, np.bool_) if mask is None else mask.reshape(-1)
-            mark_lowest(scored, k, kept)
-            if write:
-                _zero_elements(weight, scored.size, kept)
+            _mark_and_zero(weight, find_lowest(scored, k, kept), kept, write=write)
             return
         if scored.size:
             check_finite(scored)
@@ -136,14 +134,19 @@ class NumpyBackend(Backend):
             return _statistics(scored)
 
 
-def _zero_elements(weight: BlockSource, size: int, kept: Mask) -> None:
-    """Set the elements that are not kept to +0.0."""
+def _mark_and_zero(weight: BlockSource, lowest: Lowest, kept: Mask, *, write: bool) -> None:
+    """Complete the marks of a weight, and set the elements that are not kept to +0.0."""
+    block_size = min(BLOCK, len(kept)) if write else 0
 
     def make_worker() -> Callable[[Span], None]:
-        scratch = np.empty(min(BLOCK, size), weight.dtype)
-        factors = np.empty(min(BLOCK, size), _bits_dtype(weight.dtype))
+        mark = lowest.make_marker()
+        scratch = np.empty(block_size, weight.dtype)
+        factors = np.empty(block_size, _bits_dtype(weight.dtype))
 
         def work(span: Span) -> None:
+            mark(span)
+            if not write:
+                return
             for start, stop in blocks_of(span):
                 block = weight.load(start, stop, scratch)
                 _multiply_bits(block, kept[start:stop], factors[: stop - start])
@@ -151,7 +154,7 @@ def _zero_elements(weight: BlockSource, size: int, kept: Mask) -> None:
 
         return work
 
-    over_spans(make_worker, spans_of(size))
+    over_spans(make_worker, lowest.spans)
 
 
 def _multiply_bits(values: Array, kept: Mask, factors: Array) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.blocks import BlockSource
 from oxiprune_gpu.errors import DenormalsFlushed, NonFiniteScore, NonFiniteWeight
 from oxiprune_gpu.metrics import ImportanceMetric, Positions
@@ -20,6 +20,9 @@ _SINGLE = np.dtype(np.float32), np.dtype(np.uint32), 0x7F80_0000
 _DOUBLE = np.dtype(np.float64), np.dtype(np.uint64), 0x7FF0_0000_0000_0000
 """Score dtype, key dtype, and the key of infinity."""
 
+
+_PIECE = 1 << 13
+"""Elements sampled at a time: what is allocated for them stays with the allocator and is not paged in anew."""
 
 _TINY, _ONE = np.float32(1e-40), np.float32(1)
 """Their product is 0 only where the processor flushes denormal numbers."""
@@ -47,7 +50,20 @@ class ScoredWeight:
 
     def keys_at(self, places: NDArray[np.intp]) -> Array:
         """Keys of the elements at `places`, which ascend."""
-        values = self.source.take(places).astype(self.score_dtype, copy=False)
+        return self._keys_of(self.source.take(places), places)
+
+    def keys_of_runs(self, runs: NDArray[np.intp], length: int) -> Array:
+        """Keys, (len(runs), length), of the elements run * length.. of each of `runs`, which ascend."""
+        keys = np.empty((len(runs), length), self.key_dtype)
+        for first, stop in cut((0, len(runs)), max(1, _PIECE // length)):
+            some = runs[first:stop]
+            places = (some * length)[:, None] + np.arange(length)
+            values = self.source.take_runs(some, length)
+            keys[first:stop] = self._keys_of(values.reshape(-1), places.reshape(-1)).reshape(places.shape)
+        return keys
+
+    def _keys_of(self, values: Array, places: NDArray[np.intp]) -> Array:
+        values = values.astype(self.score_dtype, copy=False)
         scores = np.empty(values.shape, self.score_dtype)
         with np.errstate(all="ignore"):
             self.score(values, places, scores)

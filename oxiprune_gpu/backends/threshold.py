@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.errors import PruningError
 
@@ -34,14 +34,17 @@ _RUN = 32
 _WORD = 8
 """Flags in a 64-bit word."""
 
+_FLAGS = 1 << 20
+"""Flags looked through at a time: what is allocated for them stays with the allocator and is not paged in anew."""
+
 _COARSE = 64
 """One key in so many narrows the search among sampled and collected keys."""
 
 _FEW = 4096
 """Keys that are sorted rather than partitioned."""
 
-_SLACK = 3.3
-"""Half width of a bracket, in standard errors of a sampled rank: 1 in 1,000 misses, and costs another pass."""
+_SLACK = 2.8
+"""Half width of a bracket, in standard errors of a sampled rank: 1 in 200 misses, and costs another pass."""
 
 _TRUSTED = 3
 """Passes after which the sample is no longer asked."""
@@ -61,6 +64,13 @@ class _Cut(NamedTuple):
         ties_fall = min(max(self.last_tie + 1 - start, 0), len(keys))
         np.greater(keys[:ties_fall], self.threshold, out=kept[:ties_fall])
         np.greater_equal(keys[ties_fall:], self.threshold, out=kept[ties_fall:])
+
+    def mark_inside(self, found: _Found, kept: Mask) -> None:
+        """Set in `kept`, of the whole weight, those of the elements inside a bracket that do not fall."""
+        stays = found.inside > self.threshold
+        if len(found.places) and self.last_tie < found.places[-1]:
+            stays |= (found.inside == self.threshold) & (found.places > self.last_tie)
+        kept[found.places.compress(stays)] = True
 
 
 class _Bracket(NamedTuple):
@@ -83,36 +93,43 @@ class _Found(NamedTuple):
 
     @classmethod
     def joined(cls, parts: list[_Found]) -> _Found:
-        """Several parts of a weight as one."""
-        below, at_low, inside, places, at_high, top = zip(*parts, strict=True)
-        return cls(sum(below), sum(at_low), np.concatenate(inside), np.concatenate(places), sum(at_high), max(top))
+        """What was found in several parts of a weight; the places are left to the parts."""
+        below, at_low, inside, _, at_high, top = zip(*parts, strict=True)
+        nowhere = np.empty(0, np.intp)
+        return cls(sum(below), sum(at_low), np.concatenate(inside), nowhere, sum(at_high), max(top))
 
 
-def mark_lowest(weight: ScoredWeight, k: int, kept: Mask) -> None:
-    """Write to `kept` (flat) which elements are not among the `k` lowest, 1 <= k <= weight.size.
+class Lowest(NamedTuple):
+    """The k lowest elements of a weight, found but not yet all marked.
+
+    `make_marker()` makes a function, one for each thread, that completes the marks of one of the `spans`.
+    """
+
+    spans: list[Span]
+    make_marker: Callable[[], Callable[[Span], None]]
+
+
+def find_lowest(weight: ScoredWeight, k: int, kept: Mask) -> Lowest:
+    """Find the `k` lowest elements, 1 <= k <= weight.size; the marks in `kept` (flat) are complete once made.
 
     Raises:
         NonFiniteWeight, NonFiniteScore: see `Backend`.
     """
     if weight.size <= BLOCK:
         keys = _all_keys(weight)
-        _cut_among(keys, np.arange(weight.size), _kth(weight, keys, k), k).mark(keys, 0, kept)
-        return
+        _cut_among(keys, _kth(weight, keys, k), k).mark(keys, 0, kept)
+        return Lowest([(0, weight.size)], lambda: lambda span: None)
     spans = spans_of(weight.size)
-    threshold, bracket, parts, found = _search(weight, k, spans, kept)
+    threshold, bracket, parts = _search(weight, k, spans, kept)
+    cut = _cut(weight, threshold, bracket, spans, parts, k)
     if bracket.crowded:
-        cut = _crowded_cut(weight, threshold, bracket, spans, parts, k)
-        over_spans(lambda: _Marker(weight, cut, kept).mark, spans)
-        return
-    cut = _cut_among(found.inside, found.places, threshold, k - found.below)
-    stays = found.inside > threshold
-    if cut.last_tie < found.places[-1]:
-        stays |= (found.inside == threshold) & (found.places > cut.last_tie)
-    kept[found.places.compress(stays)] = True
+        return Lowest(spans, lambda: _Marker(weight, cut, kept).mark)
+    found = dict(zip(spans, parts, strict=True))
+    return Lowest(spans, lambda: lambda span: cut.mark_inside(found[span], kept))
 
 
 def order_statistic(weight: ScoredWeight, k: int) -> Any:
-    """The `k`-th lowest score, from 1. Errors as in `mark_lowest`."""
+    """The `k`-th lowest score, from 1. Errors as in `find_lowest`."""
     if weight.size <= BLOCK:
         key = _kth(weight, _all_keys(weight), k)
     else:
@@ -121,7 +138,7 @@ def order_statistic(weight: ScoredWeight, k: int) -> Any:
 
 
 def check_finite(weight: ScoredWeight) -> None:
-    """Raise as `mark_lowest` does, when nothing is to be selected."""
+    """Raise as `find_lowest` does, when nothing is to be selected."""
 
     def make_worker() -> Any:
         reader = BlockReader(weight)
@@ -141,16 +158,16 @@ def _kth(weight: ScoredWeight, keys: Array, k: int) -> Any:
     return (np.sort(keys) if len(keys) <= _FEW else np.partition(keys, k - 1))[k - 1]
 
 
-def _cut_among(keys: Array, places: NDArray[np.intp], threshold: Any, k: int) -> _Cut:
-    """The cut that lets the `k` lowest of `keys` fall, when `threshold` is the k-th of them."""
+def _cut_among(keys: Array, threshold: Any, k: int) -> _Cut:
+    """The cut that lets the `k` lowest of all `keys` fall, when `threshold` is the k-th of them."""
     ties = k - int(np.count_nonzero(keys < threshold))
-    return _Cut(threshold, int(places[np.flatnonzero(keys == threshold)[ties - 1]]))
+    return _Cut(threshold, int(np.flatnonzero(keys == threshold)[ties - 1]))
 
 
 def _search(
     weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None
-) -> tuple[Any, _Bracket, list[_Found], _Found]:
-    """The k-th lowest key, the bracket that held it, and what the last pass found, in each span and in all."""
+) -> tuple[Any, _Bracket, list[_Found]]:
+    """The k-th lowest key, the bracket that held it, and what the last pass found in each span."""
     sample = _sample(weight)
     bracket = _bracket(sample, k / weight.size)
     known = _Known(0, int(np.iinfo(weight.key_dtype).max), 0, weight.size)
@@ -163,7 +180,7 @@ def _search(
         weight.raise_if_nan(found.top)
         threshold = _threshold(bracket, found, k)
         if threshold is not None:
-            return threshold, bracket, parts, found
+            return threshold, bracket, parts
         known = known.narrowed(bracket, found, k)
         bracket = _next_bracket(sample.reshape(-1), known, k, attempt)
         attempt += 1
@@ -212,47 +229,55 @@ def _sample(weight: ScoredWeight) -> Array:
     """Keys of short runs, one at a random place in each of many equal strata, as (runs, length of a run)."""
     # A multiple of n**(2/3) balances the cost of sampling against the n / sqrt(samples) keys the bracket collects.
     runs = int(1.5 * weight.size ** (2 / 3)) // _RUN + 1
-    stratum = weight.size // runs
-    inside = np.random.default_rng(weight.size).integers(0, stratum - _RUN + 1, runs)
-    places = (np.arange(runs) * stratum + inside)[:, None] + np.arange(_RUN)
-    return weight.keys_at(places.reshape(-1)).reshape(runs, _RUN)
+    stratum = weight.size // (runs * _RUN)
+    inside = np.random.default_rng(weight.size).integers(0, stratum, runs)
+    return weight.keys_of_runs(np.arange(runs) * stratum + inside, _RUN)
 
 
 def _bracket(sample: Array, fraction: float) -> _Bracket:
     """Keys between which the key at `fraction` of all lies, nearly always."""
-    flat = sample.reshape(-1)
-    size = len(flat)
+    ranked = _Ranked(sample.reshape(-1), fraction)
+    size = sample.size
     middle = fraction * size
-    margin = _SLACK * _rank_error(sample, min(int(middle), size - 1)) + 1
+    margin = _SLACK * _rank_error(sample, ranked.key(min(int(middle), size - 1)), fraction) + 1
     first, last = math.floor(middle - margin), math.ceil(middle + margin)
-    low = _nth(flat, first) if first >= 0 else flat.dtype.type(0)
-    high = _nth(flat, last) if last < size else flat.dtype.type(np.iinfo(flat.dtype).max)
-    on_ends = np.count_nonzero(flat == low) + np.count_nonzero(flat == high)
+    low = ranked.key(first) if first >= 0 else sample.dtype.type(0)
+    high = ranked.key(last) if last < size else sample.dtype.type(np.iinfo(sample.dtype).max)
+    on_ends = np.count_nonzero(sample == low) + np.count_nonzero(sample == high)
     return _Bracket(low, high, bool(on_ends > (last - first) / 8 + 8))
 
 
-def _rank_error(sample: Array, rank: int) -> float:
-    """Standard error of a rank in the sample.
+def _rank_error(sample: Array, key: Any, fraction: float) -> float:
+    """Standard error of the rank of a `key` in the sample.
 
     The keys of a run may be alike, as in rows of different scale: then it is the runs that count, not their keys.
     """
     runs, length = sample.shape
-    below = np.count_nonzero(sample < _nth(sample.reshape(-1), rank), axis=1)
-    fraction = max(rank / sample.size * (1 - rank / sample.size), 1 / sample.size)
-    return math.sqrt(runs * max(float(np.var(below)), length * fraction))
+    below = np.add.reduce((sample < key).view(np.uint8), axis=1, dtype=np.uint8)
+    spread = max(fraction * (1 - fraction), 1 / sample.size)
+    return math.sqrt(runs * max(float(np.var(below)), length * spread))
 
 
-def _nth(keys: Array, rank: int) -> Any:
-    """The key of `rank`, from 0. Every `_COARSE`-th key suggests a window of few keys that holds it, nearly always."""
-    coarse = np.sort(keys[::_COARSE])
-    middle, margin = rank / _COARSE, 2 * math.sqrt(len(coarse)) + 1
-    low = coarse[max(0, int(middle - margin))]
-    high = coarse[min(len(coarse) - 1, int(middle + margin))]
-    below = int(np.count_nonzero(keys < low))
-    window = keys[(keys >= low) & (keys <= high)]
-    if not 0 <= rank - below < len(window):
-        window, below = keys, 0
-    return np.partition(window, rank - below)[rank - below]
+class _Ranked:
+    """Keys of which a few are wanted by rank, around a `fraction` of all.
+
+    Every `_COARSE`-th key suggests a window of few keys that holds them, nearly always; only the window is sorted.
+    """
+
+    def __init__(self, keys: Array, fraction: float) -> None:
+        self._keys = keys
+        coarse = np.sort(keys[::_COARSE])
+        middle, margin = fraction * len(coarse), 2 * math.sqrt(len(coarse)) + 1
+        low = coarse[max(0, int(middle - margin))]
+        high = coarse[min(len(coarse) - 1, int(middle + margin))]
+        self._below = int(np.count_nonzero(keys < low))
+        self._window = np.sort(keys[(keys >= low) & (keys <= high)])
+
+    def key(self, rank: int) -> Any:
+        """The key of `rank`, from 0."""
+        if 0 <= rank - self._below < len(self._window):
+            return self._window[rank - self._below]
+        return np.partition(self._keys, rank)[rank]
 
 
 class _Searcher:
@@ -263,7 +288,8 @@ class _Searcher:
         self._reader = BlockReader(weight)
         self._bracket = bracket
         self._kept = kept
-        self._flags = np.empty((2, -(-longest // _WORD) * _WORD), np.bool_)
+        rows = 2 if kept is None or bracket.crowded else 1
+        self._flags = np.empty((rows, -(-longest // _WORD) * _WORD), np.bool_)
 
     def search(self, span: Span) -> _Found:
         """Search one span."""
@@ -306,13 +332,26 @@ class _Searcher:
     def _collect(self, flags: Mask, span: Span) -> tuple[Array, NDArray[np.intp]]:
         """The flagged keys of a span, and their places."""
         start, stop = span
-        flags = flags[: -(-(stop - start) // _WORD) * _WORD]
-        flags[stop - start :] = False
-        # Few are flagged: looking at a word of flags at once passes over most of them.
-        words = (flags.view(np.uint64) != 0).nonzero()[0]
-        flagged = flags.reshape(-1, _WORD).take(words, axis=0).reshape(-1).nonzero()[0]
-        places = words.take(flagged // _WORD) * _WORD + flagged % _WORD + start
+        whole = -(-(stop - start) // _WORD) * _WORD
+        flags[stop - start : whole] = False
+        pieces = [_flagged(flags[first:last], start + first) for first, last in cut((0, whole), _FLAGS)]
+        places = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return self._weight.keys_at(places), places
+
+
+def _flagged(flags: Mask, start: int) -> NDArray[np.intp]:
+    """Places of the flags that are set, whole words of them, when the first flag is that of element `start`."""
+    # Few are flagged: looking at a word of flags at once passes over most of them.
+    words = flags.view(np.uint64)
+    hit = (words != 0).nonzero()[0]
+    inside = words.take(hit).view(np.bool_).nonzero()[0]
+    hit *= _WORD
+    hit += start
+    offsets = inside % _WORD
+    inside //= _WORD
+    places = hit.take(inside)
+    places += offsets
+    return places
 
 
 def _threshold(bracket: _Bracket, found: _Found, k: int) -> Any | None:
@@ -324,7 +363,7 @@ def _threshold(bracket: _Bracket, found: _Found, k: int) -> Any | None:
         return bracket.low
     rank -= found.at_low
     if rank <= len(found.inside):
-        return _nth(found.inside, rank - 1)
+        return _Ranked(found.inside, (rank - 1) / len(found.inside)).key(rank - 1)
     return bracket.high if rank <= len(found.inside) + found.at_high else None
 
 
@@ -342,7 +381,7 @@ class _Marker:
             self._cut.mark(self._reader.keys(start, stop), start, self._kept[start:stop])
 
 
-def _crowded_cut(
+def _cut(
     weight: ScoredWeight, threshold: Any, bracket: _Bracket, spans: list[Span], parts: list[_Found], k: int
 ) -> _Cut:
     """Find the last element that falls among those whose key is the threshold."""
@@ -357,10 +396,12 @@ def _crowded_cut(
 
 def _below_and_ties(part: _Found, threshold: Any, bracket: _Bracket) -> tuple[int, int]:
     """How many keys of a part are below the threshold, and how many equal it."""
-    if threshold == bracket.low:
+    if bracket.crowded and threshold == bracket.low:
         return part.below, part.at_low
     below = part.below + part.at_low + int(np.count_nonzero(part.inside < threshold))
-    return below, part.at_high if threshold == bracket.high else int(np.count_nonzero(part.inside == threshold))
+    if bracket.crowded and threshold == bracket.high:
+        return below, part.at_high
+    return below, int(np.count_nonzero(part.inside == threshold))
 
 
 def _nth_tie(weight: ScoredWeight, span: Span, threshold: Any, nth: int) -> int:
