@@ -99,11 +99,15 @@ def _lane_count(length: int) -> int:
 
 
 def _folded(lanes: Sums) -> Sums:
-    """Fold lanes along the last axis: lane j += lane j + 64, then 32, 16, ... 1."""
-    while lanes.shape[-1] > 1:
-        half = lanes.shape[-1] // 2
-        lanes = lanes[..., :half] + lanes[..., half:]
-    return lanes[..., 0]
+    """Fold lanes (..., width) along the last axis: lane j += lane j + 64, then 32, 16, ... 1. May change `lanes`."""
+    width = lanes.shape[-1]
+    folded = np.ascontiguousarray(lanes.reshape(-1, width).T)
+    half = width // 2
+    while half:
+        lower: Sums = folded[:half]
+        lower += folded[half : 2 * half]
+        half //= 2
+    return folded[0].reshape(lanes.shape[:-1])
 
 
 def _in_sequence(sums: Sums) -> Sums:
@@ -124,9 +128,10 @@ def _row_sums(weight: ScoredWeight, rows: int, length: int) -> Sums:
 
     def make_worker() -> Callable[[Span], None]:
         reader, adder = BlockReader(weight, at_once * length), _LaneAdder()
+        scratch = np.empty((min(rows, together * at_once), chunks, width))
 
         def work(span: Span) -> None:
-            lanes = np.empty((span[1] - span[0], chunks, width))
+            lanes = scratch[: span[1] - span[0]]
             for first, stop in cut(span, at_once):
                 scores = reader.scores(first * length, stop * length).reshape(stop - first, length)
                 _add_rows(scores, adder, lanes[first - span[0] : stop - span[0]])

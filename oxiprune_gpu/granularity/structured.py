@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from oxiprune_gpu.errors import NotTwoDimensional
-from oxiprune_gpu.granularity.axis import Axis
 from oxiprune_gpu.granularity.base import PruningGranularity, UnitView
 
 
@@ -18,7 +17,8 @@ class StructuredRow(PruningGranularity):
 
     def unit_view(self, shape: tuple[int, ...]) -> UnitView:
         """See `PruningGranularity.unit_view`."""
-        return _matrix_axis(0, shape)
+        rows, columns = _matrix(shape)
+        return UnitView(1, 1, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class StructuredColumn(PruningGranularity):
 
     def unit_view(self, shape: tuple[int, ...]) -> UnitView:
         """See `PruningGranularity.unit_view`."""
-        return _matrix_axis(1, shape)
+        rows, columns = _matrix(shape)
+        return UnitView(1, rows, columns, 1)
 
 
-def _matrix_axis(axis: int, shape: tuple[int, ...]) -> UnitView:
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) != 2:
         raise NotTwoDimensional(shape)
-    return Axis(axis).unit_view(shape)
+    return shape[0], shape[1]
