@@ -164,9 +164,7 @@ def _cut_among(keys: Array, threshold: Any, k: int) -> _Cut:
     return _Cut(threshold, int(np.flatnonzero(keys == threshold)[ties - 1]))
 
 
-def _search(
-    weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None
-) -> tuple[Any, _Bracket, list[_Found]]:
+def _search(weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None) -> tuple[Any, _Bracket, list[_Found]]:
     """The k-th lowest key, the bracket that held it, and what the last pass found in each span."""
     sample = _sample(weight)
     bracket = _bracket(sample, k / weight.size)
@@ -349,7 +347,7 @@ def _flagged(flags: Mask, start: int) -> NDArray[np.intp]:
     hit += start
     offsets = inside % _WORD
     inside //= _WORD
-    places = hit.take(inside)
+    places: NDArray[np.intp] = hit.take(inside)
     places += offsets
     return places
 

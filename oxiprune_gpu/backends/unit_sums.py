@@ -107,7 +107,8 @@ def _folded(lanes: Sums) -> Sums:
         lower: Sums = folded[:half]
         lower += folded[half : 2 * half]
         half //= 2
-    return folded[0].reshape(lanes.shape[:-1])
+    sums: Sums = folded[0].reshape(lanes.shape[:-1])
+    return sums
 
 
 def _in_sequence(sums: Sums) -> Sums:
