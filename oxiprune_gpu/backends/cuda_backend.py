@@ -1,0 +1,138 @@
+"""The CUDA backend: the primitives of `Backend`, launching the kernels of `kernels/`.
+
+It is given its array module and its kernel loader: CuPy and NVRTC on a GPU; numpy and a compiler for the CPU in tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from oxiprune_gpu.backends.base import Backend
+from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, THREADS, Selection
+from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address, defines, tensor_table
+from oxiprune_gpu.backends.kernels import Kernel, KernelLoader
+from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArray
+from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random, Taylor
+
+
+class CudaBackend(Backend):
+    """Works on device arrays, as `DeviceWeight`.
+
+    Args:
+        xp: the array module: `cupy`.
+        kernels: where kernels come from.
+        blocks: blocks of a launch at most; a few for each multiprocessor.
+    """
+
+    name: ClassVar[str] = "cuda"
+
+    def __init__(self, xp: Any, kernels: KernelLoader, blocks: int) -> None:
+        self._xp = xp
+        self._kernels = kernels
+        self._blocks = blocks
+
+    def adopt(self, array: Any) -> DeviceWeight:
+        """See `Backend.adopt`."""
+        if address(array) % array.dtype.itemsize:
+            raise UnsupportedArray("array", "its elements are not aligned; use a copy")
+        bits = array.reshape(-1).view(f"u{array.dtype.itemsize}")
+        return DeviceWeight(bits, tuple(array.shape), np.dtype(array.dtype))
+
+    def element_scores(self, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> Any:
+        """See `Backend.element_scores`."""
+        scores = self._xp.empty(weight.size, weight.score_dtype)
+        if weight.size:
+            self._scan_scores(weight, metric, name, scores)
+        return scores.reshape(weight.shape)
+
+    def kept_units(self, scores: Any, k: int) -> Any:
+        """See `Backend.kept_units`."""
+        kept = self._xp.ones(scores.size, np.bool_)
+        if k:
+            self.prune_elements(self.adopt(scores), L1Magnitude(), k, "unit scores", mask=kept, write=False)
+        return kept
+
+    def prune_elements(
+        self,
+        weight: DeviceWeight,
+        metric: ImportanceMetric,
+        k: int,
+        name: str,
+        *,
+        mask: Any = None,
+        write: bool = True,
+    ) -> None:
+        """See `Backend.prune_elements`."""
+        if not weight.size:
+            return
+        if k == 0:
+            self._scan_scores(weight, metric, name, None)
+            if mask is not None:
+                mask[...] = True
+            return
+        selection = self._select([self._member(weight, metric, mask=mask)], [k], metric)
+        selection.apply(NO_MASK if mask is None else BOOLS, write=write)
+        if selection.first_nan() is not None:
+            self._raise_nan(weight, metric, name)
+
+    def apply_mask(self, weight: Any, mask: Any) -> None:
+        """See `Backend.apply_mask`."""
+        adopted = self.adopt(weight)
+        if adopted.size:
+            kernel = self._kernel("elements", "apply_mask", adopted.dtype)
+            self._launch(kernel, adopted.size, (adopted.bits, mask.reshape(-1), np.uint64(adopted.size)))
+
+    def count_nonzero(self, weight: DeviceWeight) -> int:
+        """See `Backend.count_nonzero`."""
+        return int(self._count("count_nonzero", weight))
+
+    def _member(self, weight: DeviceWeight, metric: ImportanceMetric, scope: int = 0, mask: Any = None) -> Member:
+        gradient = None
+        if isinstance(metric, Taylor):
+            gradient = self._xp.asarray(metric.flat_gradient, dtype=weight.score_dtype)
+        return Member(weight, scope, gradient, metric.seed if isinstance(metric, Random) else 0, mask)
+
+    def _select(self, members: Sequence[Member], counts: Sequence[int], metric: ImportanceMetric) -> Selection:
+        """Find the threshold of every scope; nothing is waited for."""
+        selection = Selection(self._xp, self._kernels.kernel, self._blocks, members, counts, metric)
+        selection.find()
+        return selection
+
+    def _scan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, name: str, scores: Any) -> None:
+        """Compute all scores, keep them when there is an array for them, and raise if one is NaN."""
+        nan = self._xp.zeros(1, np.uint64)
+        tensor = self._xp.asarray(tensor_table([self._member(weight, metric)]))
+        kernel = self._kernel("elements", "scan_scores", weight.dtype, metric)
+        self._launch(kernel, weight.size, (tensor, scores, nan))
+        if int(nan[0]):
+            self._raise_nan(weight, metric, name)
+
+    def _raise_nan(self, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> None:
+        """Raise the right error for a weight with a NaN score."""
+        if in_weight := int(self._count("count_nan", weight)):
+            raise NonFiniteWeight(name, in_weight)
+        if in_gradient := metric.count_nan():
+            raise NonFiniteWeight(name, in_gradient, "gradient")
+        nan = self._xp.zeros(1, np.uint64)
+        tensor = self._xp.asarray(tensor_table([self._member(weight, metric)]))
+        self._launch(self._kernel("elements", "scan_scores", weight.dtype, metric), weight.size, (tensor, None, nan))
+        raise NonFiniteScore(name, int(nan[0]))
+
+    def _count(self, kernel: str, weight: DeviceWeight) -> Any:
+        """What a counting kernel finds, as an array of one word on the device."""
+        found = self._xp.zeros(1, np.uint64)
+        if weight.size:
+            arguments = (weight.bits, np.uint64(weight.size), found)
+            self._launch(self._kernel("elements", kernel, weight.dtype), weight.size, arguments)
+        return found[0]
+
+    def _kernel(self, family: str, name: str, dtype: np.dtype[Any], metric: ImportanceMetric | None = None) -> Kernel:
+        return self._kernels.kernel(family, name, defines(dtype, metric or L1Magnitude()))
+
+    def _launch(self, kernel: Kernel, work: int, arguments: tuple[Any, ...]) -> None:
+        """Launch with a thread for each piece of work, or fewer that take several."""
+        blocks = min(self._blocks, -(-work // THREADS))
+        kernel((max(1, blocks),), (THREADS,), arguments)

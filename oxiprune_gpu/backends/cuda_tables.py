@@ -1,0 +1,162 @@
+"""The tables that every kernel launch works on: tensors cut into tiles, and the scopes they compete in.
+
+The fields stand in the order of the structs in kernels/tensors.cuh; all are 64-bit words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor, TaylorProxy
+from oxiprune_gpu.metrics.given import GivenScores
+
+Words = NDArray[np.uint64]
+
+TILE_BYTES = 16384
+
+METRIC_FUNCTORS: dict[type[ImportanceMetric], str] = {
+    L1Magnitude: "L1",
+    L2Magnitude: "L2",
+    TaylorProxy: "L2",
+    Taylor: "Gradient",
+    Random: "Random",
+    GivenScores: "L1",
+}
+"""Metric -> the functor of kernels/metrics.cuh that computes its keys."""
+
+DTYPE_STRUCTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+"""Dtype -> its struct in kernels/dtypes.cuh."""
+
+TENSOR_FIELDS = ("data", "size", "first_tile", "scope", "gradient", "seed", "mask", "bit_offset")
+
+SCOPE_FIELDS = (
+    *("k", "size", "first_tile", "tiles", "mode", "low", "high", "below", "at_low", "between", "at_high", "capacity"),
+    *("candidates", "sample", "sampled", "first_rank", "last_rank", "rank", "threshold", "ties_fall", "ties", "done"),
+    *("nonzero", "pad"),
+)
+
+SEARCH, WHOLE = 0, 1
+"""Modes in which a scope begins; kernels/scopes.cuh has them all."""
+
+_SAMPLE_FROM = 1 << 20
+"""Elements of a scope from which a sample pays."""
+
+_SAMPLES = 1 << 15
+_SLACK = 5.0
+"""Sampled keys of a scope, and half the width of its bracket in standard errors of a sampled rank: a bracket misses
+once in a million times, and costs as many reads as a key has digits."""
+
+
+@dataclass(frozen=True)
+class DeviceWeight:
+    """A weight in device memory: its bits as a flat array of unsigned integers, C-contiguous, and what they mean."""
+
+    bits: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def score_dtype(self) -> np.dtype[Any]:
+        """Dtype of its scores: float64 for float64, else float32."""
+        return np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
+
+    @property
+    def key_dtype(self) -> np.dtype[Any]:
+        """Unsigned integers as wide as its scores."""
+        return np.dtype(f"u{self.score_dtype.itemsize}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One tensor of a table. `gradient` is a device array in the score dtype, `mask` an array of bytes."""
+
+    weight: DeviceWeight
+    scope: int = 0
+    gradient: Any = None
+    seed: int = 0
+    mask: Any = None
+
+
+def defines(dtype: np.dtype[Any], metric: ImportanceMetric) -> dict[str, str]:
+    """How the kernels of a family are specialised for a dtype and a metric."""
+    return {"DTYPE": DTYPE_STRUCTS[np.dtype(dtype).name], "METRIC": METRIC_FUNCTORS[type(metric)]}
+
+
+def address(array: Any) -> int:
+    """Where an array's first element lies; 0 for None."""
+    if array is None:
+        return 0
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+
+
+def tiles_of(weight: DeviceWeight) -> int:
+    """How many tiles a weight is cut into."""
+    return -(-weight.size * weight.dtype.itemsize // TILE_BYTES)
+
+
+def tensor_table(members: Sequence[Member]) -> Words:
+    """The table of tensors, (members, fields)."""
+    table = np.zeros((len(members), len(TENSOR_FIELDS)), np.uint64)
+    tile = 0
+    for row, member in zip(table, members, strict=True):
+        weight = member.weight
+        row[:7] = (
+            *(address(weight.bits), weight.size, tile, member.scope),
+            *(address(member.gradient), member.seed, address(member.mask)),
+        )
+        tile += tiles_of(weight)
+    return table
+
+
+def scope_table(members: Sequence[Member], counts: Sequence[int]) -> Words:
+    """The table of scopes, (scopes, fields), when `counts[s]` elements of scope s are to fall. Scopes ascend."""
+    table = np.zeros((len(counts), len(SCOPE_FIELDS)), np.uint64)
+    sizes, tiles = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
+    for member in members:
+        sizes[member.scope] += member.weight.size
+        tiles[member.scope] += tiles_of(member.weight)
+    first_tiles = np.cumsum(tiles) - tiles
+    samples = candidates = 0
+    for scope, k in enumerate(counts):
+        row = _scope(k, int(sizes[scope]), int(first_tiles[scope]), int(tiles[scope]), samples, candidates)
+        table[scope] = [row.get(field, 0) for field in SCOPE_FIELDS]
+        samples += row["sampled"]
+        candidates += row["capacity"]
+    return table
+
+
+def column(table: Words, field: str) -> Words:
+    """One field of all scopes."""
+    values: Words = table[:, SCOPE_FIELDS.index(field)]
+    return values
+
+
+def _scope(k: int, size: int, first_tile: int, tiles: int, sample: int, candidates: int) -> dict[str, int]:
+    """The fields of a scope before its threshold is looked for. Until then one tie exists and none falls."""
+    row = {"k": k, "size": size, "first_tile": first_tile, "tiles": tiles, "ties": 1, "sampled": 0, "capacity": 0}
+    if size < _SAMPLE_FROM or k == 0:
+        return row | {"mode": WHOLE, "rank": k}
+    middle = k / size * _SAMPLES
+    margin = _SLACK * math.sqrt(middle * (1 - k / size)) + 1
+    first, last = max(0, math.floor(middle - margin)), math.ceil(middle + margin)
+    expected = (min(last, _SAMPLES) - first) / _SAMPLES * size
+    return row | {
+        "mode": SEARCH,
+        "sample": sample,
+        "sampled": _SAMPLES,
+        "first_rank": first,
+        "last_rank": last,
+        "candidates": candidates,
+        "capacity": int(1.5 * expected) + 1024,
+    }

@@ -1,0 +1,213 @@
+// Set the elements below the threshold of their scope to +0.0, and as many of those equal to it as must fall: the ones
+// that come first. Writes masks and counts what is left.
+//
+// Ties need the number of equal keys in all tiles before. Tiles are handed out in order by tickets, publish their own
+// count, and look back over their predecessors until one knows its whole prefix (Merrill and Garland, "Single-pass
+// parallel prefix scan with decoupled look-back", 2016). A tile waits only for tiles that are being worked on. Where
+// all ties of a scope fall, nobody waits.
+//
+// Specialised as select.cu.
+#include "metrics.cuh"
+#include "scopes.cuh"
+
+typedef DTYPE D;
+typedef METRIC<D> Metric;
+typedef D::Bits Bits;
+typedef D::Key Key;
+typedef TileElements<Bits> Elements;
+
+const int WIDTH = Elements::WIDTH;
+const int STEPS = Elements::STEPS;
+
+const u32 NO_MASK = 0, BOOLS = 1, BITS = 2;
+
+// A tile's word for look-back: nothing yet; its own ties; ties of all tiles up to it.
+const u64 OWN = 1ull << 62, PREFIX = 2ull << 62, COUNT = OWN - 1;
+
+// Ties in the tiles of the scope before `tile`. One warp.
+__device__ inline u64 look_back(const u64* published, u64 tile, u64 first_tile) {
+  u64 before = 0;
+  for (u64 end = tile; end > first_tile;) {
+    const u32 lane = threadIdx.x & 31;
+    const bool exists = end - first_tile > lane;
+    u64 word;
+    for (;;) {
+      word = exists ? load_shared_word(&published[end - 1 - lane]) : PREFIX;
+      if (__all_sync(ALL_LANES, word >= OWN)) break;
+      __nanosleep(20);
+    }
+    const u32 knows = __ballot_sync(ALL_LANES, word >= PREFIX);
+    const u32 stop = knows ? __ffs(knows) - 1 : 31;
+    before += warp_sum(lane <= stop ? word & COUNT : 0);
+    if (knows) break;
+    end -= 32;
+  }
+  return before;
+}
+
+// Publish the ties of a tile and learn how many come before it. Called by all threads; `own` is alike in all.
+__device__ inline u64 ties_before_tile(u64* published, u64 tile, u64 first_tile, u64 own) {
+  __shared__ u64 before;
+  if (threadIdx.x < 32) {
+    if (threadIdx.x == 0) store_shared_word(&published[tile], (tile == first_tile ? PREFIX : OWN) | own);
+    const u64 found = look_back(published, tile, first_tile);
+    if (threadIdx.x == 0) {
+      if (tile != first_tile) store_shared_word(&published[tile], PREFIX | (found + own));
+      before = found;
+    }
+  }
+  __syncthreads();
+  return before;
+}
+
+// Number, inside the scope, of the first tie among each thread's elements of each step.
+struct TieNumbers {
+  u64 first[STEPS];
+};
+
+// The steps' counts travel through one scan, 16 bits each: a block has at most 2,048 elements a step.
+__device__ inline TieNumbers number_ties(const u32 (&ties)[STEPS], u64* published, u64 tile, u64 first_tile) {
+  static_assert(STEPS == 4, "four counts fill a word");
+  __shared__ u64 parts[WARPS];
+  u64 packed = 0;
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) packed |= (u64)ties[s] << (16 * s);
+  const Scan scan = block_scan(packed, parts);
+  u64 own = 0;
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) own += scan.total >> (16 * s) & 0xffff;
+  u64 before = ties_before_tile(published, tile, first_tile, own);
+  TieNumbers numbers;
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) {
+    numbers.first[s] = before + (scan.before >> (16 * s) & 0xffff);
+    before += scan.total >> (16 * s) & 0xffff;
+  }
+  return numbers;
+}
+
+// Write the flags of one thread's elements (bit e: element e is kept) as bytes.
+__device__ inline void write_bools(u8* mask, u64 first, u64 size, u32 kept) {
+  if (((u64)(mask + first) & (WIDTH - 1)) == 0 && first + WIDTH <= size) {
+    u64 bytes = 0;
+#pragma unroll
+    for (int e = 0; e < WIDTH; e++) bytes |= (u64)(kept >> e & 1) << (8 * e);
+    if (WIDTH == 2) *(u16*)(mask + first) = (u16)bytes;
+    if (WIDTH == 4) *(u32*)(mask + first) = (u32)bytes;
+    if (WIDTH == 8) *(u64*)(mask + first) = bytes;
+  } else {
+#pragma unroll
+    for (int e = 0; e < WIDTH; e++)
+      if (first + e < size) mask[first + e] = kept >> e & 1;
+  }
+}
+
+// The same as bits, the first element lowest. All threads of a warp.
+__device__ inline void write_bits(u8* mask, u64 first, u64 size, u32 kept) {
+  const int lanes = 32 / WIDTH;  // so many threads fill a 32-bit word
+  const u32 lane = threadIdx.x & (lanes - 1);
+#pragma unroll
+  for (int e = 0; e < WIDTH; e++)
+    if (first + e >= size) kept &= ~(1u << e);
+  u32 word = kept << (WIDTH * lane);
+#pragma unroll
+  for (int distance = 1; distance < lanes; distance <<= 1) word |= __shfl_xor_sync(ALL_LANES, word, distance);
+  if (lane) return;
+  if (((u64)mask & 3) == 0 && first + 32 <= size) {
+    *(u32*)(mask + first / 8) = word;
+  } else {
+    for (int byte = 0; byte < 4; byte++)
+      if (first + 8 * byte < size) mask[first / 8 + byte] = (u8)(word >> (8 * byte));
+  }
+}
+
+// Counts what is left in the tensor a block works on, and hands it over when the block turns to another.
+struct NonzeroCounter {
+  u64* counts;
+  u32 tensor;
+  u64 held;
+
+  __device__ explicit NonzeroCounter(u64* counts) : counts(counts), tensor(0), held(0) {}
+
+  __device__ void turn_to(u32 next) {
+    if (next == tensor) return;
+    hand_over();
+    tensor = next;
+  }
+
+  __device__ void hand_over() {
+    if (counts) add_to_word(held, &counts[tensor]);
+    held = 0;
+  }
+};
+
+// One tile. `numbers` is read only where some ties of the scope stay.
+__device__ inline void apply_to_tile(Elements& elements, const Key (&keys)[STEPS][WIDTH], const Tensor& tensor,
+                                     u64 tile, const Scope& scope, bool some_stay, TieNumbers& numbers, bool write,
+                                     u32 mask_kind, NonzeroCounter& nonzero) {
+  const Key threshold = (Key)scope.threshold;
+#pragma unroll
+  for (int s = 0; s < STEPS; s++) {
+    const u64 first = Elements::first_of(tile, s);
+    u32 kept = 0;
+    bool changed = false;
+#pragma unroll
+    for (int e = 0; e < WIDTH; e++) {
+      const bool tie = keys[s][e] == threshold && first + e < tensor.size;
+      const bool falls = keys[s][e] < threshold || (tie && (!some_stay || numbers.first[s]++ < scope.ties_fall));
+      kept |= (u32)!falls << e;
+      if (falls && elements.step[s].at[e]) {
+        elements.step[s].at[e] = 0;
+        changed = true;
+      }
+      nonzero.held += first + e < tensor.size && !is_zero(elements.step[s].at[e]);
+    }
+    if (changed && write) elements.store_step((Bits*)tensor.data, tensor.size, tile, s);
+    if (mask_kind == BOOLS) write_bools((u8*)tensor.mask, first, tensor.size, kept);
+    if (mask_kind == BITS) write_bits((u8*)tensor.mask, first, tensor.size, kept);
+  }
+}
+
+// Prune every tensor whose scope comes before the first NaN. `published` holds one word a tile, zero at the start;
+// `nonzero` one word a tensor, or is null.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    apply(const Tensor* tensors, u32 count, u64 tiles, const Scope* scopes, u64* published, u64* nonzero,
+          u32 mask_kind, u32 write, Header* header) {
+  __shared__ u64 ticket;
+  const u64 first_nan = load_shared_word(&header->first_nan);
+  NonzeroCounter counter(nonzero);
+  for (;;) {
+    if (threadIdx.x == 0) ticket = atomicAdd(&header->ticket, 1ull);
+    __syncthreads();
+    const u64 tile = ticket;
+    if (tile >= tiles) break;
+    const u32 t = tensor_of_tile(tensors, count, tile);
+    const Tensor tensor = tensors[t];
+    if (tensor.scope >= first_nan) break;  // tickets ascend, and so do scopes
+    const Scope scope = scopes[tensor.scope];
+    const u64 own_tile = tile - tensor.first_tile;
+    const Metric metric(tensor);
+    Elements elements;
+    elements.load((const Bits*)tensor.data, tensor.size, own_tile);
+    Key keys[STEPS][WIDTH];
+    u32 ties[STEPS];
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+      ties[s] = 0;
+      const u64 first = Elements::first_of(own_tile, s);
+#pragma unroll
+      for (int e = 0; e < WIDTH; e++) {
+        const bool exists = first + e < tensor.size;
+        keys[s][e] = exists ? metric.key(elements.step[s].at[e], first + e) : D::NAN_KEY;
+        ties[s] += exists && keys[s][e] == (Key)scope.threshold;
+      }
+    }
+    TieNumbers numbers;
+    const bool some_stay = scope.ties_fall != scope.ties;
+    if (some_stay) numbers = number_ties(ties, published, tile, scope.first_tile);
+    counter.turn_to(t);
+    apply_to_tile(elements, keys, tensor, own_tile, scope, some_stay, numbers, write, mask_kind, counter);
+    __syncthreads();  // all have read what is shared before the next tile writes it
+  }
+  counter.hand_over();
+}

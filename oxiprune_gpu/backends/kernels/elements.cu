@@ -1,0 +1,60 @@
+// Passes over the elements of one tensor that need no selection.
+//
+// Specialised by -DDTYPE; scan_scores by -DMETRIC too.
+#include "metrics.cuh"
+#include "reduce.cuh"
+
+typedef DTYPE D;
+typedef METRIC<D> Metric;
+typedef D::Bits Bits;
+typedef D::Key Key;
+typedef TileElements<Bits> Elements;
+
+// The elements one thread works on, a vector at a time where the data lies well: work(index, bits) for each.
+template <class Work>
+__device__ __forceinline__ void for_each_element(const Bits* data, u64 size, Work work) {
+  for (u64 tile = blockIdx.x; tile < tiles_in<Bits>(size); tile += gridDim.x) {
+    Elements elements;
+    elements.load(data, size, tile);
+#pragma unroll
+    for (int s = 0; s < Elements::STEPS; s++) {
+      const u64 first = Elements::first_of(tile, s);
+#pragma unroll
+      for (int e = 0; e < Elements::WIDTH; e++)
+        if (first + e < size) work(first + e, elements.step[s].at[e]);
+    }
+  }
+}
+
+// Write the keys (which are the scores' bits) where there is room for them, and count those of NaN.
+extern "C" __global__ void __launch_bounds__(THREADS) scan_scores(const Tensor* tensor, Key* keys, u64* nan) {
+  const Metric metric(*tensor);
+  u64 found = 0;
+  for_each_element((const Bits*)tensor->data, tensor->size, [&](u64 index, Bits bits) {
+    const Key key = metric.key(bits, index);
+    found += key > D::INFINITY_KEY;
+    if (keys) keys[index] = key;
+  });
+  add_to_word(found, nan);
+}
+
+// NaN counts as nonzero, -0.0 does not.
+extern "C" __global__ void __launch_bounds__(THREADS) count_nonzero(const Bits* data, u64 size, u64* nonzero) {
+  u64 found = 0;
+  for_each_element(data, size, [&](u64, Bits bits) { found += !is_zero(bits); });
+  add_to_word(found, nonzero);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) count_nan(const Bits* data, u64 size, u64* nan) {
+  u64 found = 0;
+  for_each_element(data, size, [&](u64, Bits bits) {
+    found += magnitude<D>(D::widened_bits(bits)) > D::INFINITY_KEY;
+  });
+  add_to_word(found, nan);
+}
+
+// Set the elements whose byte in the mask is 0 to +0.0.
+extern "C" __global__ void __launch_bounds__(THREADS) apply_mask(Bits* data, const u8* kept, u64 size) {
+  for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < size; i += (u64)gridDim.x * THREADS)
+    if (!kept[i]) data[i] = 0;
+}

@@ -1,0 +1,116 @@
+// Every launch works on a table of tensors, be it one or hundreds, cut into tiles of 16 KiB.
+//
+// Tensors that compete together share a scope. The tables are arrays of 64-bit words, written by
+// backends/cuda_tables.py: the order of the fields here is the order there.
+#pragma once
+#include "types.cuh"
+
+const u32 TILE_BYTES = 16384;
+
+struct Tensor {
+  u64 data;        // address of the elements
+  u64 size;        // elements
+  u64 first_tile;  // of all tiles of the table
+  u64 scope;       // index of the scope it competes in
+  u64 gradient;    // address of the gradient in the score dtype, for the metric that has one
+  u64 seed;        // for the metric that has one
+  u64 mask;        // address of the mask, 0 for none
+  u64 bit_offset;  // reserved
+};
+
+// What is known of one scope, while its k lowest elements are looked for and after.
+struct Scope {
+  u64 k;           // elements to prune
+  u64 size;        // elements
+  u64 first_tile;
+  u64 tiles;
+  u64 mode;        // where the threshold is looked for: see select.cu
+  u64 low;         // bracket: keys between which the threshold lies, we hope
+  u64 high;
+  u64 below;       // keys below low, equal to low, between, equal to high
+  u64 at_low;
+  u64 between;
+  u64 at_high;
+  u64 capacity;    // candidates that can be held
+  u64 candidates;  // index of the first one
+  u64 sample;      // index of the first sampled key
+  u64 sampled;     // sampled keys
+  u64 first_rank;  // ranks in the sample of low and of high; high's may lie past the end
+  u64 last_rank;
+  u64 rank;        // of the threshold among the keys still looked at, from 1
+  u64 threshold;   // its digits found so far, then the key
+  u64 ties_fall;   // how many keys equal to the threshold fall, of how many
+  u64 ties;
+  u64 done;        // tiles that have been counted in this pass
+  u64 nonzero;     // elements that are not zero after pruning
+  u64 pad;
+};
+
+struct Header {
+  u64 ticket;     // tiles that have been handed out
+  u64 first_nan;  // first scope that holds a NaN; all ones for none. From it on nothing is written.
+};
+
+struct Tiles {
+  u64 first, last;
+};
+
+// The run of tiles this block works on: long runs, so that few blocks meet in one tensor.
+__device__ __forceinline__ Tiles tiles_of_block(u64 tiles) {
+  return Tiles{tiles * blockIdx.x / gridDim.x, tiles * (blockIdx.x + 1) / gridDim.x};
+}
+
+// The tensor that a tile belongs to: the last one that does not begin after it and is not empty.
+__device__ inline u32 tensor_of_tile(const Tensor* tensors, u32 count, u64 tile) {
+  u32 low = 0, high = count;
+  while (high - low > 1) {
+    const u32 middle = (low + high) / 2;
+    if (tensors[middle].first_tile <= tile) low = middle; else high = middle;
+  }
+  return low;
+}
+
+template <class Bits>
+__device__ __forceinline__ u64 tiles_in(u64 size) {
+  const u64 length = TILE_BYTES / sizeof(Bits);
+  return (size + length - 1) / length;
+}
+
+// One tile in registers: STEPS times a vector for each thread of the block.
+template <class Bits>
+struct TileElements {
+  static const int WIDTH = Vector<Bits>::LENGTH;
+  static const int STEPS = TILE_BYTES / 16 / THREADS;
+  static const u64 LENGTH = TILE_BYTES / sizeof(Bits);
+  Vector<Bits> step[STEPS];
+
+  static __device__ __forceinline__ u64 first_of(u64 tile, int step) {
+    return tile * LENGTH + ((u64)step * THREADS + threadIdx.x) * WIDTH;
+  }
+
+  // Elements past the end are 0; those who count must ask whether an element is there.
+  __device__ __forceinline__ void load(const Bits* data, u64 size, u64 tile) {
+    const bool whole = ((u64)data & 15) == 0 && (tile + 1) * LENGTH <= size;
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+      const u64 first = first_of(tile, s);
+      if (whole) {
+        step[s] = *(const Vector<Bits>*)(data + first);
+      } else {
+#pragma unroll
+        for (int e = 0; e < WIDTH; e++) step[s].at[e] = first + e < size ? data[first + e] : (Bits)0;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_step(Bits* data, u64 size, u64 tile, int s) const {
+    const u64 first = first_of(tile, s);
+    if (((u64)data & 15) == 0 && first + WIDTH <= size) {
+      *(Vector<Bits>*)(data + first) = step[s];
+    } else {
+#pragma unroll
+      for (int e = 0; e < WIDTH; e++)
+        if (first + e < size) data[first + e] = step[s].at[e];
+    }
+  }
+};
