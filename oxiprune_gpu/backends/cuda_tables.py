@@ -6,7 +6,7 @@ The fields stand in the order of the structs in kernels/tensors.cuh; all are 64-
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ METRIC_FUNCTORS: dict[type[ImportanceMetric], str] = {
 
 DTYPE_STRUCTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 """Dtype -> its struct in kernels/dtypes.cuh."""
+
+FAMILIES = ("select", "apply", "elements")
+"""Files of kernels that are specialised by dtype and metric."""
 
 TENSOR_FIELDS = ("data", "size", "first_tile", "scope", "gradient", "seed", "mask", "bit_offset")
 
@@ -160,3 +163,11 @@ def _scope(k: int, size: int, first_tile: int, tiles: int, sample: int, candidat
         "candidates": candidates,
         "capacity": int(1.5 * expected) + 1024,
     }
+
+
+def kernel_instances() -> Iterator[tuple[str, dict[str, str]]]:
+    """Every family of kernels with every set of defines that it is ever compiled with: the one list of them."""
+    for dtype in DTYPE_STRUCTS.values():
+        for metric in sorted(set(METRIC_FUNCTORS.values())):
+            for family in FAMILIES:
+                yield family, {"DTYPE": dtype, "METRIC": metric}

@@ -16,6 +16,7 @@ struct Single {
   static __device__ __forceinline__ float score(u32 key) { return __uint_as_float(key); }
   static __device__ __forceinline__ float product(float a, float b) { return unflushed_mul(a, b); }
   static __device__ __forceinline__ float difference(float a, float b) { return unflushed_sub(a, b); }
+  static __device__ __forceinline__ float from_float(float a) { return a; }
   static __device__ __forceinline__ double widened(float a) { return unflushed_widen(a); }
   static __device__ __forceinline__ float rounded(double a) { return unflushed_narrow(a); }
 };
@@ -31,11 +32,12 @@ struct Double {
   static __device__ __forceinline__ double score(u64 key) { return __longlong_as_double((long long)key); }
   static __device__ __forceinline__ double product(double a, double b) { return unflushed_mul_double(a, b); }
   static __device__ __forceinline__ double difference(double a, double b) { return sub_double(a, b); }
+  static __device__ __forceinline__ double from_float(float a) { return unflushed_widen(a); }
   static __device__ __forceinline__ double widened(double a) { return a; }
   static __device__ __forceinline__ double rounded(double a) { return a; }
 };
 
-// `widened` gives an element's bits in the score dtype; `is_zero` is true for +0.0 and -0.0.
+// `widened_bits` gives an element in the score dtype, as bits.
 struct F32 : Single {
   typedef u32 Bits;
   static __device__ __forceinline__ u32 widened_bits(u32 bits) { return bits; }

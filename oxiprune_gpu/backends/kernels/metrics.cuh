@@ -67,7 +67,7 @@ struct Random {
   __device__ __forceinline__ typename D::Key key(typename D::Bits bits, u64 index) const {
     const u64 state = stream.output(seed, index + 1);
     if (magnitude<D>(D::widened_bits(bits)) > D::INFINITY_KEY) return D::NAN_KEY;
-    return D::key((typename D::Score)score_of(state));
+    return D::key(D::from_float(score_of(state)));
   }
   static __device__ __forceinline__ float score_of(u64 state) {
     return unflushed_mul(__uint2float_rn((u32)(state >> 32)), 2.3283064365386963e-10f);  // 2^-32
