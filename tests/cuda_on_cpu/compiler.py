@@ -75,7 +75,9 @@ def build(family: str, source: str, defines: Mapping[str, str], flags: Sequence[
         unit.write_text(_unit(f"{family}.cu", source))
         built = Path(workplace) / "built.so"
         command = ["g++", *flags, "-include", str(HEADER), str(unit), "-o", str(built)]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        # A sanitizer that is preloaded into this process has no business in the compiler.
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if result.returncode:
             raise CudaShimError(f"{family} {dict(defines)} does not compile:\n{result.stderr[-4000:]}")
         built.replace(library)
