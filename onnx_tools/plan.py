@@ -93,8 +93,8 @@ def make_plan(
 def _check_granularity(config: PruningConfig) -> None:
     if not isinstance(config.granularity, Unstructured | StructuredRow | StructuredColumn):
         raise InvalidOption(
-            f"granularity {config.granularity.text} names an axis of an array; on a model use unstructured, row "
-            "(output channels) or column (input channels)"
+            f"granularity {config.granularity.text} is for arrays only; on a model use unstructured, row (output "
+            "channels) or column (input channels)"
         )
 
 

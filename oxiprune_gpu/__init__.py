@@ -27,7 +27,15 @@ from oxiprune_gpu.errors import (
     UnsupportedArray,
     UnsupportedDtype,
 )
-from oxiprune_gpu.granularity import Axis, PruningGranularity, StructuredColumn, StructuredRow, Unstructured
+from oxiprune_gpu.granularity import (
+    NM,
+    Axis,
+    Block,
+    PruningGranularity,
+    StructuredColumn,
+    StructuredRow,
+    Unstructured,
+)
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor, TaylorProxy
 from oxiprune_gpu.pruning import (
@@ -46,9 +54,11 @@ from oxiprune_gpu.sparsity import ModelSparsitySummary, SparsityReport, model_sp
 from oxiprune_gpu.tensor import WeightTensor
 
 __all__ = [
+    "NM",
     "ArrayBlocks",
     "Axis",
     "BelowMinNonzero",
+    "Block",
     "BlockSource",
     "DenormalsFlushed",
     "EmptyTensor",

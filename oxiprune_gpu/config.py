@@ -20,13 +20,15 @@ class PruningConfig:
 
     Args:
         sparsity: fraction of the units to prune, 0 <= sparsity < 1. It is used as float32, as the reference does. As
-            there, the range is checked when something is pruned; `check()` checks it at once.
+            there, the range is checked when something is pruned; `check()` checks it at once. Leave it out, or None,
+            where the granularity says it: 2:4 prunes half.
         metric: an `ImportanceMetric` or its text: `l1`, `l2`, `taylor` (the proxy), `random:SEED`.
-        granularity: a `PruningGranularity` or its text: `unstructured`, `row`, `column`, `axis:N`.
+        granularity: a `PruningGranularity` or its text: `unstructured`, `row`, `column`, `axis:N`, `block:HxW`,
+            `N:M` as in `2:4` (along the last axis) or `2:4@0` (along axis 0).
         min_nonzero: at least this many elements of each tensor are kept (rounded up to whole units).
 
     Raises:
-        InvalidSparsity: sparsity is not a number.
+        InvalidSparsity: sparsity is not a number, or another one than the granularity has.
         InvalidOption: unknown metric or granularity, or a negative `min_nonzero`.
     """
 
@@ -37,15 +39,16 @@ class PruningConfig:
 
     def __init__(
         self,
-        sparsity: float,
+        sparsity: float | None = None,
         metric: str | ImportanceMetric = "l1",
         granularity: str | PruningGranularity = "unstructured",
         min_nonzero: int = 1,
     ) -> None:
         set_field = object.__setattr__  # the dataclass is frozen, and its fields are narrower than what comes in
-        set_field(self, "sparsity", _as_number(sparsity))
+        number = None if sparsity is None else _as_number(sparsity)
         set_field(self, "metric", parse_metric(metric))
         set_field(self, "granularity", parse_granularity(granularity))
+        set_field(self, "sparsity", _sparsity_in(self.granularity, number))
         set_field(self, "min_nonzero", _checked_min_nonzero(min_nonzero))
 
     def check(self) -> None:
@@ -74,6 +77,19 @@ def _as_number(sparsity: object) -> float:
         return float(sparsity)
     except OverflowError:
         return math.copysign(math.inf, sparsity)
+
+
+def _sparsity_in(granularity: PruningGranularity, sparsity: float | None) -> float:
+    """The sparsity that is meant: the one that was given, unless the granularity has only one."""
+    only = granularity.sparsity
+    if only is None:
+        if sparsity is None:
+            raise InvalidSparsity(None, "must be in [0.0, 1.0): only N:M, as in 2:4, has one of its own")
+        return sparsity
+    with np.errstate(over="ignore"):
+        if sparsity is not None and np.float32(sparsity) != np.float32(only):
+            raise InvalidSparsity(sparsity, f"is not that of granularity {granularity.text}, {only:.9g}: leave it out")
+    return only
 
 
 def _checked_min_nonzero(min_nonzero: object) -> int:

@@ -3,11 +3,11 @@
 ::
 
     PruningError
-    ├── InvalidSparsity        sparsity outside [0, 1)
+    ├── InvalidSparsity        sparsity outside [0, 1), or not the one that N:M has
     ├── InvalidOption          a metric, granularity or option that does not exist
     ├── EmptyTensor            a weight without elements
     ├── NotTwoDimensional      row or column pruning of a weight without exactly two axes
-    ├── BelowMinNonzero        min_nonzero is larger than the weight
+    ├── BelowMinNonzero        min_nonzero is larger than the weight, or than what N:M keeps of it
     ├── NonFiniteWeight        NaN in a weight or a gradient
     ├── NonFiniteScore         NaN born in a score (infinity times zero)
     ├── DenormalsFlushed       the processor is set to flush denormal numbers
@@ -30,11 +30,11 @@ class PruningError(Exception):
 
 
 class InvalidSparsity(PruningError, ValueError):
-    """Sparsity is not a number in [0, 1)."""
+    """Sparsity is not a number in [0, 1), or not the one that the granularity has."""
 
-    def __init__(self, sparsity: object) -> None:
+    def __init__(self, sparsity: object, must: str = "must be in [0.0, 1.0)") -> None:
         self.sparsity = sparsity
-        super().__init__(f"sparsity {_as_float32_text(sparsity)} must be in [0.0, 1.0)")
+        super().__init__(f"sparsity {_as_float32_text(sparsity)} {must}")
 
 
 class InvalidOption(PruningError, ValueError):
@@ -58,12 +58,12 @@ class NotTwoDimensional(PruningError, ValueError):
 
 
 class BelowMinNonzero(PruningError, ValueError):
-    """`min_nonzero` asks for more elements than the weight has."""
+    """`min_nonzero` asks for more elements than the weight has, or than a granularity that fixes the sparsity keeps."""
 
-    def __init__(self, min_nonzero: int, total: int) -> None:
+    def __init__(self, min_nonzero: int, total: int, why: str = "") -> None:
         self.min_nonzero = min_nonzero
         self.total = total
-        super().__init__(f"cannot prune below min_nonzero={min_nonzero} with {total} total elements")
+        super().__init__(f"cannot prune below min_nonzero={min_nonzero} with {total} total elements{why}")
 
 
 class NonFiniteWeight(PruningError, ValueError):

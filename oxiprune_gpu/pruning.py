@@ -18,6 +18,7 @@ from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import (
+    BelowMinNonzero,
     EmptyTensor,
     InvalidOption,
     PruningError,
@@ -26,7 +27,7 @@ from oxiprune_gpu.errors import (
     UnsupportedArray,
     UnsupportedDtype,
 )
-from oxiprune_gpu.granularity import UnitView
+from oxiprune_gpu.granularity import GroupView, PruningGranularity, UnitView
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from oxiprune_gpu.selection import units_to_prune
@@ -182,26 +183,32 @@ def score_stats_blocks(source: BlockSource, metric: str | ImportanceMetric, name
 
 @dataclass(frozen=True)
 class _Job:
-    """The `k` lowest units of a weight are to be pruned; `view` is None when every element is a unit."""
+    """The `k` lowest units of a weight are to be pruned.
+
+    `view` says how they lie: as units that all compete, or as elements that compete in groups. With None every element
+    is a unit, and all compete.
+    """
 
     name: str
     config: PruningConfig
-    view: UnitView | None
+    view: UnitView | GroupView | None
     k: int
 
     @property
     def elements(self) -> int:
         """How many elements fall."""
-        return self.k if self.view is None else self.k * self.view.unit_size
+        return self.k * self.view.unit_size if isinstance(self.view, UnitView) else self.k
 
     def run(self, backend: Backend, weight: Any, *, mask: Mask | None = None, write: bool = True) -> None:
         """Prune a weight in its backend's form."""
         metric = self.config.metric
         if self.view is None:
             backend.prune_elements(weight, metric, self.k, self.name, mask=mask, write=write)
-            return
-        scores = backend.unit_scores(weight, self.view, metric, self.name)
-        backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
+        elif isinstance(self.view, GroupView):
+            backend.prune_groups(weight, self.view, metric, self.name, mask=mask, write=write)
+        else:
+            scores = backend.unit_scores(weight, self.view, metric, self.name)
+            backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
 
 
 def _plan(shape: tuple[int, ...], config: PruningConfig, name: str) -> _Job:
@@ -213,14 +220,27 @@ def _plan(shape: tuple[int, ...], config: PruningConfig, name: str) -> _Job:
     if size == 0:
         raise EmptyTensor(name)
     try:
-        view = config.granularity.unit_view(shape)
-        units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
-        k = units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
+        view = _view(config.granularity, shape)
+        k = _units_that_fall(view, size, config)
     except PruningError as error:
         error.add_note(f"tensor '{name}'")  # the reference's texts do not name it
         raise
     config.metric.check(name, shape)
     return _Job(name, config, view, k)
+
+
+def _view(granularity: PruningGranularity, shape: tuple[int, ...]) -> UnitView | GroupView | None:
+    return granularity.group_view(shape) or granularity.unit_view(shape)
+
+
+def _units_that_fall(view: UnitView | GroupView | None, size: int, config: PruningConfig) -> int:
+    if isinstance(view, GroupView):
+        kept = size - view.pruned
+        if config.min_nonzero > kept:
+            raise BelowMinNonzero(config.min_nonzero, size, f": {config.granularity.text} keeps {kept}")
+        return view.pruned
+    units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
+    return units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
 
 
 def _prune_one(weight: Borrowed, tensor: Tensor, config: PruningConfig, inplace: bool) -> tuple[Any, Any]:

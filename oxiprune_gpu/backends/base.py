@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.granularity import UnitView
+from oxiprune_gpu.granularity import GroupView, UnitView
 from oxiprune_gpu.metrics import ImportanceMetric
 
 Array = NDArray[Any]
@@ -82,6 +82,23 @@ class Backend(ABC):
         write: bool = True,
     ) -> None:
         """Set the elements of all units that are not `kept` to +0.0; `mask` and `write` as in `prune_elements`."""
+
+    @abstractmethod
+    def prune_groups(
+        self,
+        weight: Any,
+        view: GroupView,
+        metric: ImportanceMetric,
+        name: str,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        write: bool = True,
+    ) -> None:
+        """Set all but the `view.keep` elements with the highest scores of each group to +0.0.
+
+        Of equal scores the lowest index falls first. Elements in no group are kept. `mask` and `write` as in
+        `prune_elements`.
+        """
 
     @abstractmethod
     def apply_mask(self, weight: Array, mask: NDArray[np.bool_]) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Backend, Statistics
+from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
+from oxiprune_gpu.backends.groups import prune_groups
 from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.backends.threshold import Lowest, check_finite, find_lowest, order_statistic
 from oxiprune_gpu.backends.unit_sums import ordered_sum, unit_sums
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
-from oxiprune_gpu.granularity import UnitView
+from oxiprune_gpu.granularity import GroupView, UnitView
 from oxiprune_gpu.metrics import ImportanceMetric
 from oxiprune_gpu.metrics.given import GivenScores
 
@@ -71,7 +73,7 @@ class NumpyBackend(Backend):
         """See `Backend.kept_units`."""
         kept = np.ones(scores.size, np.bool_)
         if scores.size <= _FEW_UNITS:
-            kept[np.argsort(scores.view(_bits_dtype(scores.dtype)), kind="stable")[:k]] = False
+            kept[np.argsort(scores.view(bits_dtype(scores.dtype)), kind="stable")[:k]] = False
         elif k:
             self.prune_elements(ArrayBlocks(scores), GivenScores(), k, "unit scores", mask=kept, write=False)
         return kept
@@ -111,9 +113,22 @@ class NumpyBackend(Backend):
             else:
                 _zero_long_runs(weight, view.inner, kept)
 
+    def prune_groups(
+        self,
+        weight: BlockSource,
+        view: GroupView,
+        metric: ImportanceMetric,
+        name: str,
+        *,
+        mask: Mask | None = None,
+        write: bool = True,
+    ) -> None:
+        """See `Backend.prune_groups`."""
+        prune_groups(ScoredWeight(weight, metric, name), view, mask, write=write)
+
     def apply_mask(self, weight: Array, mask: Mask) -> None:
         """See `Backend.apply_mask`."""
-        _multiply_bits(weight, mask, np.empty(weight.shape, _bits_dtype(weight.dtype)))
+        multiply_bits(weight, mask, np.empty(weight.shape, bits_dtype(weight.dtype)))
 
     def count_nonzero(self, weight: BlockSource) -> int:
         """See `Backend.count_nonzero`."""
@@ -141,7 +156,7 @@ def _mark_and_zero(weight: BlockSource, lowest: Lowest, kept: Mask, *, write: bo
     def make_worker() -> Callable[[Span], None]:
         mark = lowest.make_marker()
         scratch = np.empty(block_size, weight.dtype)
-        factors = np.empty(block_size, _bits_dtype(weight.dtype))
+        factors = np.empty(block_size, bits_dtype(weight.dtype))
 
         def work(span: Span) -> None:
             mark(span)
@@ -149,7 +164,7 @@ def _mark_and_zero(weight: BlockSource, lowest: Lowest, kept: Mask, *, write: bo
                 return
             for start, stop in blocks_of(span):
                 block = weight.load(start, stop, scratch)
-                _multiply_bits(block, kept[start:stop], factors[: stop - start])
+                multiply_bits(block, kept[start:stop], factors[: stop - start])
                 weight.store(start, block)
 
         return work
@@ -157,21 +172,9 @@ def _mark_and_zero(weight: BlockSource, lowest: Lowest, kept: Mask, *, write: bo
     over_spans(make_worker, lowest.spans)
 
 
-def _multiply_bits(values: Array, kept: Mask, factors: Array) -> None:
-    """Set the values that are not kept to +0.0; `factors` is scratch of the same shape, for their bits."""
-    # The bits times 0 or 1: no branch, kept bits stay, and neither -0.0 nor NaN can come of infinity.
-    np.copyto(factors, kept)
-    bits = values.view(factors.dtype)
-    np.multiply(bits, factors, out=bits)
-
-
-def _bits_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(f"u{dtype.itemsize}")
-
-
 def _nonzeros(values: Array) -> int:
     """Values that are not zero: the sign bit is shifted out, what is left is 0 only for +0.0 and -0.0."""
-    bits = values.view(_bits_dtype(values.dtype))
+    bits = values.view(bits_dtype(values.dtype))
     return int(np.count_nonzero(bits + bits))
 
 
@@ -202,7 +205,7 @@ def _zero_runs(weight: BlockSource, length: int, kept: Mask) -> None:
         def work(span: Span) -> None:
             first, stop = span
             block = weight.load(first * length, stop * length, scratch)
-            block.view(_bits_dtype(weight.dtype)).reshape(stop - first, length)[~kept[first:stop]] = 0
+            block.view(bits_dtype(weight.dtype)).reshape(stop - first, length)[~kept[first:stop]] = 0
             weight.store(first * length, block)
 
         return work
@@ -219,7 +222,7 @@ def _zero_long_runs(weight: BlockSource, length: int, kept: Mask) -> None:
         def work(span: Span) -> None:
             for start, stop in blocks_of(span):
                 block = weight.load(start, stop, scratch)
-                block.view(_bits_dtype(weight.dtype))[:] = 0
+                block.view(bits_dtype(weight.dtype))[:] = 0
                 weight.store(start, block)
 
         return work
@@ -231,7 +234,7 @@ def _zero_long_runs(weight: BlockSource, length: int, kept: Mask) -> None:
 def _zero_scattered(weight: BlockSource, view: UnitView, kept: Mask) -> None:
     """Zero units whose elements lie apart: every (units, inner) slab is multiplied with the mask of its units."""
     slab = view.units * view.inner
-    factors = np.repeat(kept.reshape(view.groups, view.units), view.inner, axis=1).astype(_bits_dtype(weight.dtype))
+    factors = np.repeat(kept.reshape(view.groups, view.units), view.inner, axis=1).astype(bits_dtype(weight.dtype))
     slabs_at_once = max(1, BLOCK // slab)
 
     def make_worker() -> Callable[[Span], None]:

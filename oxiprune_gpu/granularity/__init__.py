@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.granularity.axis import Axis
-from oxiprune_gpu.granularity.base import PruningGranularity, UnitView
+from oxiprune_gpu.granularity.base import GroupView, PruningGranularity, UnitView
+from oxiprune_gpu.granularity.block import Block
+from oxiprune_gpu.granularity.nm import NM
 from oxiprune_gpu.granularity.structured import StructuredColumn, StructuredRow
 from oxiprune_gpu.granularity.unstructured import Unstructured
 
@@ -16,12 +18,16 @@ GRANULARITIES: dict[str, type[PruningGranularity]] = {
     "row": StructuredRow,
     "column": StructuredColumn,
     "axis": Axis,
+    "block": Block,
+    "N:M": NM,
 }
-"""Text of a granularity -> its class."""
+"""Name of a granularity -> its class. A text is `name` or `name:argument`, but for `N:M`: that is all numbers."""
 
 
 def parse_granularity(granularity: str | PruningGranularity) -> PruningGranularity:
-    """Return the granularity that `granularity` names: `unstructured`, `row`, `column`, `axis:N`.
+    """Return the granularity that `granularity` names.
+
+    Texts are `unstructured`, `row`, `column`, `axis:N`, `block:HxW`, and `N:M` as in `2:4` or, along axis 0, `2:4@0`.
 
     Raises:
         InvalidOption: there is no such granularity, or its argument is wrong.
@@ -30,15 +36,29 @@ def parse_granularity(granularity: str | PruningGranularity) -> PruningGranulari
         return granularity
     if not isinstance(granularity, str):
         raise InvalidOption(f"granularity must be text or a PruningGranularity, not {type(granularity).__name__}")
-    name, colon, argument = granularity.partition(":")
+    name, argument = _parts(granularity)
     if name not in GRANULARITIES:
-        raise InvalidOption(f"unknown granularity '{granularity}': use one of unstructured, row, column, axis:N")
-    return GRANULARITIES[name].from_text(argument if colon else None)
+        raise InvalidOption(
+            f"unknown granularity '{granularity}': use one of unstructured, row, column, axis:N, block:HxW, or N:M "
+            "as in 2:4"
+        )
+    return GRANULARITIES[name].from_text(argument)
+
+
+def _parts(text: str) -> tuple[str, str | None]:
+    """Name and argument: `axis:1` is ("axis", "1"), `row` ("row", None), `2:4` ("N:M", "2:4")."""
+    if text[:1].isdigit():
+        return NM.name, text
+    name, colon, argument = text.partition(":")
+    return name, argument if colon else None
 
 
 __all__ = [
     "GRANULARITIES",
+    "NM",
     "Axis",
+    "Block",
+    "GroupView",
     "PruningGranularity",
     "StructuredColumn",
     "StructuredRow",

@@ -38,6 +38,31 @@ class UnitView:
         return (self.groups, self.outer, self.units, self.inner)
 
 
+@dataclass(frozen=True)
+class GroupView:
+    """A weight of any shape, seen as (outer, length, inner) in row-major order; `of` neighbours along length compete.
+
+    A group is [o, g * of : (g + 1) * of, i]; its `keep` highest scores stay. The last length % of elements of each line
+    are in no group: they are kept.
+    """
+
+    outer: int
+    length: int
+    inner: int
+    of: int
+    keep: int
+
+    @property
+    def whole(self) -> int:
+        """Elements of a line that are in groups."""
+        return self.length // self.of * self.of
+
+    @property
+    def pruned(self) -> int:
+        """Elements that fall."""
+        return self.outer * self.inner * (self.length // self.of) * (self.of - self.keep)
+
+
 class PruningGranularity(ABC):
     """What falls together when a weight is pruned."""
 
@@ -51,6 +76,19 @@ class PruningGranularity(ABC):
         Raises:
             PruningError: a weight of this shape can't be seen so.
         """
+
+    def group_view(self, shape: tuple[int, ...]) -> GroupView | None:
+        """Return the groups inside which elements compete; None when all units of a weight compete.
+
+        Raises:
+            PruningError: a weight of this shape can't be seen so.
+        """
+        return None
+
+    @property
+    def sparsity(self) -> float | None:
+        """The only sparsity this granularity has; None when it can have any."""
+        return None
 
     @classmethod
     def from_text(cls, argument: str | None) -> Self:

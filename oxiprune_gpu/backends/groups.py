@@ -1,0 +1,172 @@
+"""The highest scores of each group of neighbours stay: N:M sparsity, block by block.
+
+The weight is cut into pieces of whole groups. The keys of a piece are laid out member by member, (of, groups), so that
+every step is one comparison of long runs. An element's rank is the number of members of its group that fall before it,
+those with a lower key, or an equal key and a lower index: those whose rank is below of - keep fall. It costs of / 2
+comparisons an element whatever the data, which for groups this short is less than sorting or partitioning them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
+from oxiprune_gpu.backends.parallel import BLOCK, Span, cut, over_spans
+from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
+from oxiprune_gpu.backends.threshold import check_finite
+from oxiprune_gpu.granularity import GroupView
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+
+def prune_groups(scored: ScoredWeight, view: GroupView, mask: Mask | None, *, write: bool) -> None:
+    """See `Backend.prune_groups`. The weight is read once to look for NaN, and once more to prune."""
+    if not scored.size:
+        return
+    check_finite(scored)
+    if mask is not None:
+        mask.reshape(view.outer, view.length, view.inner)[:, view.whole :] = True
+    if not view.whole or (mask is None and not write):
+        return
+    pieces: list[_Run] | list[_Strip] = _runs(view) if _slab(view) <= BLOCK else _strips(view)
+    flat = None if mask is None else mask.reshape(-1)
+
+    def make_worker() -> Callable[[Span], None]:
+        worker = _Worker(scored, view, max(piece.size(view) for piece in pieces))
+
+        def work(span: Span) -> None:
+            for piece in pieces[slice(*span)]:
+                worker.prune(piece, flat, write=write)
+
+        return work
+
+    over_spans(make_worker, cut((0, len(pieces)), 1))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive elements: `rows` times so many slabs (of x inner), each row followed by a tail in no group."""
+
+    start: int
+    rows: int
+    slabs: int
+    tail: int
+
+    def size(self, view: GroupView) -> int:
+        return self.rows * (self.slabs * _slab(view) + self.tail)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Groups whose members lie far apart: `length` neighbours of each member, the first ones from `start` on."""
+
+    start: int
+    length: int
+
+    def size(self, view: GroupView) -> int:
+        return view.of * self.length
+
+
+def _slab(view: GroupView) -> int:
+    """Elements of the groups that lie interleaved."""
+    return view.of * view.inner
+
+
+def _runs(view: GroupView) -> list[_Run]:
+    """All groups in runs of about a block."""
+    slab, slabs, row = _slab(view), view.length // view.of, view.length * view.inner
+    tail = row - slabs * slab
+    if not tail:
+        at_once = max(1, BLOCK // slab)
+        return [_Run(first * slab, last - first, 1, 0) for first, last in cut((0, view.outer * slabs), at_once)]
+    if row <= BLOCK:
+        at_once = BLOCK // row
+        return [_Run(first * row, last - first, slabs, tail) for first, last in cut((0, view.outer), at_once)]
+    pieces = cut((0, slabs), max(1, BLOCK // slab))
+    return [_Run(o * row + a * slab, 1, b - a, 0) for o in range(view.outer) for a, b in pieces]
+
+
+def _strips(view: GroupView) -> list[_Strip]:
+    """All groups in strips of about a block."""
+    slab, row = _slab(view), view.length * view.inner
+    slabs = [o * row + g * slab for o in range(view.outer) for g in range(view.length // view.of)]
+    pieces = cut((0, view.inner), max(1, BLOCK // view.of))
+    return [_Strip(start + a, b - a) for start in slabs for a, b in pieces]
+
+
+class _Worker:
+    """Prunes pieces of at most `size` elements. It owns scratch memory: one for each thread."""
+
+    def __init__(self, scored: ScoredWeight, view: GroupView, size: int) -> None:
+        self._source = scored.source
+        self._view = view
+        self._reader = BlockReader(scored, size)
+        self._keys = np.empty(size, scored.key_dtype)
+        self._ranks = np.empty(size, np.uint8)
+        self._before = np.empty(size, np.bool_)
+        self._kept = np.empty(size, np.bool_)
+        self._factors = np.empty(size, bits_dtype(scored.dtype))
+        self._raw = np.empty(size, scored.dtype)
+
+    def prune(self, piece: _Run | _Strip, mask: Mask | None, *, write: bool) -> None:
+        """Prune a piece; `mask` is that of the whole weight, flat."""
+        if isinstance(piece, _Run):
+            self._prune_run(piece, mask, write=write)
+        else:
+            self._prune_strip(piece, mask, write=write)
+
+    def _prune_run(self, run: _Run, mask: Mask | None, *, write: bool) -> None:
+        """Prune consecutive elements."""
+        view, stop = self._view, run.start + run.size(self._view)
+        grouped = run.slabs * _slab(view)
+        values = self._reader.load(run.start, stop)
+        kept = self._kept[: len(values)] if mask is None else mask[run.start : stop]
+        kept.reshape(run.rows, -1)[:, grouped:] = True
+        shape = (run.rows, run.slabs, view.of, view.inner)
+        keys = self._reader.keys_of(values, run.start).reshape(run.rows, -1)[:, :grouped].reshape(shape)
+        by_member = self._keys[: run.rows * grouped].reshape(view.of, run.rows, run.slabs, view.inner)
+        for member in range(view.of):
+            by_member[member] = keys[:, :, member]
+        stays = self._stays(by_member.reshape(view.of, -1)).reshape(by_member.shape)
+        marks = kept.reshape(run.rows, -1)[:, :grouped].reshape(shape)
+        for member in range(view.of):
+            marks[:, :, member] = stays[member]
+        if write:
+            multiply_bits(values, kept, self._factors[: len(values)])
+            self._source.store(run.start, values)
+
+    def _prune_strip(self, strip: _Strip, mask: Mask | None, *, write: bool) -> None:
+        """Prune groups whose members are loaded one by one."""
+        view, length = self._view, strip.length
+        starts = [strip.start + member * view.inner for member in range(view.of)]
+        raw = self._raw[: view.of * length].reshape(view.of, length)
+        keys = self._keys[: view.of * length].reshape(view.of, length)
+        values = [self._source.load(start, start + length, room) for start, room in zip(starts, raw, strict=True)]
+        for start, some, room in zip(starts, values, keys, strict=True):
+            room[:] = self._reader.keys_of(some, start)
+        for start, some, stays in zip(starts, values, self._stays(keys), strict=True):
+            if mask is not None:
+                mask[start : start + length] = stays
+            if write:
+                multiply_bits(some, stays, self._factors[:length])
+                self._source.store(start, some)
+
+    def _stays(self, keys: Array) -> Mask:
+        """Which of the keys (members, groups) are among the highest of their group; good until the next call."""
+        of = len(keys)
+        ranks = self._ranks[: keys.size].reshape(keys.shape)
+        before = self._before[: keys.size].reshape(keys.shape)
+        ranks[:] = np.arange(of - 1, -1, -1, dtype=np.uint8)[:, None]  # as if all that follow fell before it
+        for member in range(of - 1):
+            falls = before[member + 1 :]
+            np.less_equal(keys[member], keys[member + 1 :], out=falls)
+            ranks[member + 1 :] += falls.view(np.uint8)
+            ranks[member] -= np.add.reduce(falls.view(np.uint8), axis=0, dtype=np.uint8)
+        stays: Mask = np.greater_equal(ranks, of - self._view.keep, out=before)
+        return stays
