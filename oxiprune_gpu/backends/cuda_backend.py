@@ -103,12 +103,16 @@ class CudaBackend(Backend):
 
     def _scan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, name: str, scores: Any) -> None:
         """Compute all scores, keep them when there is an array for them, and raise if one is NaN."""
-        nan = self._xp.zeros(1, np.uint64)
-        tensor = self._xp.asarray(tensor_table([self._member(weight, metric)]))
-        kernel = self._kernel("elements", "scan_scores", weight.dtype, metric)
-        self._launch(kernel, weight.size, (tensor, scores, nan))
-        if int(nan[0]):
+        if self._count_nan_scores(weight, metric, scores):
             self._raise_nan(weight, metric, name)
+
+    def _count_nan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, scores: Any = None) -> int:
+        """Compute all scores, keep them when there is an array for them, and count the NaN among them."""
+        nan = self._xp.zeros(1, np.uint64)
+        member = self._member(weight, metric)  # lives until the kernel has read what it points to
+        kernel = self._kernel("elements", "scan_scores", weight.dtype, metric)
+        self._launch(kernel, weight.size, (self._xp.asarray(tensor_table([member])), scores, nan))
+        return int(nan[0])
 
     def _raise_nan(self, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> None:
         """Raise the right error for a weight with a NaN score."""
@@ -116,10 +120,7 @@ class CudaBackend(Backend):
             raise NonFiniteWeight(name, in_weight)
         if in_gradient := metric.count_nan():
             raise NonFiniteWeight(name, in_gradient, "gradient")
-        nan = self._xp.zeros(1, np.uint64)
-        tensor = self._xp.asarray(tensor_table([self._member(weight, metric)]))
-        self._launch(self._kernel("elements", "scan_scores", weight.dtype, metric), weight.size, (tensor, None, nan))
-        raise NonFiniteScore(name, int(nan[0]))
+        raise NonFiniteScore(name, self._count_nan_scores(weight, metric))
 
     def _count(self, kernel: str, weight: DeviceWeight) -> Any:
         """What a counting kernel finds, as an array of one word on the device."""
