@@ -136,7 +136,7 @@ extern "C" __global__ void atomics(unsigned* out, u64* wide, float* real, double
   atomicAdd(&wide[0], u64(i) << 32);
   atomicAdd(real, 0.5f);
   atomicAdd(fine, 0.25);
-  unsigned old = out[7];
+  unsigned old = __ldcg(&out[7]);
   for (unsigned seen; (seen = atomicCAS(&out[7], old, old + 3)) != old;) old = seen;
 }
 

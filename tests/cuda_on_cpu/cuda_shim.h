@@ -11,6 +11,21 @@
 #include <type_traits>
 #include <utility>
 
+// Before the macros below, which the standard library also uses as names.
+#ifdef SHIM_OS_THREADS
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#elif !defined(__SANITIZE_ADDRESS__)
+#include <link.h>
+#endif
+#if !defined(__x86_64__) || defined(SHIM_UCONTEXT)
+#define SHIM_USES_UCONTEXT 1
+#include <ucontext.h>
+#endif
+
 #define CUDA_ON_CPU 1
 
 #if defined(__SANITIZE_ADDRESS__)

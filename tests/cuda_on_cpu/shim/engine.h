@@ -2,10 +2,6 @@
 #pragma once
 
 #ifdef SHIM_OS_THREADS
-#include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
 #define SHIM_PER_THREAD static thread_local
 #else
 #define SHIM_PER_THREAD static
@@ -167,6 +163,20 @@ template <class... Values>
 template <class... Values>
 [[noreturn]] void fail(const char* format, Values... values) {
   fail_at(*current, format, values...);
+}
+
+// Called when nobody can move, so what other threads wait for is read without their locks.
+__attribute__((noinline, no_sanitize("thread"))) [[noreturn]] static void report_deadlock() {
+  u32 stuck = 0;
+  const Thread* first = nullptr;
+  for (const Block& block : blocks)
+    for (u32 i = 0; block.active && i < threads_per_block; ++i)
+      if (!block.threads[i].finished) {
+        if (!first) first = &block.threads[i];
+        ++stuck;
+      }
+  fail_at(*first, "deadlock: it waits at %s, line %u; none of %u threads can move", first->waits_for, first->line,
+          stuck);
 }
 
 inline uint3 position(u64 linear, const u32 (&extent)[3]) {

@@ -2,10 +2,6 @@
 // to it; a thread that ends hands its stack to the next, so threads that never wait follow each other without a switch.
 #pragma once
 
-#ifndef SHIM_ONE_BLOCK_AT_A_TIME
-#include <link.h>
-#endif
-
 namespace cuda_shim {
 
 // How this launch is scheduled, drawn from its seed.
@@ -121,19 +117,6 @@ inline void make_current(Thread& thread) {
 [[noreturn]] inline void stop_everything() {
   switch_stacks(*current->stack, main_stack, true);
   __builtin_unreachable();
-}
-
-[[noreturn]] inline void report_deadlock() {
-  u32 stuck = 0;
-  const Thread* first = nullptr;
-  for (const Block& block : blocks)
-    for (u32 i = 0; block.active && i < threads_per_block; ++i)
-      if (!block.threads[i].finished) {
-        if (!first) first = &block.threads[i];
-        ++stuck;
-      }
-  fail_at(*first, "deadlock: it waits at %s, line %u; %u threads of %u blocks in flight can't move", first->waits_for,
-          first->line, stuck, schedule.in_flight);
 }
 
 inline void continue_with(Thread* next) {

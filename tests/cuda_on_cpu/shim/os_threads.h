@@ -18,7 +18,7 @@ inline void suspend(Guard& guard, const char* waits_for, u32 line) {
   thread.waits_for = waits_for;
   thread.line = line;
   if (nobody_moves(alive_and_waiting.fetch_add(1, std::memory_order_relaxed) + 1))
-    fail("deadlock: it waits at %s, line %u, as all others do", waits_for, line);
+    report_deadlock();
   // A failure elsewhere is seen by the clock: whoever fails may hold another lock than this.
   while (thread.waits_for && !failed) guard.lock.changed.wait_for(guard.held, std::chrono::milliseconds(20));
   if (failed) throw Stopped();
@@ -50,23 +50,67 @@ inline void run_thread(Thread& thread) {
     body(body_arguments);
     leave_block();
     if (nobody_moves(alive_and_waiting.fetch_sub(kOneAlive, std::memory_order_relaxed) - kOneAlive))
-      fail("deadlock: it has ended, and all others wait for more");
+      report_deadlock();
   } catch (const Stopped&) {
   }
 }
 
+// The OS threads of a launch meet the main thread before and after each block. Two locks: with one, a thread that has
+// ended early would seem to come before one that starts late, and their races would be hidden.
+struct Rounds {
+  std::mutex starting, ending;
+  std::condition_variable started, ended;
+  u64 round = 0;
+  u32 running = 0;
+  bool over = false;
+};
+
+inline void run_rounds(Thread& thread, Rounds& rounds) {
+  for (u64 next = 1;; ++next) {
+    {
+      std::unique_lock<std::mutex> held(rounds.starting);
+      rounds.started.wait(held, [&] { return rounds.round == next || rounds.over; });
+      if (rounds.over) return;
+    }
+    run_thread(thread);
+    const std::lock_guard<std::mutex> held(rounds.ending);
+    if (--rounds.running == 0) rounds.ended.notify_one();
+  }
+}
+
+inline void run_round(Rounds& rounds) {
+  std::unique_lock<std::mutex> held(rounds.ending);
+  rounds.running = threads_per_block;
+  {
+    const std::lock_guard<std::mutex> start(rounds.starting);
+    ++rounds.round;
+  }
+  rounds.started.notify_all();
+  rounds.ended.wait(held, [&] { return rounds.running == 0; });
+}
+
+inline void end_rounds(Rounds& rounds) {
+  const std::lock_guard<std::mutex> held(rounds.starting);
+  rounds.over = true;
+  rounds.started.notify_all();
+}
+
 inline void run_blocks(u64 blocks_of_grid) {
   static std::thread os_threads[kMostThreads];
+  Rounds rounds;
   BlockOrder order;
   order.start(blocks_of_grid);
   Block& block = blocks[0];
   prepare_block(block);
+  for (u32 i = 0; i < threads_per_block; ++i)
+    os_threads[i] = std::thread(run_rounds, std::ref(block.threads[i]), std::ref(rounds));
   for (u64 done = 0; done < blocks_of_grid && !failed; ++done) {
     start_block(block, order.take());
     alive_and_waiting = threads_per_block * kOneAlive;
-    for (u32 i = 0; i < threads_per_block; ++i) os_threads[i] = std::thread(run_thread, std::ref(block.threads[i]));
-    for (u32 i = 0; i < threads_per_block; ++i) os_threads[i].join();
+    run_round(rounds);
   }
+  end_rounds(rounds);
+  for (u32 i = 0; i < threads_per_block; ++i) os_threads[i].join();
   __builtin_free(block.dynamic_shared);
 }
 

@@ -1,11 +1,6 @@
 // Stacks for fibers, and the switch from one to another.
 #pragma once
 
-#if !defined(__x86_64__) || defined(SHIM_UCONTEXT)
-#define SHIM_USES_UCONTEXT 1
-#include <ucontext.h>
-#endif
-
 #ifdef SHIM_ADDRESS_SANITIZER
 extern "C" void __sanitizer_start_switch_fiber(void** fake_stack_save, const void* bottom, size_t size);
 extern "C" void __sanitizer_finish_switch_fiber(void* fake_stack_save, const void** bottom_old, size_t* size_old);
