@@ -1,0 +1,310 @@
+// Units (rows, columns, slices): sums of their scores in the documented order, and setting them to +0.0. A whole tensor
+// is one unit too: that gives the sums that statistics need.
+//
+// Specialised by -DDTYPE and -DMETRIC as select.cu, and by -DTERM=Deviation where squared deviations are added.
+#include "metrics.cuh"
+#include "reduce.cuh"
+#include "sums.cuh"
+
+#ifndef TERM
+#define TERM ElementScore
+#endif
+
+typedef DTYPE D;
+typedef METRIC<D> Metric;
+typedef D::Bits Bits;
+typedef D::Key Key;
+typedef D::Score Score;
+
+// What is added up: made for a tensor, gives the float64 term of an element. `mean` is a key.
+struct ElementScore {
+  const Metric metric;
+  __device__ ElementScore(const Tensor& tensor, u64) : metric(tensor) {}
+  __device__ __forceinline__ double term(Bits bits, u64 index) const {
+    return D::widened(D::score(metric.key(bits, index)));
+  }
+};
+
+struct Deviation {
+  const Metric metric;
+  const Score mean;
+  __device__ Deviation(const Tensor& tensor, u64 mean) : metric(tensor), mean(D::score((Key)mean)) {}
+  __device__ __forceinline__ double term(Bits bits, u64 index) const {
+    const Score difference = D::difference(D::score(metric.key(bits, index)), mean);
+    return D::widened(D::product(difference, difference));
+  }
+};
+
+// Where sums go: to the scores of units of one chunk, or else to the sums of chunks. Scores are not negative, so a sum
+// is NaN exactly where one of them is; chunks that hold one are counted, where `nan` is given.
+struct Results {
+  double* sums;
+  Score* scores;
+  u64* nan;
+
+  __device__ __forceinline__ void give(u64 number, double sum) const {
+    if (scores) scores[number] = Metric::unit_score(sum);
+    else sums[number] = sum;
+    if (nan && sum != sum) atomicAdd(nan, 1ull);
+  }
+};
+
+// Units that lie in one piece, their lengths multiples of SLOTS and their data aligned for it: thread t of a team owns
+// the lanes 4t..4t+3.
+template <int AT_ONCE>
+__device__ __forceinline__ void sum_runs_of(const Tensor& tensor, u64 units, u64 length, u64 mean, Results results) {
+  typedef Neighbours<Bits, SLOTS> Terms;
+  const TERM term(tensor, mean);
+  const u32 team = team_for(length), thread = (threadIdx.x & 31) % team;
+  for_each_piece(units, length, team, [&](const Piece& piece, bool exists) {
+    const u64 start = piece.unit * length + piece.first;
+    double lanes[SLOTS] = {};
+    for (u32 i = thread * SLOTS; i < piece.length; i += AT_ONCE * LANES) {
+      Terms held[AT_ONCE];
+#pragma unroll
+      for (int s = 0; s < AT_ONCE; s++)
+        if (i + s * LANES < piece.length) held[s] = *(const Terms*)((const Bits*)tensor.data + start + i + s * LANES);
+#pragma unroll
+      for (int s = 0; s < AT_ONCE; s++)
+        if (i + s * LANES < piece.length)
+#pragma unroll
+          for (int slot = 0; slot < SLOTS; slot++)
+            lanes[slot] = add_double(lanes[slot], term.term(held[s].at[slot], start + i + s * LANES + slot));
+    }
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; slot++) lanes[slot] = fold_team(lanes[slot], team);
+    const double sum = fold_slots<SLOTS>(lanes);
+    if (exists && thread == 0) results.give(piece.number, sum);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_runs(const Tensor* tensor, u64 units, u64 length, u64 mean, double* sums, Score* scores, u64* nan) {
+  const Results results = {sums, scores, nan};
+  if (length <= LANES) sum_runs_of<1>(*tensor, units, length, mean, results);
+  else sum_runs_of<32 / sizeof(Bits)>(*tensor, units, length, mean, results);  // 128 bytes in flight a thread
+}
+
+// Add to the lanes of a thread the terms that stand at `place`, and at every stride-th term after it up to `length`;
+// term n goes to lane n mod COUNT of the thread's. `i` is the number of the first one.
+template <int COUNT, int AT_ONCE, class Term, class Place>
+__device__ __forceinline__ void add_terms(double (&lanes)[COUNT], const Bits* data, const Term& term, Place place, u32 i,
+                                          u32 stride, u32 length) {
+  static_assert(AT_ONCE % COUNT == 0, "every turn begins with the first lane");
+  for (; i < length; i += AT_ONCE * stride) {
+    u64 index[AT_ONCE];
+    Bits held[AT_ONCE];
+#pragma unroll
+    for (int n = 0; n < AT_ONCE; n++) {
+      index[n] = place.next();
+      if (i + n * stride < length) held[n] = data[index[n]];
+    }
+#pragma unroll
+    for (int n = 0; n < AT_ONCE; n++)
+      if (i + n * stride < length) lanes[n % COUNT] = add_double(lanes[n % COUNT], term.term(held[n], index[n]));
+  }
+}
+
+// How a weight is seen: see UnitView in granularity/base.py.
+struct View {
+  u64 groups, outer, units, inner;
+};
+
+// Index of every stride-th term of a unit. Term i stands at i, and after each `inner` terms the other units' are
+// skipped.
+struct Scattered {
+  u64 index, column, inner, skip;  // column: place of the term in its run of `inner`
+  u64 index_step, column_step;
+
+  __device__ Scattered(const View& view, u64 unit, u64 i, u64 stride)
+      : inner(view.inner), skip((view.units - 1) * view.inner) {
+    const u64 group = quotient(unit, view.units), run = quotient(i, inner), runs = quotient(stride, inner);
+    index = group * view.outer * view.units * inner + (unit - group * view.units) * inner + i + run * skip;
+    column = i - run * inner;
+    index_step = stride + runs * skip;
+    column_step = stride - runs * inner;
+  }
+
+  __device__ __forceinline__ u64 next() {
+    const u64 here = index;
+    index += index_step;
+    column += column_step;
+    if (column >= inner) {
+      column -= inner;
+      index += skip;
+    }
+    return here;
+  }
+};
+
+// Units that lie anyhow: thread t of a team owns the lanes t, t + team, ...: neighbours read neighbours.
+template <int AT_ONCE>
+__device__ __forceinline__ void sum_scattered_of(const Tensor& tensor, const View& view, u64 mean, Results results) {
+  const TERM term(tensor, mean);
+  const u64 unit_size = view.outer * view.inner;
+  const u32 team = team_for(unit_size), thread = (threadIdx.x & 31) % team;
+  for_each_piece(view.groups * view.units, unit_size, team, [&](const Piece& piece, bool exists) {
+    double lanes[SLOTS] = {};
+    const Scattered place(view, piece.unit, piece.first + thread, team);
+    add_terms<SLOTS, AT_ONCE>(lanes, (const Bits*)tensor.data, term, place, thread, team, piece.length);
+    const double sum = fold_team(fold_slots<SLOTS>(lanes), team);
+    if (exists && thread == 0) results.give(piece.number, sum);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_scattered(const Tensor* tensor, u64 groups, u64 outer, u64 units, u64 inner, u64 mean, double* sums,
+                  Score* scores, u64* nan) {
+  const View view = {groups, outer, units, inner};
+  const Results results = {sums, scores, nan};
+  if (outer * inner <= LANES) sum_scattered_of<SLOTS>(*tensor, view, mean, results);
+  else sum_scattered_of<4 * SLOTS>(*tensor, view, mean, results);
+}
+
+struct Column {
+  u64 index, step;
+  __device__ __forceinline__ u64 next() {
+    const u64 here = index;
+    index += step;
+    return here;
+  }
+};
+
+// Columns of matrices (groups, rows, columns): a block adds one chunk of COLUMNS columns. Its threads stand in ROWS
+// rows; row r owns the lanes r, r + ROWS, ... of its columns.
+template <int COLUMNS>
+__device__ __forceinline__ void sum_columns_of(const Tensor& tensor, const View& view, Results results) {
+  const u32 ROWS = THREADS / COLUMNS;
+  const int COUNT = LANES / ROWS, AT_ONCE = 16;
+  __shared__ double parts[ROWS][COLUMNS];
+  const ElementScore term(tensor, 0);
+  const u32 row = threadIdx.x / COLUMNS, place = threadIdx.x % COLUMNS;
+  const u64 chunks = chunks_in(view.outer), strips = (view.units + COLUMNS - 1) / COLUMNS;
+  for (u64 tile = blockIdx.x; tile < view.groups * chunks * strips; tile += gridDim.x) {
+    const u64 above = quotient(tile, strips), group = quotient(above, chunks), chunk = above - group * chunks;
+    const u64 column = (tile - above * strips) * COLUMNS + place, first = chunk * CHUNK;
+    const u64 left = column < view.units ? view.outer - first : 0;
+    double lanes[COUNT] = {};
+    const Column down = {(group * view.outer + first + row) * view.units + column, ROWS * view.units};
+    add_terms<COUNT, AT_ONCE>(lanes, (const Bits*)tensor.data, term, down, row, ROWS, left < CHUNK ? (u32)left : CHUNK);
+    parts[row][place] = fold_slots<COUNT>(lanes);
+    __syncthreads();
+    for (u32 half = ROWS / 2; half; half /= 2) {
+      if (row < half) parts[row][place] = add_double(parts[row][place], parts[row + half][place]);
+      __syncthreads();
+    }
+    if (row == 0 && left) results.give((group * view.units + column) * chunks + chunk, parts[0][place]);
+    __syncthreads();  // all are read before the next tile writes them
+  }
+}
+
+// `wide`: 32 columns a block; else as many as a sector of 32 bytes holds, for matrices that would occupy few blocks.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_columns(const Tensor* tensor, u64 groups, u64 rows, u64 columns, u32 wide, double* sums, Score* scores,
+                u64* nan) {
+  const View view = {groups, rows, columns, 1};
+  const Results results = {sums, scores, nan};
+  if (wide) sum_columns_of<32>(*tensor, view, results);
+  else sum_columns_of<32 / sizeof(Bits)>(*tensor, view, results);
+}
+
+// Add the chunks of each unit one after another: a warp a unit, which loads the next 32 while it adds these.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_chunks(const double* chunk_sums, u64 units, u64 chunks, double* sums, Score* scores) {
+  const u32 lane = threadIdx.x & 31;
+  const Results results = {sums, scores, nullptr};
+  for (u64 unit = (u64)blockIdx.x * WARPS + threadIdx.x / 32; unit < units; unit += (u64)gridDim.x * WARPS) {
+    const double* mine = chunk_sums + unit * chunks;
+    double total = 0, following = lane < chunks ? mine[lane] : 0;
+    for (u64 first = 0; first < chunks; first += 32) {
+      const double held = following;
+      following = first + 32 + lane < chunks ? mine[first + 32 + lane] : 0;
+#pragma unroll
+      for (int chunk = 0; chunk < 32; chunk++) total = add_double(total, __shfl_sync(ALL_LANES, held, chunk));
+    }
+    if (lane == 0) results.give(unit, total);
+  }
+}
+
+// Random scores of units need no sums.
+extern "C" __global__ void __launch_bounds__(THREADS) random_unit_scores(u64 seed, u64 units, Score* scores) {
+  for (u64 unit = (u64)blockIdx.x * THREADS + threadIdx.x; unit < units; unit += (u64)gridDim.x * THREADS)
+    scores[unit] = Random<D>::seeded_unit_score(seed + unit);
+}
+
+// Lowest and highest key; extremes[0] is all ones before, extremes[1] zero. Counts NaN, whose keys are the highest.
+extern "C" __global__ void __launch_bounds__(THREADS) find_extremes(const Tensor* tensor, u64* extremes, u64* nan) {
+  typedef TileElements<Bits> Elements;
+  const u64 size = tensor->size;
+  const Metric metric(*tensor);
+  u64 low = ~0ull, high = 0, found = 0;
+  for (u64 tile = blockIdx.x; tile < tiles_in<Bits>(size); tile += gridDim.x) {
+    Elements elements;
+    elements.load((const Bits*)tensor->data, size, tile);
+#pragma unroll
+    for (int s = 0; s < Elements::STEPS; s++) {
+      const u64 first = Elements::first_of(tile, s);
+#pragma unroll
+      for (int e = 0; e < Elements::WIDTH; e++) {
+        if (first + e >= size) continue;
+        const Key key = metric.key(elements.step[s].at[e], first + e);
+        low = key < low ? key : low;
+        high = key > high ? key : high;
+        found += key > D::INFINITY_KEY;
+      }
+    }
+  }
+#pragma unroll
+  for (int distance = 16; distance; distance >>= 1) {
+    const u64 other_low = __shfl_xor_sync(ALL_LANES, low, distance), other_high = __shfl_xor_sync(ALL_LANES, high, distance);
+    low = other_low < low ? other_low : low;
+    high = other_high > high ? other_high : high;
+  }
+  if ((threadIdx.x & 31) == 0) {
+    atomicMin(&extremes[0], low);
+    atomicMax(&extremes[1], high);
+  }
+  add_to_word(found, nan);
+}
+
+// Zero the elements of units that fall, and write the mask of elements, each where it is given. A thread takes WIDTH
+// neighbours in a (units, inner) slab, looks once which of them fall, and goes down every shares-th slab of its group.
+template <int WIDTH>
+__device__ __forceinline__ void prune_strips(Bits* data, u8* mask, const u8* kept, const View& view, u64 shares) {
+  typedef Neighbours<Bits, WIDTH> Values;
+  typedef Neighbours<u8, WIDTH> Flags;
+  const u64 slab = view.units * view.inner, strips = slab / WIDTH;
+  const u64 items = view.groups * shares * strips, threads = (u64)gridDim.x * THREADS;
+  for (u64 item = (u64)blockIdx.x * THREADS + threadIdx.x; item < items; item += threads) {
+    const u64 above = quotient(item, strips), group = quotient(above, shares);
+    const u64 first = (item - above * strips) * WIDTH;
+    Flags flags;
+    bool all = true, any = false;
+#pragma unroll
+    for (int e = 0; e < WIDTH; e++) {
+      flags.at[e] = kept[group * view.units + quotient(first + e, view.inner)] != 0;
+      all &= flags.at[e] != 0;
+      any |= flags.at[e] != 0;
+    }
+    for (u64 outer = above - group * shares; outer < view.outer; outer += shares) {
+      const u64 index = (group * view.outer + outer) * slab + first;
+      if (mask) *(Flags*)(mask + index) = flags;
+      if (!data || all) continue;
+      Values values = {};
+      if (any) values = *(const Values*)(data + index);
+#pragma unroll
+      for (int e = 0; e < WIDTH; e++)
+        if (!flags.at[e]) values.at[e] = 0;
+      *(Values*)(data + index) = values;
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    prune_units(Bits* data, u8* mask, const u8* kept, u64 groups, u64 outer, u64 units, u64 inner, u64 shares) {
+  const int WIDTH = Vector<Bits>::LENGTH;
+  const View view = {groups, outer, units, inner};
+  const bool aligned = units * inner % WIDTH == 0 && ((u64)data & 15) == 0 && ((u64)mask & (WIDTH - 1)) == 0;
+  if (aligned) prune_strips<WIDTH>(data, mask, kept, view, shares);
+  else prune_strips<1>(data, mask, kept, view, shares);
+}
