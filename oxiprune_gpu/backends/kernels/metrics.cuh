@@ -2,6 +2,7 @@
 // row in METRIC_FUNCTORS (backends/cuda_tables.py).
 //
 // `key(bits, index)` gets an element's bits and its index in the tensor. A NaN in the weight must give a NaN key.
+// `unit_score(sum)` makes the score of a unit of the float64 sum of its elements' scores, rounding once.
 #pragma once
 #include "dtypes.cuh"
 #include "tensors.cuh"
@@ -12,6 +13,7 @@ struct L1 {
   __device__ __forceinline__ typename D::Key key(typename D::Bits bits, u64) const {
     return magnitude<D>(D::widened_bits(bits));
   }
+  static __device__ __forceinline__ typename D::Score unit_score(double sum) { return D::rounded(sum); }
 };
 
 template <class D>
@@ -21,6 +23,7 @@ struct L2 {
     const typename D::Score w = D::score(D::widened_bits(bits));
     return magnitude<D>(D::key(D::product(w, w)));
   }
+  static __device__ __forceinline__ typename D::Score unit_score(double sum) { return D::rounded(unflushed_sqrt(sum)); }
 };
 
 // |w * g| with the gradient g.
@@ -31,6 +34,7 @@ struct Gradient {
   __device__ __forceinline__ typename D::Key key(typename D::Bits bits, u64 index) const {
     return magnitude<D>(D::key(D::product(D::score(D::widened_bits(bits)), gradient[index])));
   }
+  static __device__ __forceinline__ typename D::Score unit_score(double sum) { return D::rounded(sum); }
 };
 
 // The stream x -> x * MULTIPLIER + INCREMENT (mod 2^64), reached by jumping: element i takes output i + 1.
@@ -71,5 +75,10 @@ struct Random {
   }
   static __device__ __forceinline__ float score_of(u64 state) {
     return unflushed_mul(__uint2float_rn((u32)(state >> 32)), 2.3283064365386963e-10f);  // 2^-32
+  }
+  // Sums of random scores are for statistics; a unit takes the first output of a stream of its own.
+  static __device__ __forceinline__ typename D::Score unit_score(double sum) { return D::rounded(sum); }
+  static __device__ __forceinline__ typename D::Score seeded_unit_score(u64 seed) {
+    return (typename D::Score)score_of(Stream(seed).output(seed, 1));
   }
 };
