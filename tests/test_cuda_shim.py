@@ -160,6 +160,10 @@ extern "C" __global__ void bits(unsigned* out, unsigned x, unsigned y) {
   out[6] = __popc(x) << 16 | __clz(x) << 8 | __ffs(x);
   out[7] = min(x, 7) + max(1u, 5u);
 }
+struct Row {
+  u64 first, second, third;
+};
+extern "C" __global__ void rows(const Row* table, u64* out) { out[0] = table[1].third; }
 extern "C" __global__ void typed(unsigned char* a, const void* b, double c, bool d, int e) {}
 """
 
@@ -276,6 +280,14 @@ def test_python_scalars_are_passed_as_cupy_passes_them(kernels):
         call(kernels, "typed", (None, None, 1.0, True, 1))
     with pytest.raises(CudaShimError, match="argument 2 is an integer, its parameter is a floating-point number"):
         call(kernels, "typed", (None, None, 1, True, np.int32(1)))
+
+
+def test_tables_of_words_stand_for_arrays_of_structs(kernels):
+    out = np.zeros(1, np.uint64)
+    call(kernels, "rows", (np.arange(6, dtype=np.uint64), out))
+    assert out[0] == 5
+    with pytest.raises(CudaShimError, match="argument 0 has 40 bytes, its parameter points to structs of 24 bytes"):
+        call(kernels, "rows", (np.arange(5, dtype=np.uint64), out))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ def build(family: str, source: str, defines: Mapping[str, str], flags: Sequence[
     flags = [*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items())), *flags]
     key = hashlib.sha256("\0".join([_toolchain(), source, *flags]).encode()).hexdigest()[:20]
     library = folder / f"{family}-{key}.so"
+    if folder.exists() and folder.stat().st_uid != os.getuid():
+        raise CudaShimError(f"{folder} belongs to somebody else; nothing is loaded from there")
     if library.exists():
         return library
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

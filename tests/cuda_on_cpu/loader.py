@@ -27,9 +27,9 @@ MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 MOST_THREADS_A_SIDE = (1024, 1024, 64)
 MOST_PARAMETERS = 256
 STACK_BYTES = 64 * 1024
-_WIDEST_ELEMENT = 8  # wider ones are structs, which tables of words hold
 SANITIZED_STACK_BYTES = 256 * 1024
 STACKS = 4 * MOST_THREADS
+_WIDEST_ELEMENT = 8  # wider ones are structs, which tables of words hold
 ROOM_BELOW_STACKS = 1 << 20  # so that a stack that overflows lives until that is noticed
 
 # Modules keep the state of a launch in static variables and share the stacks.
@@ -229,8 +229,10 @@ def _problem_with_array(array: np.ndarray[Any, Any], parameter: _Parameter) -> s
     bytes_each = parameter.pointee_bytes
     if parameter.writable and not array.flags.writeable:
         return "is a read-only array, its parameter points to values that are not const"
-    fits = array.itemsize == bytes_each or (bytes_each > _WIDEST_ELEMENT and bytes_each % array.itemsize == 0)
-    if bytes_each > 1 and not fits:
+    is_table = bytes_each > _WIDEST_ELEMENT and bytes_each % array.itemsize == 0
+    if is_table and array.nbytes % bytes_each:
+        return f"has {array.nbytes} bytes, its parameter points to structs of {bytes_each} bytes"
+    if bytes_each > 1 and not is_table and array.itemsize != bytes_each:
         return f"has elements of {array.itemsize} bytes, its parameter points to {bytes_each} bytes"
     if not array.flags.forc:
         return "is an array with gaps or reordered axes: strides are not passed to kernels"

@@ -17,8 +17,9 @@ static BlockOrder block_order;
 static u64 blocks_left;
 static Block* running;  // the block whose shared variables are in place
 static u32 until_preemption;
-static u32 polls;  // since anything is known to have moved
-constexpr u32 kMostPolls = 1u << 22;
+static u32 polls;  // atomics since a thread was last seen to get anywhere; a nap counts as many
+constexpr u32 kMostPolls = 1u << 28;
+constexpr u32 kPollsPerNap = 64;
 
 #ifdef SHIM_ONE_BLOCK_AT_A_TIME
 static char* shared_variables;
@@ -143,13 +144,13 @@ inline void let_others_run(u32 cost) {
   continue_with(take_next(random_below(4) == 0));
 }
 
-inline void nap() { let_others_run(1); }
+inline void nap() { let_others_run(kPollsPerNap); }
 
 // At atomics and fences, where the order of threads is most often wrong.
 inline void maybe_preempt() {
   if (--until_preemption) return;
-  const u32 period = until_preemption = 1 + random_below(2 * schedule.preemption_period);
-  let_others_run(1 + period / 64);
+  until_preemption = 1 + random_below(2 * schedule.preemption_period);
+  let_others_run(until_preemption);
 }
 
 void leave_block();

@@ -86,6 +86,7 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline double __dadd_rn(double a, double b) { return unflushed_add(a, b); }
+inline double __dsub_rn(double a, double b) { return sub_double(a, b); }
 inline double __dmul_rn(double a, double b) { return unflushed_mul_double(a, b); }
 inline double __dsqrt_rn(double a) { return unflushed_sqrt(a); }
 inline float __double2float_rn(double a) { return static_cast<float>(a); }
