@@ -14,6 +14,7 @@
     ├── ShapeMismatch          a shape, mask or gradient that does not fit the data
     ├── UnsupportedDtype       not float16, bfloat16, float32 or float64
     ├── UnsupportedArray       not an array, or one on a device that no backend serves
+    ├── GpuUnavailable         CuPy, NVRTC or the CUDA headers are missing or do not work
     └── ReadOnlyTarget         pruning in place something that can't be written
 
 The texts of the first group (invalid sparsity, empty, not two-dimensional, below min_nonzero) are the reference's,
@@ -125,6 +126,16 @@ class UnsupportedArray(PruningError, TypeError):
     def __init__(self, name: str, why: str) -> None:
         self.name = name
         super().__init__(f"can't read tensor '{name}': {why}")
+
+
+class GpuUnavailable(PruningError, RuntimeError):
+    """CuPy, NVRTC or the CUDA headers are missing, or do not work."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"{why}. For CUDA 12: pip install 'oxiprune-gpu[gpu]'; for CUDA 13: pip install "
+            "'oxiprune-gpu[gpu-cuda13]'; `oxiprune doctor` shows what is missing"
+        )
 
 
 class ReadOnlyTarget(PruningError, ValueError):

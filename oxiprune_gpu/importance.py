@@ -30,11 +30,12 @@ class ImportanceScores:
     """Scores of the elements of one weight.
 
     Args:
-        scores: the weight's shape, float32 (float64 for float64 weights). Larger = more important.
+        scores: the weight's shape, float32 (float64 for float64 weights). Larger = more important. A CuPy array
+            when the weight lies on a GPU; its statistics and `top_k` are then computed from a copy on the host.
         threshold: `sparsity()` counts the scores at or below it.
     """
 
-    scores: NDArray[Any]
+    scores: Any
     threshold: float = 0.0
 
     def sparsity(self) -> float:
@@ -42,21 +43,29 @@ class ImportanceScores:
         if self.scores.size == 0:
             return 0.0
         threshold = self.scores.dtype.type(self.threshold)
-        return float(np.float32(np.count_nonzero(self.scores <= threshold)) / np.float32(self.scores.size))
+        return float(np.float32(int((self.scores <= threshold).sum())) / np.float32(self.scores.size))
 
     def top_k(self, k: int) -> NDArray[Any]:
-        """Return the `k` largest scores, descending, equal ones in index order; all of them when there are fewer."""
-        flat = self.scores.reshape(-1)
+        """Return the `k` largest scores, descending, equal ones in index order; all of them when there are fewer.
+
+        A numpy array, wherever the scores lie.
+        """
+        flat = self._on_host()
         order = np.argsort(-flat, kind="stable")
         return flat[order[: max(k, 0)]]
 
     def stats(self) -> ScoreStats:
         """Return minimum, maximum, mean, median and standard deviation."""
-        flat = np.ascontiguousarray(self.scores).reshape(-1)
+        flat = self._on_host()
         if flat.size == 0:
             return ScoreStats(0.0, 0.0, 0.0, 0.0, 0.0)
         with np.errstate(all="ignore"):
             return _stats(flat)
+
+    def _on_host(self) -> NDArray[Any]:
+        """The scores as a flat numpy array."""
+        host = self.scores if isinstance(self.scores, np.ndarray) else self.scores.get()
+        return np.ascontiguousarray(host).reshape(-1)
 
 
 def _stats(flat: NDArray[Any]) -> ScoreStats:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
+from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device
 from oxiprune_gpu.errors import (
     BelowMinNonzero,
     EmptyTensor,
@@ -32,8 +32,6 @@ from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from oxiprune_gpu.selection import units_to_prune
 from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, borrow, tensors_with_names, to_numpy
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,16 @@ def compute_importance(tensor: Tensor, metric: str | ImportanceMetric = "l1") ->
     weight, metric = borrow(tensor), parse_metric(metric)
     metric.check(weight.name, weight.data.shape)
     backend = backend_of(weight.data)
-    return ImportanceScores(backend.element_scores(backend.adopt(weight.contiguous()), metric, weight.name))
+    with backend.device_of(weight.data):
+        adopted = backend.adopt(weight.contiguous(), weight.dtype)
+        return ImportanceScores(backend.element_scores(adopted, metric, weight.name))
 
 
 def compute_mask(tensor: Tensor, config: PruningConfig) -> Any:
     """Return the mask `prune_tensor` would apply: bool, True = kept, shaped as the weight. Errors as there."""
     weight = borrow(tensor)
-    return weight.export(_prune_array(weight.contiguous(), weight.name, config, write=False))
+    with backend_of(weight.data).device_of(weight.data):
+        return weight.export(_prune_array(weight.contiguous(), weight, config, write=False))
 
 
 def apply_mask(tensor: Tensor, mask: Any) -> Any:
@@ -83,13 +84,15 @@ def apply_mask(tensor: Tensor, mask: Any) -> Any:
         InvalidOption: the mask is no array of bools or numbers.
     """
     weight = borrow(tensor)
-    kept = _as_mask(mask, weight.name)
-    if kept.shape != weight.data.shape:
-        shapes = f"{list(kept.shape)}, the weight {list(weight.data.shape)}"
-        raise ShapeMismatch(f"mask of tensor '{weight.name}' has shape {shapes}: they must be equal")
-    pruned = weight.data.copy(order="C")
-    backend_of(pruned).apply_mask(pruned, kept)
-    return weight.give_back(pruned)
+    backend = backend_of(weight.data)
+    with backend.device_of(weight.data):
+        kept = _as_mask(mask, weight)
+        if kept.shape != weight.data.shape:
+            shapes = f"{list(kept.shape)}, the weight {list(weight.data.shape)}"
+            raise ShapeMismatch(f"mask of tensor '{weight.name}' has shape {shapes}: they must be equal")
+        pruned = weight.data.copy(order="C")
+        backend.apply_mask(pruned, kept)
+        return weight.give_back(pruned)
 
 
 def prune_tensor(tensor: Tensor, config: PruningConfig) -> tuple[Any, Any]:
@@ -199,7 +202,7 @@ class _Job:
         """How many elements fall."""
         return self.k * self.view.unit_size if isinstance(self.view, UnitView) else self.k
 
-    def run(self, backend: Backend, weight: Any, *, mask: Mask | None = None, write: bool = True) -> None:
+    def run(self, backend: Backend, weight: Any, *, mask: Any = None, write: bool = True) -> None:
         """Prune a weight in its backend's form."""
         metric = self.config.metric
         if self.view is None:
@@ -245,25 +248,26 @@ def _units_that_fall(view: UnitView | GroupView | None, size: int, config: Pruni
 
 def _prune_one(weight: Borrowed, tensor: Tensor, config: PruningConfig, inplace: bool) -> tuple[Any, Any]:
     """Prune a weight, or a copy of it; return it in the form it came in, and the mask."""
-    if inplace:
-        target = weight.writable_data()
-        work = weight.contiguous()
-    else:
-        target = work = weight.data.copy(order="C")
-    mask = _prune_array(work, weight.name, config)
-    if work is not target:
-        target[...] = work
-    if inplace:
-        weight.announce_write()
-    return (tensor if inplace else weight.give_back(work)), weight.export(mask)
+    with backend_of(weight.data).device_of(weight.data):
+        if inplace:
+            target = weight.writable_data()
+            work = weight.contiguous()
+        else:
+            target = work = weight.data.copy(order="C")
+        mask = _prune_array(work, weight, config)
+        if work is not target:
+            target[...] = work
+        if inplace:
+            weight.announce_write()
+        return (tensor if inplace else weight.give_back(work)), weight.export(mask)
 
 
-def _prune_array(array: NDArray[Any], name: str, config: PruningConfig, *, write: bool = True) -> Mask:
-    """Prune a C-contiguous array in place, unless `write` is False; return the mask."""
-    job = _plan(array.shape, config, name)
+def _prune_array(array: Any, weight: Borrowed, config: PruningConfig, *, write: bool = True) -> Any:
+    """Prune a C-contiguous array of a weight in place, unless `write` is False; return the mask."""
+    job = _plan(array.shape, config, weight.name)
     backend = backend_of(array)
-    mask = np.empty(array.shape, np.bool_)
-    job.run(backend, backend.adopt(array), mask=mask, write=write)
+    mask = backend.empty_mask(array.shape)
+    job.run(backend, backend.adopt(array, weight.dtype), mask=mask, write=write)
     return mask
 
 
@@ -278,12 +282,25 @@ def _check_source(source: BlockSource, name: str, *, writing: bool = False) -> N
         raise ReadOnlyTarget(name)
 
 
-def _as_mask(mask: Any, name: str) -> Mask:
+def _as_mask(mask: Any, weight: Borrowed) -> Any:
+    """The mask as a C-contiguous bool array where the weight lies."""
+    if on_cuda_device(mask):
+        if isinstance(weight.data, np.ndarray):
+            raise InvalidOption(
+                f"mask of tensor '{weight.name}' lies on a GPU, the weight does not: bring them together"
+            )
+        array, dtype, _, _ = import_device_array(mask, "mask")
+        if dtype != np.bool_:
+            raise InvalidOption(
+                f"mask of tensor '{weight.name}' has dtype {dtype}: on a GPU it must be bool, True = kept"
+            )
+        return array.copy(order="C")
     try:
         array = to_numpy(mask, "mask")
     except UnsupportedArray as error:
-        raise InvalidOption(f"mask of tensor '{name}' is no array: {error}") from None
+        raise InvalidOption(f"mask of tensor '{weight.name}' is no array: {error}") from None
     if (array.dtype.kind in "biuf" or array.dtype in DTYPES) and not np.isnan(array).any():
-        kept: Mask = np.not_equal(array, 0)
-        return kept
-    raise InvalidOption(f"mask of tensor '{name}' must be an array of bools, True = kept (or of numbers, 0 = pruned)")
+        return backend_of(weight.data).own_mask(np.not_equal(array, 0))
+    raise InvalidOption(
+        f"mask of tensor '{weight.name}' must be an array of bools, True = kept (or of numbers, 0 = pruned)"
+    )

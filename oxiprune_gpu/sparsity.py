@@ -97,7 +97,8 @@ def _report(weight: Borrowed) -> SparsityReport:
 
 def _counted(weight: Borrowed) -> tuple[str, int, int, tuple[int, ...]]:
     backend = backend_of(weight.data)
-    nonzero = backend.count_nonzero(backend.adopt(weight.contiguous()))
+    with backend.device_of(weight.data):
+        nonzero = backend.count_nonzero(backend.adopt(weight.contiguous(), weight.dtype))
     return weight.name, weight.data.size, nonzero, weight.data.shape
 
 

@@ -12,10 +12,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device, order_after
 from oxiprune_gpu.errors import InvalidOption, ReadOnlyTarget, ShapeMismatch, UnsupportedArray, UnsupportedDtype
 
 Array = NDArray[Any]
-Export = Callable[[Array], Any]
+Export = Callable[[Any], Any]
 
 DTYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
 """The dtypes a weight may have."""
@@ -65,57 +66,71 @@ Tensor = WeightTensor | Any
 
 @dataclass(frozen=True, slots=True)
 class Borrowed:
-    """A weight of any kind, seen as a numpy array."""
+    """A weight of any kind, seen as a numpy array, or as a CuPy array if it lies on a GPU.
+
+    `dtype` is that of its elements: on a GPU, `data` holds the bits of bfloat16.
+    """
 
     name: str
-    data: Array
+    data: Any
+    dtype: np.dtype[Any]
     export: Export
     named: bool
     writable: bool
     origin: Any
 
-    def contiguous(self) -> Array:
-        """The data, C-contiguous: itself where it is, else a copy."""
-        return self.data if self.data.flags.c_contiguous else self.data.copy(order="C")
+    def contiguous(self) -> Any:
+        """The data as its backend takes it, C-contiguous: itself where it is, else a copy."""
+        return self.data if self.data.flags.c_contiguous and self._is_aligned() else self.data.copy(order="C")
 
-    def writable_data(self) -> Array:
+    def _is_aligned(self) -> bool:
+        """Whether the backend can read it where it lies: a GPU reads no element across its natural boundary."""
+        return isinstance(self.data, np.ndarray) or self.data.data.ptr % self.data.dtype.itemsize == 0
+
+    def writable_data(self) -> Any:
         """The data, for writing in place.
 
         Raises:
             ReadOnlyTarget: it can't be written.
         """
-        if not self.writable or not self.data.flags.writeable:
+        if not self.writable or not getattr(self.data.flags, "writeable", True):
             raise ReadOnlyTarget(self.name)
         if _overlaps_itself(self.data):
             raise ReadOnlyTarget(self.name, "several of its elements share one place in memory")
         return self.data
 
     def announce_write(self) -> None:
-        """Tell the library of the weight that it was written: autograd then refuses results of the old values."""
+        """Tell the library of the weight that it was written: autograd then refuses results of the old values.
+
+        On a GPU, its stream waits until the work is done.
+        """
+        if not isinstance(self.data, np.ndarray):
+            order_after(self.origin)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(self.origin, torch.Tensor):
             torch.autograd.graph.increment_version(self.origin)
 
-    def give_back(self, pruned: Array) -> Any:
+    def give_back(self, pruned: Any) -> Any:
         """A result in the form the weight came in: named, and of the same kind of array."""
         data = self.export(pruned)
         return WeightTensor(self.name, data) if self.named else data
 
 
 def borrow(tensor: Tensor, name: str = "array") -> Borrowed:
-    """See a weight of any kind as a numpy array, without a copy where its library allows.
+    """See a weight of any kind as a numpy or CuPy array, without a copy where its library allows.
 
     Raises:
-        UnsupportedArray: it is no array, or not in this machine's memory.
+        UnsupportedArray: it is no array, or lies on a device that no backend serves.
+        GpuUnavailable: it lies on a GPU, and CuPy can't be imported.
         UnsupportedDtype: it is not float16, bfloat16, float32 or float64.
     """
     named = isinstance(tensor, WeightTensor)
     if named:
         name, tensor = tensor.name, tensor.data
-    data, export, writable = _import(tensor, name)
-    if data.dtype not in DTYPES:
-        raise UnsupportedDtype(name, data.dtype)
-    return Borrowed(name, data, export, named, writable, tensor)
+    data, dtype, export, writable = _import(tensor, name)
+    if dtype not in DTYPES:
+        raise UnsupportedDtype(name, dtype)
+    return Borrowed(name, data, dtype, export, named, writable, tensor)
 
 
 def to_numpy(data: Any, name: str) -> Array:
@@ -123,7 +138,7 @@ def to_numpy(data: Any, name: str) -> Array:
 
     Raises `UnsupportedArray`.
     """
-    return _import(data, name)[0]
+    return _import_host(data, name)[0]
 
 
 def tensors_with_names(tensors: Iterable[Tensor] | Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -165,8 +180,19 @@ def _reshaped(name: str, data: Any, shape: tuple[int, ...]) -> Any:
     return data.reshape(shape) if hasattr(data, "reshape") else np.asarray(data).reshape(shape)
 
 
-def _import(data: Any, name: str) -> tuple[Array, Export, bool]:
-    """A numpy array of `data`, how results go back to its kind, and whether writing to it reaches `data`."""
+def _import(data: Any, name: str) -> tuple[Any, np.dtype[Any], Export, bool]:
+    """See `data` as an array.
+
+    Returns a numpy or CuPy array, the dtype of its elements, how results go back to the kind of `data`, and whether
+    writing to the array reaches `data`.
+    """
+    if type(data) is not np.ndarray and on_cuda_device(data):
+        return import_device_array(data, name)
+    array, export, writable = _import_host(data, name)
+    return array, array.dtype, export, writable
+
+
+def _import_host(data: Any, name: str) -> tuple[Array, Export, bool]:
     if type(data) is np.ndarray:
         return data, _as_is, True
     if isinstance(data, np.ma.MaskedArray):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import pytest
 from hypothesis import settings
 
-from oxiprune_gpu.backends import BACKENDS, Backend
+from oxiprune_gpu import backends
+from oxiprune_gpu.backends import Backend
 from tests import golden
+from tests.backends import BACKENDS, why_not
+from tests.cuda_on_cpu.loader import current_seed
 
 settings.register_profile("local", deadline=None, max_examples=60)
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
@@ -46,10 +50,44 @@ def _backend_param(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.gpu) if name in NEEDS_GPU else name
 
 
-@pytest.fixture(params=[_backend_param(name) for name in BACKENDS])
+@cache
+def _backend_called(name: str) -> Backend:
+    return BACKENDS[name]()
+
+
+every_backend = pytest.fixture(params=[_backend_param(name) for name in BACKENDS])
+
+
+@every_backend
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Every backend of the table in turn."""
-    return BACKENDS[request.param]()
+    """Every backend in turn, for arrays on the host."""
+    if reason := why_not(request.param):
+        pytest.skip(reason)
+    return _backend_called(request.param)
+
+
+@pytest.fixture
+def verbs_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Every backend in turn, and the verbs prune numpy arrays by it."""
+    monkeypatch.setattr(backends, "_backend", lambda library: backend)
+    return backend
+
+
+def pytest_report_header() -> str:
+    """What to set to see the same schedules of CUDA threads again."""
+    return f"OXIPRUNE_SHIM_SEED={current_seed()}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The number of threads of this machine means nothing to a CUDA backend: once is enough."""
+
+    def is_needed(item: pytest.Item) -> bool:
+        chosen = getattr(item, "callspec", None)
+        return chosen is None or chosen.params.get("backend", "numpy") == "numpy" or chosen.params.get("threads") != 2
+
+    needless = [item for item in items if not is_needed(item)]
+    config.hook.pytest_deselected(items=needless)
+    items[:] = [item for item in items if is_needed(item)]
 
 
 @pytest.fixture(params=["subset", "full"])

@@ -1,7 +1,7 @@
 """Compile every kernel with NVRTC, without a GPU, and read the PTX. A program: scripts/check-kernels runs it.
 
 It compiles what CuPy would compile, with the options CuPy gives, for every architecture that this NVRTC knows. The PTX
-must hold no instruction that flushes denormal numbers, no product fused with a sum, and no memory that threads spill to.
+must hold no instruction that flushes denormal numbers, no product fused with a sum, no memory that threads spill to.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ ORDER = {
         backends
         metrics granularity
         blocks tensor
+        device_arrays
         errors _version
     """,
     "onnx_tools": """
@@ -48,7 +49,10 @@ ORDER = {
 """The rooms of each package from top to bottom: a room imports from lower lines only. Inside a room imports are free,
 but make no ring. A new module gets a place here."""
 
-ONLY_IN = {"cupy": {"oxiprune_gpu.backends"}, "rich": {"onnx_tools.terminal", "onnx_tools.renderers"}}
+ONLY_IN = {
+    "cupy": {"oxiprune_gpu.backends", "oxiprune_gpu.device_arrays"},
+    "rich": {"onnx_tools.terminal", "onnx_tools.renderers"},
+}
 """Packages that only some rooms import."""
 
 FOREIGN = {"oxiprune_gpu": {"onnx_tools", "onnx", "onnxruntime", "torch", "rich", "typer", "zstandard"}}

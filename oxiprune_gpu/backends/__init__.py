@@ -5,14 +5,30 @@ To add one: a class with the primitives of `Backend`, and a row here. The contra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from oxiprune_gpu.backends.base import Backend, Statistics
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
+from oxiprune_gpu.device_arrays import import_cupy
 
-BACKENDS: dict[str, type[Backend]] = {"numpy": NumpyBackend}
-"""Library of the arrays that a backend works on -> its class."""
+_BLOCKS_A_MULTIPROCESSOR = 8
+"""Blocks of 256 threads that a multiprocessor holds at once."""
+
+
+def cuda_backend() -> Backend:
+    """The CUDA backend on CuPy."""
+    from oxiprune_gpu.backends.cuda_backend import CudaBackend
+    from oxiprune_gpu.backends.kernels import CupyKernels
+
+    cupy = import_cupy()
+    blocks = cupy.cuda.Device().attributes["MultiProcessorCount"] * _BLOCKS_A_MULTIPROCESSOR
+    return CudaBackend(cupy, CupyKernels(), blocks)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": NumpyBackend, "cupy": cuda_backend}
+"""Library of the arrays that a backend works on -> what makes it."""
 
 
 def backend_of(array: Any) -> Backend:

@@ -1,8 +1,8 @@
 """The primitives every backend has. The docstrings are the contract; the contract test holds every backend to it.
 
-A primitive gets a weight in the backend's own form: a `BlockSource` for numpy, a device array for CUDA. `name` is only
-for error texts. Masks are bool arrays of the weight's shape, C-contiguous, True = kept. Every primitive that reads
-scores raises
+A primitive gets a weight in the backend's own form: a `BlockSource` for numpy, a `DeviceWeight` for CUDA. `name` is
+only for error texts. Masks are bool arrays of the weight's shape, C-contiguous, True = kept. Masks, scores and kept
+units are arrays of the backend's own library. Every primitive that reads scores raises
 
 - `NonFiniteWeight` when the weight (or the metric's gradient) holds NaN, whatever the metric, and
 - `NonFiniteScore` when a score is NaN though nothing it was made of is,
@@ -13,6 +13,7 @@ before anything is written.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -40,8 +41,23 @@ class Backend(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def adopt(self, array: Array) -> Any:
-        """Return `array` (C-contiguous) in the form the primitives take, without a copy."""
+    def adopt(self, array: Any, dtype: np.dtype[Any] | None = None) -> Any:
+        """Return `array` (C-contiguous) in the form the primitives take, without a copy.
+
+        `dtype` is that of its elements where the array holds only their bits.
+        """
+
+    @abstractmethod
+    def empty_mask(self, shape: tuple[int, ...]) -> Any:
+        """Return a bool array of `shape` where the weights of this backend lie, its values not set."""
+
+    @abstractmethod
+    def own_mask(self, mask: NDArray[np.bool_]) -> Any:
+        """Return a mask in this machine's memory as an array of this backend's library."""
+
+    def device_of(self, array: Any) -> AbstractContextManager[object]:
+        """Inside this context, work goes to the device on which `array` lies."""
+        return nullcontext()
 
     @abstractmethod
     def element_scores(self, weight: Any, metric: ImportanceMetric, name: str) -> Array:

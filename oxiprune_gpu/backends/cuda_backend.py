@@ -6,15 +6,21 @@ It is given its array module and its kernel loader: CuPy and NVRTC on a GPU; num
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.base import Backend
+from oxiprune_gpu.backends.base import Backend, Statistics
+from oxiprune_gpu.backends.cuda_groups import prune_groups
 from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, THREADS, Selection
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address, defines, tensor_table
+from oxiprune_gpu.backends.cuda_units import Units
 from oxiprune_gpu.backends.kernels import Kernel, KernelLoader
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArray
+from oxiprune_gpu.granularity import GroupView, UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random, Taylor
 
 
@@ -33,13 +39,29 @@ class CudaBackend(Backend):
         self._xp = xp
         self._kernels = kernels
         self._blocks = blocks
+        self._units = Units(xp, kernels.kernel, blocks)
 
-    def adopt(self, array: Any) -> DeviceWeight:
+    def adopt(self, array: Any, dtype: np.dtype[Any] | None = None) -> DeviceWeight:
         """See `Backend.adopt`."""
         if address(array) % array.dtype.itemsize:
             raise UnsupportedArray("array", "its elements are not aligned; use a copy")
         bits = array.reshape(-1).view(f"u{array.dtype.itemsize}")
-        return DeviceWeight(bits, tuple(array.shape), np.dtype(array.dtype))
+        return DeviceWeight(bits, tuple(array.shape), np.dtype(dtype or array.dtype))
+
+    def empty_mask(self, shape: tuple[int, ...]) -> Any:
+        """See `Backend.empty_mask`."""
+        return self._xp.empty(shape, np.bool_)
+
+    def own_mask(self, mask: NDArray[np.bool_]) -> Any:
+        """See `Backend.own_mask`."""
+        return self._xp.ascontiguousarray(self._xp.asarray(mask))
+
+    def device_of(self, array: Any) -> AbstractContextManager[object]:
+        """See `Backend.device_of`."""
+        if isinstance(array, np.ndarray):
+            return nullcontext()
+        device: AbstractContextManager[object] = array.device
+        return device
 
     def element_scores(self, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> Any:
         """See `Backend.element_scores`."""
@@ -47,6 +69,35 @@ class CudaBackend(Backend):
         if weight.size:
             self._scan_scores(weight, metric, name, scores)
         return scores.reshape(weight.shape)
+
+    def unit_scores(self, weight: DeviceWeight, view: UnitView, metric: ImportanceMetric, name: str) -> Any:
+        """See `Backend.unit_scores`."""
+        scores, nan = self._units.unit_scores(self._member(weight, metric), view, metric)
+        if int(nan[0]):
+            self._raise_nan(weight, metric, name)
+        return scores
+
+    def prune_units(
+        self, weight: DeviceWeight, view: UnitView, kept: Any, *, mask: Any = None, write: bool = True
+    ) -> None:
+        """See `Backend.prune_units`."""
+        self._units.prune_units(weight, view, kept, mask=mask, write=write)
+
+    def prune_groups(
+        self,
+        weight: DeviceWeight,
+        view: GroupView,
+        metric: ImportanceMetric,
+        name: str,
+        *,
+        mask: Any = None,
+        write: bool = True,
+    ) -> None:
+        """See `Backend.prune_groups`."""
+        member = self._member(weight, metric, mask=mask)
+        nan = prune_groups(self._xp, self._kernels.kernel, self._blocks, member, view, metric, write=write)
+        if int(nan[0]):
+            self._raise_nan(weight, metric, name)
 
     def kept_units(self, scores: Any, k: int) -> Any:
         """See `Backend.kept_units`."""
@@ -88,6 +139,33 @@ class CudaBackend(Backend):
     def count_nonzero(self, weight: DeviceWeight) -> int:
         """See `Backend.count_nonzero`."""
         return int(self._count("count_nonzero", weight))
+
+    def statistics(self, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> Statistics:
+        """See `Backend.statistics`."""
+        if not weight.size:
+            return Statistics(0.0, 0.0, 0.0, 0.0, 0.0)
+        member = self._member(weight, metric)
+        keys, nan = self._units.extremes(member, metric)
+        if int(nan[0]):
+            self._raise_nan(weight, metric, name)
+        low, high = (float(_score(weight, int(key))) for key in keys)
+        scalar = weight.score_dtype.type
+        with np.errstate(all="ignore"):
+            mean = scalar(float(self._units.ordered_sum(member, metric)[0][0]) / weight.size)
+            variance = float(self._units.squared_deviation_sum(member, metric, mean)[0]) / weight.size
+            deviation = float(scalar(np.sqrt(variance)))
+            return Statistics(low, high, float(mean), self._median(member, metric), deviation)
+
+    def _median(self, member: Member, metric: ImportanceMetric) -> float:
+        """The middle score, or half the sum of the two in the middle. Both are looked for at once."""
+        weight = member.weight
+        ranks = [weight.size // 2 + 1] if weight.size % 2 else [weight.size // 2, weight.size // 2 + 1]
+        members = [replace(member, scope=scope) for scope in range(len(ranks))]
+        thresholds = self._select(members, ranks, metric).thresholds()
+        middle = [_score(weight, int(key)) for key in thresholds]
+        if len(middle) == 1:
+            return float(middle[0])
+        return float((middle[0] + middle[1]) / weight.score_dtype.type(2))
 
     def _member(self, weight: DeviceWeight, metric: ImportanceMetric, scope: int = 0, mask: Any = None) -> Member:
         gradient = None
@@ -137,3 +215,8 @@ class CudaBackend(Backend):
         """Launch with a thread for each piece of work, or fewer that take several."""
         blocks = min(self._blocks, -(-work // THREADS))
         kernel((max(1, blocks),), (THREADS,), arguments)
+
+
+def _score(weight: DeviceWeight, key: int) -> Any:
+    """The score that has this key."""
+    return np.array(key, weight.key_dtype).view(weight.score_dtype)[()]

@@ -33,7 +33,7 @@ METRIC_FUNCTORS: dict[type[ImportanceMetric], str] = {
 DTYPE_STRUCTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 """Dtype -> its struct in kernels/dtypes.cuh."""
 
-FAMILIES = ("select", "apply", "elements")
+FAMILIES = ("select", "apply", "elements", "units")
 """Files of kernels that are specialised by dtype and metric."""
 
 TENSOR_FIELDS = ("data", "size", "first_tile", "scope", "gradient", "seed", "mask", "bit_offset")

@@ -33,9 +33,17 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
 
-    def adopt(self, array: Array) -> BlockSource:
+    def adopt(self, array: Array, dtype: np.dtype[Any] | None = None) -> BlockSource:
         """See `Backend.adopt`."""
-        return ArrayBlocks(array)
+        return ArrayBlocks(array if dtype is None else array.view(dtype))
+
+    def empty_mask(self, shape: tuple[int, ...]) -> Mask:
+        """See `Backend.empty_mask`."""
+        return np.empty(shape, np.bool_)
+
+    def own_mask(self, mask: Mask) -> Mask:
+        """See `Backend.own_mask`."""
+        return mask
 
     def element_scores(self, weight: BlockSource, metric: ImportanceMetric, name: str) -> Array:
         """See `Backend.element_scores`."""

@@ -21,6 +21,8 @@ MOST_UNIT_FLIPS = 66
 
 EPSILON = float(np.finfo(np.float32).eps)
 
+pytestmark = pytest.mark.usefixtures("verbs_backend")
+
 
 def strict(kind: str) -> pytest.MarkDecorator:
     return golden.parametrize(lambda case: case.kind == kind and case.strict and case.fits)
