@@ -310,10 +310,11 @@ def test_statistics(metric, dtype, size, offset):
 
 
 def test_deviations_that_are_denormal_or_infinite():
-    for weight in (np.array([1, 3, 8] * 50) * 2.0**-149, np.array([3e38] * 8 + [-2e38] * 8), np.array([1, np.inf])):
+    few = np.array([1, 3, 8] * 50)
+    for weight in (few * 2.0**-149, few * 2.0**-72, np.array([3e38] * 8 + [-2e38] * 8), np.array([1, np.inf])):
         member, metric = member_for(weight.astype(np.float32), "l1")
         scores = np.abs(weight.astype(np.float32))
-        for mean in (np.float32(2.0**-148), np.float32(np.inf)):
+        for mean in (np.float32(2.0**-148), np.float32(2.0**-72), np.float32(np.inf)):
             with np.errstate(all="ignore"):
                 expected = oracles.ordered_sum((scores - mean) * (scores - mean))
             found = units().squared_deviation_sum(member, metric, mean)

@@ -58,8 +58,8 @@ struct Piece {
   u32 length;
 };
 
-// Call work(piece, exists) for each piece that this thread's team adds. All threads of a warp call it alike; where there
-// is no piece left for a team, its length is 0.
+// Call work(piece, exists) for each piece that this thread's team adds. All threads of a warp call it alike; where no
+// piece is left for a team, its length is 0.
 template <class Work>
 __device__ __forceinline__ void for_each_piece(u64 units, u64 unit_size, u32 team, Work work) {
   const u64 chunks = chunks_in(unit_size), pieces = units * chunks;

@@ -49,28 +49,40 @@ struct Results {
   }
 };
 
+// Terms are loaded AT_ONCE vectors or elements at a time before any is added, in a turn. Where a turn is WHOLE no place
+// in it is past the end, and nothing is asked.
+
+// A turn of vectors: those at `i`, i + LANES, ... of the piece that begins at element `start`.
+template <int AT_ONCE, bool WHOLE, class Term>
+__device__ __forceinline__ void add_vectors(double (&lanes)[SLOTS], const Bits* data, const Term& term, u64 start,
+                                            u32 i, u32 length) {
+  typedef Neighbours<Bits, SLOTS> Terms;
+  Terms held[AT_ONCE];
+#pragma unroll
+  for (u32 s = 0; s < AT_ONCE; s++)
+    if (WHOLE || i + s * LANES < length) held[s] = *(const Terms*)(data + start + i + s * LANES);
+#pragma unroll
+  for (u32 s = 0; s < AT_ONCE; s++)
+    if (WHOLE || i + s * LANES < length)
+#pragma unroll
+      for (u32 slot = 0; slot < SLOTS; slot++)
+        lanes[slot] = add_double(lanes[slot], term.term(held[s].at[slot], start + i + s * LANES + slot));
+}
+
 // Units that lie in one piece, their lengths multiples of SLOTS and their data aligned for it: thread t of a team owns
 // the lanes 4t..4t+3.
 template <int AT_ONCE>
 __device__ __forceinline__ void sum_runs_of(const Tensor& tensor, u64 units, u64 length, u64 mean, Results results) {
-  typedef Neighbours<Bits, SLOTS> Terms;
   const TERM term(tensor, mean);
+  const Bits* data = (const Bits*)tensor.data;
   const u32 team = team_for(length), thread = (threadIdx.x & 31) % team;
   for_each_piece(units, length, team, [&](const Piece& piece, bool exists) {
     const u64 start = piece.unit * length + piece.first;
     double lanes[SLOTS] = {};
-    for (u32 i = thread * SLOTS; i < piece.length; i += AT_ONCE * LANES) {
-      Terms held[AT_ONCE];
-#pragma unroll
-      for (int s = 0; s < AT_ONCE; s++)
-        if (i + s * LANES < piece.length) held[s] = *(const Terms*)((const Bits*)tensor.data + start + i + s * LANES);
-#pragma unroll
-      for (int s = 0; s < AT_ONCE; s++)
-        if (i + s * LANES < piece.length)
-#pragma unroll
-          for (int slot = 0; slot < SLOTS; slot++)
-            lanes[slot] = add_double(lanes[slot], term.term(held[s].at[slot], start + i + s * LANES + slot));
-    }
+    u32 i = thread * SLOTS;
+    for (; i + (AT_ONCE - 1) * LANES < piece.length; i += AT_ONCE * LANES)
+      add_vectors<AT_ONCE, true>(lanes, data, term, start, i, piece.length);
+    if (i < piece.length) add_vectors<AT_ONCE, false>(lanes, data, term, start, i, piece.length);
 #pragma unroll
     for (int slot = 0; slot < SLOTS; slot++) lanes[slot] = fold_team(lanes[slot], team);
     const double sum = fold_slots<SLOTS>(lanes);
@@ -85,24 +97,32 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   else sum_runs_of<32 / sizeof(Bits)>(*tensor, units, length, mean, results);  // 128 bytes in flight a thread
 }
 
-// Add to the lanes of a thread the terms that stand at `place`, and at every stride-th term after it up to `length`;
-// term n goes to lane n mod COUNT of the thread's. `i` is the number of the first one.
-template <int COUNT, int AT_ONCE, class Term, class Place>
-__device__ __forceinline__ void add_terms(double (&lanes)[COUNT], const Bits* data, const Term& term, Place place, u32 i,
-                                          u32 stride, u32 length) {
+// A turn of elements: those at `place` and after, numbers i, i + stride, ... of the piece. The n-th goes to the thread's
+// lane n mod COUNT.
+template <int AT_ONCE, bool WHOLE, int COUNT, class Term, class Place>
+__device__ __forceinline__ void add_elements(double (&lanes)[COUNT], const Bits* data, const Term& term, Place& place,
+                                             u32 i, u32 stride, u32 length) {
   static_assert(AT_ONCE % COUNT == 0, "every turn begins with the first lane");
-  for (; i < length; i += AT_ONCE * stride) {
-    u64 index[AT_ONCE];
-    Bits held[AT_ONCE];
+  u64 index[AT_ONCE];
+  Bits held[AT_ONCE];
 #pragma unroll
-    for (int n = 0; n < AT_ONCE; n++) {
-      index[n] = place.next();
-      if (i + n * stride < length) held[n] = data[index[n]];
-    }
-#pragma unroll
-    for (int n = 0; n < AT_ONCE; n++)
-      if (i + n * stride < length) lanes[n % COUNT] = add_double(lanes[n % COUNT], term.term(held[n], index[n]));
+  for (u32 n = 0; n < AT_ONCE; n++) {
+    index[n] = place.next();
+    if (WHOLE || i + n * stride < length) held[n] = data[index[n]];
   }
+#pragma unroll
+  for (u32 n = 0; n < AT_ONCE; n++)
+    if (WHOLE || i + n * stride < length)
+      lanes[n % COUNT] = add_double(lanes[n % COUNT], term.term(held[n], index[n]));
+}
+
+// All terms of a piece that belong to a thread: number `i`, which stands at `place`, and every stride-th after it.
+template <int AT_ONCE, int COUNT, class Term, class Place>
+__device__ __forceinline__ void add_terms(double (&lanes)[COUNT], const Bits* data, const Term& term, Place place,
+                                          u32 i, u32 stride, u32 length) {
+  for (; i + (AT_ONCE - 1) * stride < length; i += AT_ONCE * stride)
+    add_elements<AT_ONCE, true>(lanes, data, term, place, i, stride, length);
+  if (i < length) add_elements<AT_ONCE, false>(lanes, data, term, place, i, stride, length);
 }
 
 // How a weight is seen: see UnitView in granularity/base.py.
@@ -146,7 +166,7 @@ __device__ __forceinline__ void sum_scattered_of(const Tensor& tensor, const Vie
   for_each_piece(view.groups * view.units, unit_size, team, [&](const Piece& piece, bool exists) {
     double lanes[SLOTS] = {};
     const Scattered place(view, piece.unit, piece.first + thread, team);
-    add_terms<SLOTS, AT_ONCE>(lanes, (const Bits*)tensor.data, term, place, thread, team, piece.length);
+    add_terms<AT_ONCE>(lanes, (const Bits*)tensor.data, term, place, thread, team, piece.length);
     const double sum = fold_team(fold_slots<SLOTS>(lanes), team);
     if (exists && thread == 0) results.give(piece.number, sum);
   });
@@ -186,15 +206,15 @@ __device__ __forceinline__ void sum_columns_of(const Tensor& tensor, const View&
     const u64 left = column < view.units ? view.outer - first : 0;
     double lanes[COUNT] = {};
     const Column down = {(group * view.outer + first + row) * view.units + column, ROWS * view.units};
-    add_terms<COUNT, AT_ONCE>(lanes, (const Bits*)tensor.data, term, down, row, ROWS, left < CHUNK ? (u32)left : CHUNK);
+    add_terms<AT_ONCE>(lanes, (const Bits*)tensor.data, term, down, row, ROWS, left < CHUNK ? (u32)left : CHUNK);
     parts[row][place] = fold_slots<COUNT>(lanes);
     __syncthreads();
     for (u32 half = ROWS / 2; half; half /= 2) {
       if (row < half) parts[row][place] = add_double(parts[row][place], parts[row + half][place]);
       __syncthreads();
     }
+    // The first row reads its own here, so the next tile may be written without another barrier.
     if (row == 0 && left) results.give((group * view.units + column) * chunks + chunk, parts[0][place]);
-    __syncthreads();  // all are read before the next tile writes them
   }
 }
 
@@ -256,7 +276,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) find_extremes(const Tensor
   }
 #pragma unroll
   for (int distance = 16; distance; distance >>= 1) {
-    const u64 other_low = __shfl_xor_sync(ALL_LANES, low, distance), other_high = __shfl_xor_sync(ALL_LANES, high, distance);
+    const u64 other_low = __shfl_xor_sync(ALL_LANES, low, distance);
+    const u64 other_high = __shfl_xor_sync(ALL_LANES, high, distance);
     low = other_low < low ? other_low : low;
     high = other_high > high ? other_high : high;
   }
