@@ -74,19 +74,20 @@ def prune_groups(
 
 def _kernel_for(weight: DeviceWeight, view: GroupView) -> str:
     """The kernel that reads a weight in the longest pieces it allows; kernels/groups.cu has their conditions."""
-    width = _VECTOR // weight.dtype.itemsize
+    itemsize = weight.dtype.itemsize
     if address(weight.bits) % _VECTOR == 0:
-        vectors = view.of // math.gcd(view.of, width)
+        vectors = view.of // math.gcd(view.of, _VECTOR // itemsize)
         if view.inner == 1 and view.length % view.of == 0 and vectors <= _MOST_VECTORS:
             return IN_A_ROW
-        if view.inner % _wide(view.of, weight.dtype.itemsize) == 0:
+        wide = _wide(view.of, itemsize)
+        if wide > 1 and view.inner % wide == 0:
             return WIDE
     return LINES
 
 
 def _wide(of: int, itemsize: int) -> int:
-    """Length of a wide run: WIDE in kernels/groups.cu."""
-    return max(1, (16 if of <= 4 else 8 if of <= 8 else 4) // itemsize)
+    """Length of a wide run, as WIDE in kernels/groups.cu; 0 where one element is wider than that."""
+    return (16 if of <= 4 else 8 if of <= 8 else 4 if of <= 16 else 2) // itemsize
 
 
 def _grid(blocks: int, work: int) -> tuple[int]:

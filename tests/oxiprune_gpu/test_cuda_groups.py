@@ -222,7 +222,9 @@ def test_nothing_of_nothing(shape):
         ((64, 64), "2:4@0", np.float32, 1, LINES),
         ((64, 66), "2:4", np.float32, 0, LINES),
         ((64, 9), "2:4@0", np.float32, 0, LINES),
-        ((64, 8), "8:16@0", np.float32, 0, WIDE),  # runs of one element, which is what the other kernel has
+        ((64, 8), "8:16@0", np.float16, 0, WIDE),
+        ((64, 8), "8:16@0", np.float32, 0, LINES),  # its wide runs would be one element
+        ((64, 8), "8:32@0", np.float64, 0, LINES),
         ((64, 4), "4:8@0", np.float16, 0, WIDE),
         ((64, 4), "2:4@0", np.float16, 0, LINES),
         ((31, 31), "1:31", np.float32, 0, LINES),

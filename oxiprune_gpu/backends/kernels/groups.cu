@@ -18,7 +18,7 @@ const int WIDTH = Vector<Bits>::LENGTH;
 const int MOST_VECTORS = 12;  // of a patch: more would not leave enough registers, and make long code
 
 // Length of a wide run: the more runs a patch has, the shorter they are.
-const int WIDE_BYTES = OF <= 4 ? 16 : OF <= 8 ? 8 : 4;
+const int WIDE_BYTES = OF <= 4 ? 16 : OF <= 8 ? 8 : OF <= 16 ? 4 : 2;
 const int WIDE = WIDE_BYTES > sizeof(Bits) ? WIDE_BYTES / sizeof(Bits) : 1;
 
 template <int N>
@@ -26,7 +26,7 @@ struct alignas(N * sizeof(Bits)) Run {
   Bits at[N];
 };
 
-constexpr int common_divisor(int a, int b) { return b ? common_divisor(b, a % b) : a; }
+__device__ constexpr int common_divisor(int a, int b) { return b ? common_divisor(b, a % b) : a; }
 
 // Vectors in a row that hold whole groups. Element `member` of a group stands in `run`, there at `place`.
 struct InARow {
