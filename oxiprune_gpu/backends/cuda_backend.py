@@ -18,6 +18,7 @@ from oxiprune_gpu.backends.cuda_groups import prune_groups
 from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, THREADS, Selection
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address, defines, tensor_table
 from oxiprune_gpu.backends.cuda_units import Units
+from oxiprune_gpu.backends.deferred import raise_unless_zero
 from oxiprune_gpu.backends.kernels import Kernel, KernelLoader
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArray
 from oxiprune_gpu.granularity import GroupView, UnitView
@@ -73,8 +74,7 @@ class CudaBackend(Backend):
     def unit_scores(self, weight: DeviceWeight, view: UnitView, metric: ImportanceMetric, name: str) -> Any:
         """See `Backend.unit_scores`."""
         scores, nan = self._units.unit_scores(self._member(weight, metric), view, metric)
-        if int(nan[0]):
-            self._raise_nan(weight, metric, name)
+        self._check(nan[0], weight, metric, name)
         return scores
 
     def prune_units(
@@ -96,8 +96,7 @@ class CudaBackend(Backend):
         """See `Backend.prune_groups`."""
         member = self._member(weight, metric, mask=mask)
         nan = prune_groups(self._xp, self._kernels.kernel, self._blocks, member, view, metric, write=write)
-        if int(nan[0]):
-            self._raise_nan(weight, metric, name)
+        self._check(nan[0], weight, metric, name)
 
     def kept_units(self, scores: Any, k: int) -> Any:
         """See `Backend.kept_units`."""
@@ -126,8 +125,7 @@ class CudaBackend(Backend):
             return
         selection = self._select([self._member(weight, metric, mask=mask)], [k], metric)
         selection.apply(NO_MASK if mask is None else BOOLS, write=write)
-        if selection.first_nan() is not None:
-            self._raise_nan(weight, metric, name)
+        self._check(selection.found_nan(), weight, metric, name)
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
         """See `Backend.apply_mask`."""
@@ -181,16 +179,19 @@ class CudaBackend(Backend):
 
     def _scan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, name: str, scores: Any) -> None:
         """Compute all scores, keep them when there is an array for them, and raise if one is NaN."""
-        if self._count_nan_scores(weight, metric, scores):
-            self._raise_nan(weight, metric, name)
+        self._check(self._count_nan_scores(weight, metric, scores), weight, metric, name)
 
-    def _count_nan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, scores: Any = None) -> int:
+    def _check(self, nan: Any, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> None:
+        """Raise the right error, now or later, when the word `nan` on the device is not 0."""
+        raise_unless_zero(nan, lambda: self._raise_nan(weight, metric, name))
+
+    def _count_nan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, scores: Any = None) -> Any:
         """Compute all scores, keep them when there is an array for them, and count the NaN among them."""
         nan = self._xp.zeros(1, np.uint64)
         member = self._member(weight, metric)  # lives until the kernel has read what it points to
         kernel = self._kernel("elements", "scan_scores", weight.dtype, metric)
         self._launch(kernel, weight.size, (self._xp.asarray(tensor_table([member])), scores, nan))
-        return int(nan[0])
+        return nan[0]
 
     def _raise_nan(self, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> None:
         """Raise the right error for a weight with a NaN score."""
@@ -198,7 +199,7 @@ class CudaBackend(Backend):
             raise NonFiniteWeight(name, in_weight)
         if in_gradient := metric.count_nan():
             raise NonFiniteWeight(name, in_gradient, "gradient")
-        raise NonFiniteScore(name, self._count_nan_scores(weight, metric))
+        raise NonFiniteScore(name, int(self._count_nan_scores(weight, metric)))
 
     def _count(self, kernel: str, weight: DeviceWeight) -> Any:
         """What a counting kernel finds, as an array of one word on the device."""

@@ -86,6 +86,10 @@ class Selection:
         options = np.uint32(mask_kind), np.uint32(write)
         kernel(self._grid, (THREADS,), (*table, published, nonzero, *options, self._header))
 
+    def found_nan(self) -> Any:
+        """Whether a scope holds a NaN score: a bool on the device."""
+        return self._header[1] != np.uint64(_NONE)
+
     def first_nan(self) -> int | None:
         """The first scope that holds a NaN score. Waits for the device."""
         scope = int(self._header[1])
