@@ -97,8 +97,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   else sum_runs_of<32 / sizeof(Bits)>(*tensor, units, length, mean, results);  // 128 bytes in flight a thread
 }
 
-// A turn of elements: those at `place` and after, numbers i, i + stride, ... of the piece. The n-th goes to the thread's
-// lane n mod COUNT.
+// A turn of elements: those at `place` and after, numbers i, i + stride, ... of the piece. The n-th goes to lane
+// n mod COUNT of the thread.
 template <int AT_ONCE, bool WHOLE, int COUNT, class Term, class Place>
 __device__ __forceinline__ void add_elements(double (&lanes)[COUNT], const Bits* data, const Term& term, Place& place,
                                              u32 i, u32 stride, u32 length) {
