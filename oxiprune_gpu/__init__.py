@@ -10,12 +10,14 @@ array([[False,  True],
 """
 
 from oxiprune_gpu._version import __version__
+from oxiprune_gpu.backends import deferred_checks
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import (
     BelowMinNonzero,
     DenormalsFlushed,
     EmptyTensor,
+    GpuUnavailable,
     InvalidOption,
     InvalidSparsity,
     NonFiniteScore,
@@ -62,6 +64,7 @@ __all__ = [
     "BlockSource",
     "DenormalsFlushed",
     "EmptyTensor",
+    "GpuUnavailable",
     "ImportanceMetric",
     "ImportanceScores",
     "InvalidOption",
@@ -94,6 +97,7 @@ __all__ = [
     "compute_importance",
     "compute_mask",
     "count_nonzero_blocks",
+    "deferred_checks",
     "model_sparsity_report",
     "prune_blocks",
     "prune_model",

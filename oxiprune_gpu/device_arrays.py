@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import ml_dtypes
@@ -116,11 +117,13 @@ def _to_torch(array: Any) -> Any:
     return torch.from_dlpack(array)
 
 
+def _to_jax(array: Any) -> Any:
+    return import_module("jax.dlpack").from_dlpack(array)
+
+
 def _exporter_of(data: Any) -> Callable[[Any], Any]:
     """`from_dlpack` of the library `data` belongs to, found through the array API standard; else CuPy's stays."""
     if _library(data) in {"jax", "jaxlib"}:
-        from importlib import import_module
-
-        return import_module("jax.dlpack").from_dlpack  # type: ignore[no-any-return]
+        return _to_jax
     namespace = getattr(data, "__array_namespace__", None)
     return namespace().from_dlpack if namespace is not None else _as_is

@@ -30,8 +30,9 @@ from oxiprune_gpu.errors import (
 from oxiprune_gpu.granularity import GroupView, PruningGranularity, UnitView
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
+from oxiprune_gpu.outputs import mask_target, weight_target
 from oxiprune_gpu.selection import units_to_prune
-from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, borrow, tensors_with_names, to_numpy
+from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, WeightTensor, borrow, tensors_with_names, to_numpy
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,27 @@ def compute_importance(tensor: Tensor, metric: str | ImportanceMetric = "l1") ->
         return ImportanceScores(backend.element_scores(adopted, metric, weight.name))
 
 
-def compute_mask(tensor: Tensor, config: PruningConfig) -> Any:
-    """Return the mask `prune_tensor` would apply: bool, True = kept, shaped as the weight. Errors as there."""
+def compute_mask(tensor: Tensor, config: PruningConfig, *, out: Any = None) -> Any:
+    """Return the mask `prune_tensor` would apply: bool, True = kept, shaped as the weight.
+
+    `out`, when given, takes the mask, as `mask_out` in `prune_tensor`. Errors as there.
+    """
     weight = borrow(tensor)
     with backend_of(weight.data).device_of(weight.data):
-        return weight.export(_prune_array(weight.contiguous(), weight, config, write=False))
+        return _prune_array(weight.contiguous(), weight, config, out, write=False)
 
 
-def apply_mask(tensor: Tensor, mask: Any) -> Any:
+def apply_mask(tensor: Tensor, mask: Any, *, out: Any = None) -> Any:
     """Return a copy of a weight in which the elements where `mask` is False are +0.0; the others keep their bits.
 
     Args:
         tensor: `WeightTensor` or array.
         mask: bool (or numbers, nonzero = kept), the weight's shape.
+        out: takes the result, as in `prune_tensor`; the weight itself to change it where it lies.
 
     Raises:
-        ShapeMismatch: the mask has another shape.
-        InvalidOption: the mask is no array of bools or numbers.
+        ShapeMismatch: the mask or `out` has another shape.
+        InvalidOption: the mask is no array of bools or numbers, or `out` does not fit.
     """
     weight = borrow(tensor)
     backend = backend_of(weight.data)
@@ -90,29 +95,37 @@ def apply_mask(tensor: Tensor, mask: Any) -> Any:
         if kept.shape != weight.data.shape:
             shapes = f"{list(kept.shape)}, the weight {list(weight.data.shape)}"
             raise ShapeMismatch(f"mask of tensor '{weight.name}' has shape {shapes}: they must be equal")
-        pruned = weight.data.copy(order="C")
+        pruned = _copied(weight, out)
         backend.apply_mask(pruned, kept)
-        return weight.give_back(pruned)
+        return _handed_back(weight, pruned, out)
 
 
-def prune_tensor(tensor: Tensor, config: PruningConfig) -> tuple[Any, Any]:
+def prune_tensor(tensor: Tensor, config: PruningConfig, *, out: Any = None, mask_out: Any = None) -> tuple[Any, Any]:
     """Prune a copy of a weight.
 
     Args:
         tensor: `WeightTensor` or array, float32, float16, bfloat16 or float64; any layout. It is not changed.
         config: how much, by which metric, in which units.
+        out: takes the pruned weight, if given: C-contiguous, of its shape, dtype and device; the weight itself will do.
+        mask_out: takes the mask, if given: bool, C-contiguous, of the weight's shape and device. After an error the
+            values of `out` and `mask_out` mean nothing, except that a weight given as `out` is unchanged.
 
     Returns:
         (pruned, mask): `pruned` in the form the weight came in; the mask is bool, True = kept, the weight's shape.
 
     Raises:
+        InvalidOption: `out` or `mask_out` does not fit.
         UnsupportedArray, UnsupportedDtype, InvalidSparsity, EmptyTensor, NotTwoDimensional, BelowMinNonzero,
         ShapeMismatch, DenormalsFlushed, NonFiniteWeight, NonFiniteScore.
     """
-    return _prune_one(borrow(tensor), tensor, config, inplace=False)
+    weight = borrow(tensor)
+    with backend_of(weight.data).device_of(weight.data):
+        work = _copied(weight, out)
+        mask = _prune_array(work, weight, config, mask_out)
+        return _handed_back(weight, work, out), mask
 
 
-def prune_tensor_inplace(tensor: Tensor, config: PruningConfig) -> Any:
+def prune_tensor_inplace(tensor: Tensor, config: PruningConfig, *, mask_out: Any = None) -> Any:
     """Prune a weight where it lies; return the mask. Arguments and errors as in `prune_tensor`.
 
     A view that is not C-contiguous is pruned in a contiguous copy and written back.
@@ -120,7 +133,7 @@ def prune_tensor_inplace(tensor: Tensor, config: PruningConfig) -> Any:
     Raises:
         ReadOnlyTarget: the weight can't be written.
     """
-    return _prune_one(borrow(tensor), tensor, config, inplace=True)[1]
+    return _prune_in_place(borrow(tensor), config, mask_out)
 
 
 @overload
@@ -144,8 +157,16 @@ def prune_model(
     Returns:
         (pruned, mask) of each weight: a list, or a dict when a mapping came in.
     """
-    pruned = ((name, _prune_one(borrow(t, name), t, config, inplace)) for name, t in tensors_with_names(tensors))
-    return dict(pruned) if isinstance(tensors, Mapping) else [result for _, result in pruned]
+
+    def prune(name: str, tensor: Tensor) -> tuple[Any, Any]:
+        named = tensor if isinstance(tensor, WeightTensor) else WeightTensor(name, tensor)
+        if inplace:
+            return tensor, prune_tensor_inplace(named, config)
+        pruned, mask = prune_tensor(named, config)
+        return pruned if named is tensor else pruned.data, mask
+
+    results = ((name, prune(name, tensor)) for name, tensor in tensors_with_names(tensors))
+    return dict(results) if isinstance(tensors, Mapping) else [result for _, result in results]
 
 
 def prune_blocks(source: BlockSource, config: PruningConfig, name: str = "blocks") -> PruneCounts:
@@ -246,29 +267,41 @@ def _units_that_fall(view: UnitView | GroupView | None, size: int, config: Pruni
     return units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
 
 
-def _prune_one(weight: Borrowed, tensor: Tensor, config: PruningConfig, inplace: bool) -> tuple[Any, Any]:
-    """Prune a weight, or a copy of it; return it in the form it came in, and the mask."""
+def _prune_in_place(weight: Borrowed, config: PruningConfig, mask_out: Any) -> Any:
+    """Prune a weight where it lies; return the mask."""
     with backend_of(weight.data).device_of(weight.data):
-        if inplace:
-            target = weight.writable_data()
-            work = weight.contiguous()
-        else:
-            target = work = weight.data.copy(order="C")
-        mask = _prune_array(work, weight, config)
+        target = weight.writable_data()
+        work = weight.contiguous()
+        mask = _prune_array(work, weight, config, mask_out)
         if work is not target:
             target[...] = work
-        if inplace:
-            weight.announce_write()
-        return (tensor if inplace else weight.give_back(work)), weight.export(mask)
+        weight.announce_write()
+        return mask
 
 
-def _prune_array(array: Any, weight: Borrowed, config: PruningConfig, *, write: bool = True) -> Any:
-    """Prune a C-contiguous array of a weight in place, unless `write` is False; return the mask."""
+def _prune_array(array: Any, weight: Borrowed, config: PruningConfig, mask_out: Any, *, write: bool = True) -> Any:
+    """Prune a C-contiguous array of a weight in place, unless `write` is False; return the mask, or `mask_out`."""
     job = _plan(array.shape, config, weight.name)
     backend = backend_of(array)
-    mask = backend.empty_mask(array.shape)
+    mask = backend.empty_mask(array.shape) if mask_out is None else mask_target(mask_out, weight)
     job.run(backend, backend.adopt(array, weight.dtype), mask=mask, write=write)
-    return mask
+    return weight.export(mask) if mask_out is None else mask_out
+
+
+def _copied(weight: Borrowed, out: Any) -> Any:
+    """A C-contiguous copy of a weight, in `out` when it is given."""
+    if out is None:
+        return weight.data.copy(order="C")
+    target = weight_target(out, weight)
+    target[...] = weight.data
+    return target
+
+
+def _handed_back(weight: Borrowed, pruned: Any, out: Any) -> Any:
+    """A result in the form the weight came in."""
+    if out is None:
+        return weight.give_back(pruned)
+    return WeightTensor(weight.name, out) if weight.named else out
 
 
 def _check_source(source: BlockSource, name: str, *, writing: bool = False) -> None:

@@ -141,6 +141,15 @@ def to_numpy(data: Any, name: str) -> Array:
     return _import_host(data, name)[0]
 
 
+def see_array(data: Any, name: str) -> tuple[Any, np.dtype[Any], bool]:
+    """See an array of any library as a numpy or CuPy array.
+
+    Returns the array, the dtype of its elements, and whether it can be written. Raises `UnsupportedArray`.
+    """
+    array, dtype, _, reaches = _import(data, name)
+    return array, dtype, reaches and bool(getattr(array.flags, "writeable", True))
+
+
 def tensors_with_names(tensors: Iterable[Tensor] | Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Several weights, each with the name it has in errors unless it is a `WeightTensor`.
 

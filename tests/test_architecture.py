@@ -19,6 +19,7 @@ ORDER = {
         config
         backends
         metrics granularity
+        outputs
         blocks tensor
         device_arrays
         errors _version

@@ -1,7 +1,7 @@
 """Errors that are looked for on the device, and when the host asks about them.
 
 Pruning on a GPU finds NaN in a pass that the host does not wait for; nothing is written where one was found. The host
-asks once, after the launches, and that is the one place where it waits. Inside `deferred_checks()` it asks at the end of
+asks once, after the launches: that is the one place where it waits. Inside `deferred_checks()` it asks at the end of
 the block, for all calls at once.
 """
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from oxiprune_gpu.errors import InvalidOption, ShapeMismatch, UnsupportedArray
 from oxiprune_gpu.metrics.base import ImportanceMetric, Positions
 from oxiprune_gpu.metrics.magnitude import L2Magnitude
-from oxiprune_gpu.tensor import DTYPES, to_numpy
+from oxiprune_gpu.tensor import DTYPES, see_array
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Taylor(ImportanceMetric):
 
     Args:
         gradient: array of the weight's shape, of any library `WeightTensor` takes. It is read in the score dtype, and
-            copied if it is not C-contiguous. NaN in it raises `NonFiniteWeight`.
+            copied if it is not C-contiguous. NaN in it raises `NonFiniteWeight`. One on a GPU goes with weights there;
+            one in this machine's memory is copied to the weight's device.
     """
 
     gradient: ArrayLike
@@ -38,10 +39,13 @@ class Taylor(ImportanceMetric):
 
     def count_nan(self) -> int:
         """See `ImportanceMetric.count_nan`."""
-        return int(np.count_nonzero(np.isnan(self.flat_gradient)))
+        gradient = self.flat_gradient
+        return int((gradient != gradient).sum())  # noqa: PLR0124 - NaN, on the CPU and on a GPU
 
     def score(self, values: NDArray[Any], positions: Positions, out: NDArray[Any]) -> None:
         """See `ImportanceMetric.score`."""
+        if not isinstance(self.gradient, np.ndarray):
+            raise InvalidOption("the gradient of metric taylor lies on a GPU, the weight does not: bring them together")
         gradient = self.flat_gradient[positions]
         np.multiply(values, gradient.astype(out.dtype, copy=False), out=out)
         np.absolute(out, out=out)
@@ -55,9 +59,10 @@ class Taylor(ImportanceMetric):
             )
 
     @property
-    def flat_gradient(self) -> NDArray[Any]:
-        """The gradient, flattened in row-major order."""
-        return np.asarray(self.gradient).reshape(-1)
+    def flat_gradient(self) -> Any:
+        """The gradient, flattened in row-major order: a numpy or CuPy array."""
+        gradient: Any = self.gradient
+        return gradient.reshape(-1)
 
     @property
     def text(self) -> str:
@@ -65,11 +70,14 @@ class Taylor(ImportanceMetric):
         return "taylor:gradient"
 
 
-def _real_array(gradient: Any) -> NDArray[Any]:
+def _real_array(gradient: Any) -> Any:
+    """The gradient as a C-contiguous numpy or CuPy array of real numbers."""
     try:
-        array = to_numpy(gradient, "gradient")
+        array, dtype, _ = see_array(gradient, "gradient")
     except UnsupportedArray as error:
         raise InvalidOption(f"the gradient of metric taylor is no array: {error}") from None
-    if array.dtype not in DTYPES and array.dtype.kind not in "biuf":
-        raise InvalidOption(f"the gradient of metric taylor is no array of real numbers, but of {array.dtype}")
+    if dtype not in DTYPES and dtype.kind not in "biuf":
+        raise InvalidOption(f"the gradient of metric taylor is no array of real numbers, but of {dtype}")
+    if dtype != array.dtype:  # bits of bfloat16: the upper half of a float32
+        array = (array.astype(np.uint32) << 16).view(np.float32)
     return array if array.flags.c_contiguous else array.copy(order="C")

@@ -23,6 +23,7 @@ NAMES = [
     "BlockSource",
     "DenormalsFlushed",
     "EmptyTensor",
+    "GpuUnavailable",
     "ImportanceMetric",
     "ImportanceScores",
     "InvalidOption",
@@ -56,6 +57,7 @@ NAMES = [
     "compute_importance",
     "compute_mask",
     "count_nonzero_blocks",
+    "deferred_checks",
     "model_sparsity_report",
     "prune_blocks",
     "prune_model",
@@ -95,10 +97,10 @@ class OnAnotherDevice(OnlyDLPack):
     """Something whose memory this machine's processor can't read."""
 
     def __dlpack__(self, **options):
-        raise BufferError("it lies on device 2:0")
+        raise BufferError("it lies on device 10:0")
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (10, 0)
 
 
 def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""Arrays the caller gives for results: `out` and `mask_out`. They must fit exactly; nothing is converted on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from oxiprune_gpu.errors import InvalidOption, ReadOnlyTarget, ShapeMismatch, UnsupportedArray
+from oxiprune_gpu.tensor import Borrowed, see_array
+
+
+def mask_target(mask_out: Any, weight: Borrowed) -> Any:
+    """`mask_out` as the array that the mask of `weight` is written to.
+
+    Raises:
+        ShapeMismatch: it has another shape than the weight.
+        InvalidOption: it is not bool, not C-contiguous, lies elsewhere than the weight, or shares memory with it.
+        ReadOnlyTarget: it can't be written.
+    """
+    array = _fitting(mask_out, weight, np.dtype(np.bool_), "mask_out")
+    if _may_overlap(array, weight.data):
+        raise InvalidOption(
+            f"mask_out of tensor '{weight.name}' shares memory with the weight: give an array of its own"
+        )
+    return array
+
+
+def weight_target(out: Any, weight: Borrowed) -> Any:
+    """`out` as the array that the pruned `weight` is written to; it may be the weight itself. Errors as above."""
+    array = _fitting(out, weight, weight.dtype, "out")
+    if _may_overlap(array, weight.data) and _place_of(array) != _place_of(weight.data):
+        raise InvalidOption(
+            f"out of tensor '{weight.name}' shares memory with a part of the weight: give another array"
+        )
+    return array
+
+
+def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> Any:
+    label = f"{what} of tensor '{weight.name}'"
+    try:
+        array, found, writable = see_array(target, what)
+    except UnsupportedArray as error:
+        raise InvalidOption(f"{label} is no array: {error}") from None
+    if isinstance(array, np.ndarray) != isinstance(weight.data, np.ndarray) or _device(array) != _device(weight.data):
+        raise InvalidOption(
+            f"{label} lies on {_device(array)}, the weight on {_device(weight.data)}: bring them together"
+        )
+    if found != dtype:
+        raise InvalidOption(f"{label} has dtype {found}: it must be {dtype}")
+    if array.shape != weight.data.shape:
+        raise ShapeMismatch(f"{label} has shape {list(array.shape)}, the weight {list(weight.data.shape)}")
+    if not array.flags.c_contiguous:
+        raise InvalidOption(f"{label} is not C-contiguous: give a contiguous array and copy it where it belongs")
+    if not writable:
+        raise ReadOnlyTarget(weight.name, f"{what} is read-only")
+    return array
+
+
+def _device(array: Any) -> str:
+    return "the CPU" if isinstance(array, np.ndarray) else f"GPU {array.device.id}"
+
+
+def _may_overlap(array: Any, other: Any) -> bool:
+    if isinstance(array, np.ndarray):
+        return np.may_share_memory(array, other)
+    first, second = _extent(array), _extent(other)
+    return first[0] < second[1] and second[0] < first[1]
+
+
+def _extent(array: Any) -> tuple[int, int]:
+    """Addresses of the first byte of an array on a GPU and of the one after its last."""
+    low = high = int(array.data.ptr)
+    for stride, length in zip(array.strides, array.shape, strict=True):
+        low += min(0, stride * (length - 1))
+        high += max(0, stride * (length - 1))
+    return low, high + array.itemsize
+
+
+def _place_of(array: Any) -> tuple[object, ...]:
+    """Where each element lies: equal for arrays that are the same memory, element by element."""
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    return address, array.shape, array.strides

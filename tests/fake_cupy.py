@@ -1,0 +1,167 @@
+"""As much of CuPy as the library touches, over numpy: arrays that are no numpy arrays and refuse to become some.
+
+With it the whole way of an array on a GPU runs without one: how it is borrowed, pruned by kernels compiled for the CPU,
+and handed back. Install it with `installed(monkeypatch)`.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oxiprune_gpu import backends
+from oxiprune_gpu.backends.cuda_backend import CudaBackend
+from oxiprune_gpu.backends.kernels import source_of
+from tests.cuda_on_cpu.loader import CpuKernels
+
+
+class Device:
+    """A device that notes whether work is being sent to it."""
+
+    entered = 0
+
+    def __init__(self, number: int = 0) -> None:
+        self.id = number
+
+    def __enter__(self) -> Device:
+        Device.entered += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class ndarray:
+    """An array on a device that does not exist."""
+
+    def __init__(self, host: Any, number: int = 0) -> None:
+        self.host = np.asarray(host)
+        self.device = Device(number)
+
+    dtype = property(lambda self: self.host.dtype)
+    shape = property(lambda self: self.host.shape)
+    strides = property(lambda self: self.host.strides)
+    size = property(lambda self: self.host.size)
+    itemsize = property(lambda self: self.host.itemsize)
+    nbytes = property(lambda self: self.host.nbytes)
+    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self.host.flags.c_contiguous))
+    __cuda_array_interface__ = property(lambda self: {"data": (self.host.ctypes.data, False)})
+
+    def get(self) -> np.ndarray:
+        return self.host.copy()
+
+    def __array__(self, *arguments: object) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def copy(self, order: str = "C") -> ndarray:
+        return ndarray(self.host.copy(order=order))
+
+    def reshape(self, *shape: Any) -> ndarray:
+        return ndarray(self.host.reshape(*shape))
+
+    def view(self, dtype: Any) -> ndarray:
+        return ndarray(self.host.view(dtype))
+
+    def astype(self, dtype: Any, **options: Any) -> ndarray:
+        return ndarray(self.host.astype(dtype, **options))
+
+    def sum(self, *arguments: Any) -> ndarray:
+        return ndarray(self.host.sum(*arguments))
+
+    def fill(self, value: Any) -> None:
+        self.host.fill(value)
+
+    def __getitem__(self, index: Any) -> ndarray:
+        return ndarray(self.host[index])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.host[index] = _host(value)
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __int__(self) -> int:
+        return int(self.host)
+
+    def __float__(self) -> float:
+        return float(self.host)
+
+    def __bool__(self) -> bool:
+        return bool(self.host)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _comparing(compare: Callable[[Any, Any], Any]) -> Callable[[ndarray, Any], ndarray]:
+    return lambda array, other: ndarray(compare(array.host, _host(other)))
+
+
+for _name in (
+    "__eq__",
+    "__ne__",
+    "__lt__",
+    "__le__",
+    "__gt__",
+    "__ge__",
+    "__add__",
+    "__sub__",
+    "__mul__",
+    "__lshift__",
+):
+    setattr(ndarray, _name, _comparing(getattr(operator, _name)))
+ndarray.__module__ = "cupy"
+
+
+def _host(value: Any) -> Any:
+    return value.host if isinstance(value, ndarray) else value
+
+
+def _making(make: Callable[..., np.ndarray]) -> Callable[..., ndarray]:
+    return lambda *arguments, **options: ndarray(make(*map(_host, arguments), **options))
+
+
+class FakeKernels:
+    """Kernels compiled for the CPU, for these arrays."""
+
+    def __init__(self) -> None:
+        self._inner = CpuKernels(source_of)
+
+    def kernel(self, family: str, name: str, defines: Any) -> Callable[..., None]:
+        inner = self._inner.kernel(family, name, defines)
+        return lambda grid, block, args, **options: inner(grid, block, tuple(map(_host, args)), **options)
+
+
+def module() -> ModuleType:
+    """The module `cupy`."""
+    fake = ModuleType("cupy")
+    functions = ("empty", "zeros", "ones", "full", "arange", "concatenate", "empty_like", "zeros_like", "count_nonzero")
+    vars(fake).update({name: _making(getattr(np, name)) for name in functions})
+    vars(fake).update(
+        ndarray=ndarray,
+        asarray=lambda value, dtype=None: (
+            value
+            if isinstance(value, ndarray) and dtype in (None, value.dtype)
+            else ndarray(np.array(_host(value), dtype))
+        ),
+        ascontiguousarray=lambda value: ndarray(np.ascontiguousarray(_host(value))),
+        asnumpy=lambda value: value.get(),
+        from_dlpack=lambda value: ndarray(np.from_dlpack(value.on_host)),
+        cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=0)),
+    )
+    return fake
+
+
+def installed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Make `import cupy` give the fake, and the verbs prune its arrays."""
+    fake = module()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    inner, backend = backends._backend, CudaBackend(fake, FakeKernels(), blocks=5)
+    monkeypatch.setattr(backends, "_backend", lambda library: backend if library == "cupy" else inner(library))
+    return fake

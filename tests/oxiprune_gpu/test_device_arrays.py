@@ -1,0 +1,227 @@
+"""Arrays on a GPU from end to end: what comes in, what goes out, and where. Runs over a CuPy that is none."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import oxiprune_gpu as ox
+from oxiprune_gpu.device_arrays import import_cupy, on_cuda_device
+from tests import cuda_on_cpu, fake_cupy, oracles
+
+pytestmark = pytest.mark.skipif(bool(cuda_on_cpu.available()), reason=cuda_on_cpu.available() or "-")
+
+CONFIGS = [
+    ox.PruningConfig(0.5, "l1", "unstructured"),
+    ox.PruningConfig(0.3, "random:7", "unstructured"),
+    ox.PruningConfig(0.5, "l2", "row"),
+    ox.PruningConfig(0.5, "l1", "column"),
+    ox.PruningConfig(granularity="2:4"),
+]
+HALF = CONFIGS[0]
+DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64]
+
+
+@pytest.fixture(autouse=True)
+def cupy(monkeypatch: pytest.MonkeyPatch):
+    return fake_cupy.installed(monkeypatch)
+
+
+class Lent:
+    """An array of another library on a GPU, lent through DLPack."""
+
+    def __init__(self, on_host: np.ndarray) -> None:
+        self.on_host = on_host
+        self.dtype = on_host.dtype
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, **options):
+        raise BufferError("only CuPy can read this")
+
+
+Lent.__module__ = "another"
+
+
+class Immutable(Lent):
+    """The same of a library whose arrays can't be written."""
+
+
+Immutable.__module__ = "jaxlib.something"
+
+
+def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+def same(got, expected: np.ndarray) -> bool:
+    host = got.get()
+    return host.dtype == expected.dtype and host.shape == expected.shape and host.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.metric.text} {config.granularity.text}")
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_cupy_in_cupy_out(cupy, config, dtype):
+    weight = normal(12, 20, dtype=dtype)
+    expected, expected_mask = ox.prune_tensor(weight, config)
+    ours = cupy.asarray(weight)
+    pruned, mask = ox.prune_tensor(ours, config)
+    assert type(pruned) is type(mask) is cupy.ndarray
+    assert same(pruned, expected)
+    assert same(mask, expected_mask)
+    assert same(ours, weight)
+    assert same(ox.compute_mask(ours, config), expected_mask)
+    assert same(ox.prune_tensor_inplace(ours, config), expected_mask)
+    assert same(ours, expected)
+
+
+def test_work_goes_to_the_device_of_the_array(cupy):
+    before = fake_cupy.Device.entered
+    ox.prune_tensor_inplace(cupy.asarray(normal(5)), HALF)
+    assert fake_cupy.Device.entered > before
+
+
+def test_a_named_weight_stays_named(cupy):
+    pruned, _ = ox.prune_tensor(ox.WeightTensor("w", cupy.asarray(normal(6))), HALF)
+    assert pruned.name == "w"
+    assert type(pruned.data) is cupy.ndarray
+
+
+def test_views_are_written_back(cupy):
+    whole = normal(8, 10)
+    ours = cupy.asarray(whole)
+    expected = whole.copy()
+    mask = ox.prune_tensor_inplace(expected[::2, 1::3], HALF)
+    assert same(ox.prune_tensor_inplace(ours[::2, 1::3], HALF), mask)
+    assert same(ours, expected)
+
+
+def test_elements_across_their_boundary_are_pruned_in_a_copy(cupy):
+    room = np.zeros(4 * 9 + 1, np.uint8)
+    weight = room[1:].view(np.float32)
+    weight[:] = normal(9)
+    expected, mask = ox.prune_tensor(weight, HALF)
+    ours = cupy.asarray(room)[1:].view(np.float32)
+    assert same(ox.prune_tensor_inplace(ours, HALF), mask)
+    assert same(ours, expected)
+
+
+def test_models_scores_and_reports(cupy):
+    weights = {"a": normal(7, 3), "b": normal(50)}
+    ours = {name: cupy.asarray(weight) for name, weight in weights.items()}
+    expected, got = ox.prune_model(weights, HALF), ox.prune_model(ours, HALF)
+    assert all(same(got[name][0], expected[name][0]) and same(got[name][1], expected[name][1]) for name in weights)
+    scores, theirs = ox.compute_importance(ours["a"], "l2"), ox.compute_importance(weights["a"], "l2")
+    assert same(scores.scores, theirs.scores)
+    assert scores.stats() == theirs.stats()
+    assert scores.sparsity() == theirs.sparsity()
+    assert scores.top_k(4).tolist() == theirs.top_k(4).tolist()
+    assert ox.model_sparsity_report(ours) == ox.model_sparsity_report(weights)
+
+
+def test_apply_mask(cupy):
+    weight, kept = normal(4, 5), np.random.default_rng(1).random((4, 5)) < 0.5
+    expected = oracles.zeroed(weight, ~kept)
+    ours = cupy.asarray(weight)
+    assert same(ox.apply_mask(ours, cupy.asarray(kept)), expected)
+    assert same(ox.apply_mask(ours, kept), expected)
+    assert ox.apply_mask(ours, kept, out=ours) is ours
+    assert same(ours, expected)
+    with pytest.raises(ox.InvalidOption, match="lies on a GPU"):
+        ox.apply_mask(weight, cupy.asarray(kept))
+    with pytest.raises(ox.InvalidOption, match="must be bool"):
+        ox.apply_mask(ours, cupy.asarray(kept.astype(np.float32)))
+
+
+def test_gradients(cupy):
+    weight, gradient = normal(30), normal(30, dtype=np.float64)[::-1].copy()
+    expected = ox.prune_tensor(weight, ox.PruningConfig(0.5, ox.Taylor(gradient)))
+    for given in (gradient, cupy.asarray(gradient)):
+        config = ox.PruningConfig(0.5, ox.Taylor(given))
+        pruned, mask = ox.prune_tensor(cupy.asarray(weight), config)
+        assert same(pruned, expected[0])
+        assert same(mask, expected[1])
+    with pytest.raises(ox.InvalidOption, match="gradient"):
+        ox.prune_tensor(weight, ox.PruningConfig(0.5, ox.Taylor(cupy.asarray(gradient))))
+
+
+def test_nan_is_refused_and_nothing_written(cupy):
+    weight = normal(40)
+    weight[7] = np.nan
+    ours = cupy.asarray(weight)
+    for config in CONFIGS[:2]:
+        with pytest.raises(ox.NonFiniteWeight, match="tensor 'array' holds 1 NaN"):
+            ox.prune_tensor_inplace(ours, config)
+        assert same(ours, weight)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.metric.text} {config.granularity.text}")
+def test_checks_put_off_to_the_end(cupy, config):
+    """The bad weight stays as it was, those around it are pruned, and its name is in the error."""
+    good, bad = normal(8, 12), normal(8, 12)
+    bad[3, 4] = np.nan
+    expected, _ = ox.prune_tensor(good, config)
+    ours = [ox.WeightTensor(name, cupy.asarray(array)) for name, array in (("a", good), ("bad", bad), ("c", good))]
+
+    def prune_all():
+        with ox.deferred_checks():
+            for weight in ours:
+                ox.prune_tensor_inplace(weight, config)
+            assert same(ours[2].data, expected)
+
+    with pytest.raises(ox.NonFiniteWeight, match="'bad'"):
+        prune_all()
+    assert same(ours[0].data, expected)
+    assert same(ours[1].data, bad)
+
+
+def test_an_error_in_the_block_comes_first(cupy):
+    bad = cupy.asarray(np.full(9, np.nan, np.float32))
+
+    def fail_inside():
+        with ox.deferred_checks():
+            ox.prune_tensor_inplace(bad, HALF)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    ox.prune_tensor_inplace(cupy.asarray(normal(9)), HALF)  # nothing is left over
+
+
+def test_other_libraries_come_through_dlpack(cupy):
+    weight = normal(20)
+    expected, mask = ox.prune_tensor(weight, HALF)
+    ours = Lent(weight.copy())
+    assert on_cuda_device(ours)
+    assert same(ox.prune_tensor_inplace(ours, HALF), mask)
+    assert ours.on_host.tobytes() == expected.tobytes()
+
+
+def test_immutable_arrays_are_not_pruned_in_place(cupy):
+    with pytest.raises(ox.ReadOnlyTarget):
+        ox.prune_tensor_inplace(Immutable(normal(20)), HALF)
+
+
+def test_without_cupy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    with pytest.raises(ox.GpuUnavailable, match=r"pip install 'oxiprune-gpu\[gpu\]'"):
+        import_cupy()
+    with pytest.raises(ox.GpuUnavailable, match="doctor"):
+        ox.prune_tensor(Lent(normal(5)), HALF)
+
+
+def test_out_and_mask_out(cupy):
+    weight = normal(6, 7)
+    expected, expected_mask = ox.prune_tensor(weight, HALF)
+    ours, out, mask_out = cupy.asarray(weight), cupy.empty((6, 7), np.float32), cupy.empty((6, 7), np.bool_)
+    pruned, mask = ox.prune_tensor(ours, HALF, out=out, mask_out=mask_out)
+    assert pruned is out
+    assert mask is mask_out
+    assert same(out, expected)
+    assert same(mask_out, expected_mask)
+    with pytest.raises(ox.InvalidOption, match="lies on the CPU, the weight on GPU 0"):
+        ox.prune_tensor(ours, HALF, mask_out=np.empty((6, 7), bool))
+    with pytest.raises(ox.InvalidOption, match="shares memory"):
+        ox.prune_tensor_inplace(ours, HALF, mask_out=ours.view(np.uint8).view(np.bool_).reshape(-1)[:42].reshape(6, 7))
