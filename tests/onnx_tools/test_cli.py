@@ -109,6 +109,7 @@ USAGE = {
     "sparsity abc": (["prune", "m.onnx", "-s", "abc", "-n"], "'abc'"),
     "metric": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "l3"], "unknown metric 'l3': use l1, l2"),
     "granularity": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "block"], "unknown granularity 'block'"),
+    "N:M": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "2:4"], "unknown granularity '2:4'"),
     "min-nonzero": (["prune", "m.onnx", "-s", 0.5, "-n", "--min-nonzero", "-1"], "--min-nonzero"),
     "old data": (["prune", "m.onnx", "-s", 0.5, "-n", "--delete-old-data"], "--in-place"),
     "drift alone": (["prune", "m.onnx", "-s", 0.5, "-n", "--max-drift", "0.1"], "--verify"),

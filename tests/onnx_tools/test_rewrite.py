@@ -640,6 +640,8 @@ def test_nan_writes_nothing(tmp_path: pathlib.Path, bad: str, external: bool, op
         (PruningConfig(float("nan")), InvalidSparsity),
         (PruningConfig(-0.1), InvalidSparsity),
         (PruningConfig(0.5, "l1", "axis:0"), InvalidOption),
+        (PruningConfig(0.5, "l1", "block:2x2"), InvalidOption),
+        (PruningConfig(granularity="2:4"), InvalidOption),
         (PruningConfig(0.5, min_nonzero=801), InvalidOption),
     ],
     ids=str,

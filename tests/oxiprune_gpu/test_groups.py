@@ -114,8 +114,8 @@ def test_any_data(backend, kind, keep, of, metric, dtype):
         check_groups(backend, made(kind, shape, dtype), ox.NM(keep, of, axis), metric)
 
 
-@pytest.mark.parametrize("of", range(2, 33))
-def test_every_length_and_every_count(backend, of):
+@pytest.mark.parametrize("of", [2, 3, 4, 5, 6, 7, 8, 11, 16, 24, 31, 32])
+def test_every_count(backend, of):
     for keep in range(1, of):
         check_groups(backend, made("few distinct", (3, 2 * of + 1)), ox.NM(keep, of))
 

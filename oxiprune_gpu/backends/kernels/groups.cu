@@ -1,9 +1,9 @@
 // N:M: of every OF neighbours along a line all but the `keep` with the highest scores become +0.0; of equal scores the
 // lowest index falls first.
 //
-// The tensor is seen as (outer, length, inner), neighbours along length. One thread takes whole groups, a patch of them,
-// so that keys and ranks stay in registers. Where inner is 1 a patch is as many vectors in a row as hold whole groups;
-// else it is OF runs, one a member of the group, and neighbouring threads take neighbouring runs.
+// The tensor is seen as (outer, length, inner), neighbours along length. One thread takes whole groups, a patch of
+// them, so that keys and ranks stay in registers. Where inner is 1 a patch is as many vectors in a row as hold whole
+// groups; else it is OF runs, one a member of the group, and neighbouring threads take neighbouring runs.
 //
 // Specialised by -DDTYPE, -DMETRIC and -DOF, 2 to 32.
 #include "metrics.cuh"
@@ -89,8 +89,8 @@ struct Options {
   bool write;
 };
 
-// The runs that begin at `first` and every `distance` elements after it. A patch in which fewer than RUNS are present is
-// the end of a line, which is in no group and stays.
+// The runs that begin at `first` and every `distance` elements after it. A patch in which fewer than RUNS are present
+// is the end of a line, which is in no group and stays.
 template <class Layout>
 struct Patch {
   static const int N = Layout::LENGTH, RUNS = Layout::RUNS;
