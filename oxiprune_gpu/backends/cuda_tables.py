@@ -166,8 +166,13 @@ def _scope(k: int, size: int, first_tile: int, tiles: int, sample: int, candidat
 
 
 def kernel_instances() -> Iterator[tuple[str, dict[str, str]]]:
-    """Every family of kernels with every set of defines that it is ever compiled with: the one list of them."""
+    """Every family of kernels with the sets of defines that it is compiled with: the one list of them.
+
+    Groups may have any length up to 32; those that are in use, and the ends, stand for the rest.
+    """
     for dtype in DTYPE_STRUCTS.values():
         for metric in sorted(set(METRIC_FUNCTORS.values())):
-            for family in FAMILIES:
-                yield family, {"DTYPE": dtype, "METRIC": metric}
+            chosen = {"DTYPE": dtype, "METRIC": metric}
+            yield from ((family, chosen) for family in FAMILIES)
+            yield "units", chosen | {"TERM": "Deviation"}
+            yield from (("groups", chosen | {"OF": str(length)}) for length in (2, 4, 5, 8, 16, 32))

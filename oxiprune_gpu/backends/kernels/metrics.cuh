@@ -79,6 +79,6 @@ struct Random {
   // Sums of random scores are for statistics; a unit takes the first output of a stream of its own.
   static __device__ __forceinline__ typename D::Score unit_score(double sum) { return D::rounded(sum); }
   static __device__ __forceinline__ typename D::Score seeded_unit_score(u64 seed) {
-    return (typename D::Score)score_of(Stream(seed).output(seed, 1));
+    return D::from_float(score_of(Stream(seed).output(seed, 1)));
   }
 };
