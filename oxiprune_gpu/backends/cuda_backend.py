@@ -129,10 +129,10 @@ class CudaBackend(Backend):
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
         """See `Backend.apply_mask`."""
-        adopted = self.adopt(weight)
-        if adopted.size:
-            kernel = self._kernel("elements", "apply_mask", adopted.dtype)
-            self._launch(kernel, adopted.size, (adopted.bits, mask.reshape(-1), np.uint64(adopted.size)))
+        bits = self.adopt(weight).bits
+        if bits.size:  # only the width matters, and bfloat16 comes as its bits
+            kernel = self._kernel("elements", "apply_mask", np.dtype(f"f{bits.dtype.itemsize}"))
+            self._launch(kernel, bits.size, (bits, mask.reshape(-1), np.uint64(bits.size)))
 
     def count_nonzero(self, weight: DeviceWeight) -> int:
         """See `Backend.count_nonzero`."""
