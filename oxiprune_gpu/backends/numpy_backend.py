@@ -111,15 +111,15 @@ class NumpyBackend(Backend):
         self, weight: BlockSource, view: UnitView, kept: Mask, *, mask: Mask | None = None, write: bool = True
     ) -> None:
         """See `Backend.prune_units`."""
-        if mask is not None:
-            _mark_units(mask, view, kept)
-        if write and not kept.all():
-            if view.outer > 1:
-                _zero_scattered(weight, view, kept)
-            elif view.inner <= SPAN:
-                _zero_runs(weight, view.inner, kept)
-            else:
-                _zero_long_runs(weight, view.inner, kept)
+        flags = None if mask is None else mask.reshape(-1)
+        if not math.prod(weight.shape) or (flags is None and (not write or kept.all())):
+            return
+        if view.outer > 1:
+            _prune_scattered(weight, view, kept, flags, write)
+        elif view.inner <= SPAN:
+            _prune_runs(weight, view.inner, kept, flags, write)
+        else:
+            _prune_long_runs(weight, view.inner, kept, flags, write)
 
     def prune_groups(
         self,
@@ -186,79 +186,72 @@ def _nonzeros(values: Array) -> int:
     return int(np.count_nonzero(bits + bits))
 
 
-def _mark_units(mask: Mask, view: UnitView, kept: Mask) -> None:
-    """Write the mask of elements that the mask of units means."""
-    if view.outer == 1:
-        rows, values = mask.reshape(view.count, view.inner), kept[:, None]
-    else:
-        rows = mask.reshape(view.groups * view.outer, view.units * view.inner)
-        values = np.repeat(kept.reshape(view.groups, view.units), view.inner, axis=1)
-
-    def work(span: Span) -> None:
-        first, stop = span
-        rows[first:stop] = values[first:stop] if view.outer == 1 else values[first // view.outer]
-
-    groups = cut((0, len(rows)), view.outer if view.outer > 1 else len(rows))
-    at_once = max(1, SPAN // rows.shape[1])
-    over_spans(lambda: work, [piece for group in groups for piece in cut(group, at_once)])
-
-
-def _zero_runs(weight: BlockSource, length: int, kept: Mask) -> None:
-    """Zero units that lie in one piece of `length` elements each, many units at a time."""
+def _prune_runs(weight: BlockSource, length: int, kept: Mask, flags: Mask | None, write: bool) -> None:
+    """Mark and zero units that lie in one piece of `length` elements each, many units at a time."""
     at_once = max(1, SPAN // length)
 
     def make_worker() -> Callable[[Span], None]:
-        scratch = np.empty(at_once * length, weight.dtype)
+        scratch = np.empty(at_once * length if write else 0, weight.dtype)
 
         def work(span: Span) -> None:
             first, stop = span
-            block = weight.load(first * length, stop * length, scratch)
-            block.view(bits_dtype(weight.dtype)).reshape(stop - first, length)[~kept[first:stop]] = 0
-            weight.store(first * length, block)
+            if flags is not None:
+                flags[first * length : stop * length].reshape(-1, length)[...] = kept[first:stop, None]
+            if write and not kept[first:stop].all():
+                block = weight.load(first * length, stop * length, scratch)
+                block.view(bits_dtype(weight.dtype)).reshape(-1, length)[~kept[first:stop]] = 0
+                weight.store(first * length, block)
 
         return work
 
-    over_spans(make_worker, [piece for piece in cut((0, len(kept)), at_once) if not kept[slice(*piece)].all()])
+    over_spans(make_worker, cut((0, len(kept)), at_once))
 
 
-def _zero_long_runs(weight: BlockSource, length: int, kept: Mask) -> None:
+def _prune_long_runs(weight: BlockSource, length: int, kept: Mask, flags: Mask | None, write: bool) -> None:
     """The same for units so long that one alone is many blocks."""
 
     def make_worker() -> Callable[[Span], None]:
-        scratch = np.empty(BLOCK, weight.dtype)
+        scratch = np.empty(BLOCK if write else 0, weight.dtype)
 
         def work(span: Span) -> None:
-            for start, stop in blocks_of(span):
+            stays = kept[span[0] // length]
+            if flags is not None:
+                flags[slice(*span)] = stays
+            for start, stop in blocks_of(span) if write and not stays else ():
                 block = weight.load(start, stop, scratch)
                 block.view(bits_dtype(weight.dtype))[:] = 0
                 weight.store(start, block)
 
         return work
 
-    units = [(unit * length, (unit + 1) * length) for unit in np.flatnonzero(~kept).tolist()]
+    units = [(unit * length, (unit + 1) * length) for unit in range(len(kept))]
     over_spans(make_worker, [piece for unit in units for piece in cut(unit, SPAN)])
 
 
-def _zero_scattered(weight: BlockSource, view: UnitView, kept: Mask) -> None:
-    """Zero units whose elements lie apart: every (units, inner) slab is multiplied with the mask of its units."""
+def _prune_scattered(weight: BlockSource, view: UnitView, kept: Mask, flags: Mask | None, write: bool) -> None:
+    """The same for units whose elements lie apart: (units, inner) slabs are multiplied with the mask of their units."""
     slab = view.units * view.inner
-    factors = np.repeat(kept.reshape(view.groups, view.units), view.inner, axis=1).astype(bits_dtype(weight.dtype))
-    slabs_at_once = max(1, BLOCK // slab)
+    stays = np.repeat(kept.reshape(view.groups, view.units), view.inner, axis=1)
+    factors = stays.astype(bits_dtype(weight.dtype))
+    at_once = max(1, BLOCK // slab)
 
     def make_worker() -> Callable[[Span], None]:
-        scratch = np.empty(min(slabs_at_once * slab, max(BLOCK, slab)), weight.dtype)
+        scratch = np.empty(at_once * slab if write else 0, weight.dtype)
 
         def work(span: Span) -> None:
-            first, stop = span
-            block = weight.load(first * slab, stop * slab, scratch)
-            bits = block.view(factors.dtype).reshape(stop - first, slab)
-            np.multiply(bits, factors[first // view.outer], out=bits)
-            weight.store(first * slab, block)
+            group = span[0] // view.outer
+            if flags is not None:
+                flags[span[0] * slab : span[1] * slab].reshape(-1, slab)[...] = stays[group]
+            for first, stop in cut(span, at_once) if write else ():
+                block = weight.load(first * slab, stop * slab, scratch)
+                bits = block.view(factors.dtype).reshape(-1, slab)
+                np.multiply(bits, factors[group], out=bits)
+                weight.store(first * slab, block)
 
         return work
 
     groups = cut((0, view.groups * view.outer), view.outer)
-    over_spans(make_worker, [piece for group in groups for piece in cut(group, slabs_at_once)])
+    over_spans(make_worker, [piece for group in groups for piece in cut(group, max(1, SPAN // slab))])
 
 
 def _statistics(scored: ScoredWeight) -> Statistics:
