@@ -53,10 +53,9 @@ class PruningConfig:
 
     def check(self) -> None:
         """Raise `InvalidSparsity` when sparsity is not in [0, 1): NaN and infinities too."""
-        with np.errstate(over="ignore"):
-            single = float(np.float32(self.sparsity))
-        # A tiny negative double rounds to -0.0 as float32, which is legal, but it is no sparsity.
-        if not 0.0 <= single < 1.0 or self.sparsity < 0.0:
+        # The double is asked first: a large one has no float32, and a tiny negative one rounds to -0.0, which is legal,
+        # but no sparsity.
+        if not 0.0 <= self.sparsity < 1.0 or np.float32(self.sparsity) >= 1:
             raise InvalidSparsity(self.sparsity)
 
     @classmethod
