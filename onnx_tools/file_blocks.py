@@ -119,3 +119,7 @@ class FileBlocks(BlockSource):
             write_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
         except OSError as error:
             raise write_failed(error, "the temporary copy") from error
+
+    def put(self, start: int, values: NDArray[Any]) -> None:
+        """See `BlockSource.put`; what lay there is not read. Raises as `store`."""
+        self.store(start, values)

@@ -10,7 +10,7 @@ array([[False,  True],
 """
 
 from oxiprune_gpu._version import __version__
-from oxiprune_gpu.backends import deferred_checks
+from oxiprune_gpu.backends import deferred_checks, resolve_backend
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import (
@@ -103,5 +103,6 @@ __all__ = [
     "prune_model",
     "prune_tensor",
     "prune_tensor_inplace",
+    "resolve_backend",
     "score_stats_blocks",
 ]

@@ -51,6 +51,12 @@ class BlockSource(ABC):
     def store(self, start: int, block: Array) -> None:
         """Make elements start..start + len(block) of the weight equal to `block`, which came from `load`."""
 
+    def put(self, start: int, values: Array) -> None:
+        """Make elements start..start + len(values) equal to `values`, of `dtype`, which were not loaded before."""
+        block = self.load(start, start + len(values), np.empty_like(values))
+        block[...] = values
+        self.store(start, block)
+
     def take(self, places: NDArray[np.intp]) -> Array:
         """Return a copy of the elements at `places`, which ascend."""
         taken = np.empty(len(places), self.dtype)
@@ -113,6 +119,11 @@ class ArrayBlocks(BlockSource):
             return
         width = self.dtype.itemsize
         self._bytes[start * width : (start + len(block)) * width] = block.view(np.uint8)
+
+    def put(self, start: int, values: Array) -> None:
+        """See `BlockSource.put`."""
+        width = self.dtype.itemsize
+        self._bytes[start * width : (start + len(values)) * width] = values.view(np.uint8)
 
     def take(self, places: NDArray[np.intp]) -> Array:
         """See `BlockSource.take`."""

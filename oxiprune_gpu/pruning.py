@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
-from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of
+from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of, deferred_checks
+from oxiprune_gpu.backends.choice import goes_to_gpu, usable_cupy
+from oxiprune_gpu.backends.transfer import download, upload
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device
 from oxiprune_gpu.errors import (
     BelowMinNonzero,
     EmptyTensor,
+    GpuUnavailable,
     InvalidOption,
     PruningError,
     ReadOnlyTarget,
@@ -37,12 +40,13 @@ from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, WeightTensor, borrow, 
 
 @dataclass(frozen=True)
 class PruneCounts:
-    """What pruning did to a weight, in elements."""
+    """What pruning did to a weight, in elements, and whether the CPU or a GPU did it."""
 
     total: int
     pruned: int
     nonzero_before: int
     nonzero_after: int
+    backend: Literal["cpu", "cuda"] = "cpu"
 
 
 def compute_importance(tensor: Tensor, metric: str | ImportanceMetric = "l1") -> ImportanceScores:
@@ -169,26 +173,43 @@ def prune_model(
     return dict(results) if isinstance(tensors, Mapping) else [result for _, result in results]
 
 
-def prune_blocks(source: BlockSource, config: PruningConfig, name: str = "blocks") -> PruneCounts:
+def prune_blocks(
+    source: BlockSource, config: PruningConfig, name: str = "blocks", *, backend: str = "cpu"
+) -> PruneCounts:
     """Prune a weight that is read and written in blocks, in place: a tensor in a file, for instance.
 
-    Unstructured pruning holds a mask, one byte an element; beside it a few megabytes are enough, whatever the size.
+    On the CPU unstructured pruning holds a mask, one byte an element; beside it a few megabytes are enough, whatever
+    the size. On a GPU the weight lies in the GPU's memory, and this machine's needs a few megabytes.
 
     Args:
         source: see `BlockSource`.
         config: how much, by which metric, in which units; a granularity sees `source.shape`.
         name: for error texts.
+        backend: "cpu"; "cuda", the current GPU; or "auto", the GPU where one is present, the weight is large enough to
+            pay for the way there and fits into its free memory. What is stored is the same, to the bit.
+            `resolve_backend` weighs a job of several weights.
 
     Returns:
-        The counts of elements. Errors as in `prune_tensor`; nothing has been stored when one of them is raised.
+        The counts of elements. Errors as in `prune_tensor`, and GpuUnavailable; nothing has been stored when one of
+        them is raised.
     """
     _check_source(source, name, writing=True)
     job = _plan(source.shape, config, name)
-    backend = NumpyBackend()
-    before = backend.count_nonzero(source)
-    job.run(backend, source)
-    after = backend.count_nonzero(source) if job.k else before
-    return PruneCounts(math.prod(source.shape), job.elements, before, after)
+    if not goes_to_gpu(backend, source, config.metric):
+        return job.counted(NumpyBackend(), source, "cpu")
+    try:
+        bits, counts = _pruned_on_gpu(source, job)
+    except (GpuUnavailable, MemoryError) as error:
+        if backend == "auto":
+            return job.counted(NumpyBackend(), source, "cpu")
+        if isinstance(error, GpuUnavailable):
+            raise
+        raise InvalidOption(
+            f"tensor '{name}' does not fit into the GPU's free memory: use the backend auto or cpu"
+        ) from error
+    if job.k:
+        download(usable_cupy(), bits, source)
+    return counts
 
 
 def count_nonzero_blocks(source: BlockSource) -> int:
@@ -234,6 +255,15 @@ class _Job:
             scores = backend.unit_scores(weight, self.view, metric, self.name)
             backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
 
+    def counted(self, backend: Backend, weight: Any, where: Literal["cpu", "cuda"]) -> PruneCounts:
+        """Prune a weight in its backend's form, and count."""
+        total = math.prod(weight.shape)
+        before = backend.count_nonzero(weight)
+        with deferred_checks():  # a block of the caller's would put the checks off until after the storing
+            self.run(backend, weight)
+        after = backend.count_nonzero(weight) if self.k else before
+        return PruneCounts(total, self.elements, before, after, where)
+
 
 def _plan(shape: tuple[int, ...], config: PruningConfig, name: str) -> _Job:
     """Check all that can be checked without reading the weight, and say how many units fall."""
@@ -265,6 +295,13 @@ def _units_that_fall(view: UnitView | GroupView | None, size: int, config: Pruni
         return view.pruned
     units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
     return units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
+
+
+def _pruned_on_gpu(source: BlockSource, job: _Job) -> tuple[Any, PruneCounts]:
+    """Prune a copy of a weight on the GPU; return its bits there, and the counts."""
+    bits = upload(usable_cupy(), source)
+    backend = backend_of(bits)
+    return bits, job.counted(backend, backend.adopt(bits, source.dtype), "cuda")
 
 
 def _prune_in_place(weight: Borrowed, config: PruningConfig, mask_out: Any) -> Any:

@@ -2,10 +2,14 @@
 
 With it the whole way of an array on a GPU runs without one: how it is borrowed, pruned by kernels compiled for the CPU,
 and handed back. Install it with `installed(monkeypatch)`.
+
+Copies that begin on a stream are made as late as they may be: when a kernel is launched, or an event waited for. So a
+buffer that is filled again or read too early is seen.
 """
 
 from __future__ import annotations
 
+import ctypes
 import operator
 import sys
 from collections.abc import Callable
@@ -37,6 +41,54 @@ class Device:
         pass
 
 
+_begun: list[Callable[[], object]] = []
+"""Copies that were begun and not waited for."""
+
+
+def _finish_copies() -> None:
+    while _begun:
+        _begun.pop(0)()
+
+
+class Memory:
+    """Where an array begins."""
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+    def copy_from_host_async(self, source: ctypes.c_void_p, nbytes: int) -> None:
+        _begun.append(lambda: ctypes.memmove(self.ptr, source, nbytes))
+
+    def copy_to_host_async(self, target: ctypes.c_void_p, nbytes: int) -> None:
+        _begun.append(lambda: ctypes.memmove(target, self.ptr, nbytes))
+
+
+class Event:
+    """All that was begun before it is done when it has been waited for."""
+
+    def __init__(self, **options: bool) -> None:
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        _finish_copies()
+
+
+class Runtime:
+    """The driver, and what it says of the device."""
+
+    devices = 1
+    free_bytes = 1 << 40
+
+    def getDeviceCount(self) -> int:
+        return self.devices
+
+    def memGetInfo(self) -> tuple[int, int]:
+        return self.free_bytes, 1 << 40
+
+
 class ndarray:
     """An array on a device that does not exist."""
 
@@ -50,7 +102,7 @@ class ndarray:
     size = property(lambda self: self.host.size)
     itemsize = property(lambda self: self.host.itemsize)
     nbytes = property(lambda self: self.host.nbytes)
-    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
+    data = property(lambda self: Memory(self.host.ctypes.data))
     flags = property(lambda self: SimpleNamespace(c_contiguous=self.host.flags.c_contiguous))
     __cuda_array_interface__ = property(lambda self: {"data": (self.host.ctypes.data, False)})
 
@@ -135,7 +187,12 @@ class FakeKernels:
 
     def kernel(self, family: str, name: str, defines: Any) -> Callable[..., None]:
         inner = self._inner.kernel(family, name, defines)
-        return lambda grid, block, args, **options: inner(grid, block, tuple(map(_host, args)), **options)
+
+        def launch(grid: Any, block: Any, args: tuple[Any, ...], **options: Any) -> None:
+            _finish_copies()
+            inner(grid, block, tuple(map(_host, args)), **options)
+
+        return launch
 
 
 def module() -> ModuleType:
@@ -153,7 +210,13 @@ def module() -> ModuleType:
         ascontiguousarray=lambda value: ndarray(np.ascontiguousarray(_host(value))),
         asnumpy=lambda value: value.get(),
         from_dlpack=lambda value: ndarray(np.from_dlpack(value.on_host)),
-        cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=0)),
+        get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
+        cuda=SimpleNamespace(
+            get_current_stream=lambda: SimpleNamespace(ptr=0),
+            alloc_pinned_memory=bytearray,
+            Event=Event,
+            runtime=Runtime(),
+        ),
     )
     return fake
 
@@ -161,6 +224,7 @@ def module() -> ModuleType:
 def installed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Make `import cupy` give the fake, and the verbs prune its arrays."""
     fake = module()
+    _begun.clear()
     monkeypatch.setitem(sys.modules, "cupy", fake)
     inner, backend = backends._backend, CudaBackend(fake, FakeKernels(), blocks=5)
     monkeypatch.setattr(backends, "_backend", lambda library: backend if library == "cupy" else inner(library))

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from oxiprune_gpu.backends.base import Backend, Statistics
+from oxiprune_gpu.backends.choice import resolve_backend
 from oxiprune_gpu.backends.deferred import deferred_checks
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
 from oxiprune_gpu.device_arrays import import_cupy
@@ -42,4 +43,13 @@ def _backend(library: str) -> Backend:
     return BACKENDS[library]()
 
 
-__all__ = ["BACKENDS", "Backend", "NumpyBackend", "Statistics", "backend_of", "cuda_backend", "deferred_checks"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "NumpyBackend",
+    "Statistics",
+    "backend_of",
+    "cuda_backend",
+    "deferred_checks",
+    "resolve_backend",
+]

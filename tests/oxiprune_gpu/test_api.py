@@ -63,6 +63,7 @@ NAMES = [
     "prune_model",
     "prune_tensor",
     "prune_tensor_inplace",
+    "resolve_backend",
     "score_stats_blocks",
 ]
 
