@@ -29,6 +29,9 @@ _WRITING = "Writing"
 _EXIT_CODES = """Exit codes: 0 done; 1 no weight was selected, or a check failed; 2 wrong usage, bad input, or a file
 that can't be written; 130 interrupted. Of several models, the worst."""
 
+_DOCTOR_EXIT_CODES = """Exit codes: 0 done, also where there is no GPU; 1 there is a GPU that does not work, or whose
+kernels give other results than numpy; 2 wrong usage; 130 interrupted."""
+
 
 METRICS = ("l1", "l2", "taylor", "random")
 """The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy; a test compares."""
@@ -363,6 +366,30 @@ def verify(
 
         checks = commands.Checks(data, max_drift, seed, runtime)
         return commands.verify_models(before, after, checks, quiet=quiet, as_json=as_json)
+
+    _run(run)
+
+
+@app.command(cls=SectionedCommand, epilog=_DOCTOR_EXIT_CODES)
+def doctor(
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_REPORTING)] = False,
+) -> None:
+    """Show whether a GPU is used, and test its kernels.
+
+    Versions, GPUs, and every CUDA kernel against numpy, bit for bit. What is missing is named with the command that
+    installs it. The test compiles what was never compiled before, which takes a few minutes; later runs take seconds.
+
+    \b
+    Examples:
+      oxiprune doctor
+      oxiprune doctor --json
+    """  # noqa: D301
+
+    def run() -> int:
+        from onnx_tools import doctor
+
+        return doctor.doctor(quiet=quiet, as_json=as_json)
 
     _run(run)
 

@@ -14,7 +14,7 @@ import pytest
 ORDER = {
     "oxiprune_gpu": """
         oxiprune_gpu
-        pruning
+        pruning diagnosis
         selection importance sparsity
         config
         backends
@@ -27,7 +27,7 @@ ORDER = {
     "onnx_tools": """
         __main__
         cli
-        commands usage
+        commands usage doctor
         onnx_tools
         inspection terminal preflight
         rewrite verify renderers
@@ -59,7 +59,7 @@ ONLY_IN = {
 FOREIGN = {"oxiprune_gpu": {"onnx_tools", "onnx", "onnxruntime", "torch", "rich", "typer", "zstandard"}}
 """Packages that a package never imports."""
 
-OPEN_MODULES = {"oxiprune_gpu", "oxiprune_gpu.errors", "oxiprune_gpu.blocks"}
+OPEN_MODULES = {"oxiprune_gpu", "oxiprune_gpu.errors", "oxiprune_gpu.blocks", "oxiprune_gpu.diagnosis"}
 """What onnx_tools may import from."""
 
 packages = pytest.mark.parametrize("package", ORDER)

@@ -21,7 +21,7 @@ from tests.command import START, finish, refused, run, spawn, tree, weight_of, z
 
 DEMO = pathlib.Path(__file__).parents[2] / "demo" / "digits_cnn.onnx"
 SMALL = ("--sparsity", 0.5, "--min-elements", 0)
-COMMANDS = ["prune", "inspect", "verify"]
+COMMANDS = ["prune", "inspect", "verify", "doctor"]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and streams")
 
 
@@ -74,6 +74,7 @@ HEAVY = {"numpy", "onnx", "onnxruntime", "ml_dtypes", "rich", "pydantic"}
         (["--help"], set()),
         ([], set()),
         (["prune", "--help"], set()),
+        (["doctor", "--help"], set()),
         (["prune", "model.onnx"], set()),
         (["prune", "model.onnx", "-s", "1.0", "-o", "out.onnx"], set()),
         (["prune", "model.onnx", "-s", "0.5"], set()),
