@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from oxiprune_gpu.backends import Backend, NumpyBackend, cuda_backend
-from oxiprune_gpu.backends.base import Statistics
+from oxiprune_gpu.backends import Backend, NumpyBackend, cuda_backend, kernels
+from oxiprune_gpu.backends.base import Plan, PlanMember, Statistics
 from oxiprune_gpu.backends.cuda_backend import CudaBackend
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight
-from oxiprune_gpu.backends.kernels import source_of
 from oxiprune_gpu.granularity import GroupView, UnitView
 from oxiprune_gpu.metrics import ImportanceMetric
 from tests import cuda_on_cpu
 from tests.cuda_on_cpu.loader import CpuKernels, current_seed
+from tests.kernel_mutants import with_fault
+
+
+def source_of(family: str) -> str:
+    """The source of a family of kernels, with the fault in it that OXIPRUNE_KERNEL_MUTANT names: see kernel_mutants."""
+    name, source = os.environ.get("OXIPRUNE_KERNEL_MUTANT"), kernels.source_of(family)
+    return with_fault(name, source) if name else source
 
 
 def cuda_on_cpu_backend() -> Backend:
@@ -29,6 +36,16 @@ class Uploaded(NamedTuple):
 
     weight: DeviceWeight
     host: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.host.shape
+
+    def upload(self) -> None:
+        self.weight.bits.set(np.ascontiguousarray(self.host).reshape(-1).view(self.weight.bits.dtype))
+
+    def download(self) -> None:
+        self.host[...] = self.weight.bits.get().view(self.host.dtype).reshape(self.host.shape)
 
 
 class UploadingBackend(Backend):
@@ -48,6 +65,9 @@ class UploadingBackend(Backend):
 
     def empty_mask(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.empty(shape, np.bool_)
+
+    def empty_array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return np.empty(shape, dtype)
 
     def own_mask(self, mask: np.ndarray) -> np.ndarray:
         return mask
@@ -87,6 +107,13 @@ class UploadingBackend(Backend):
         prune = self._inner.prune_groups
         self._carried(weight, mask, lambda own: prune(weight.weight, view, metric, name, mask=own, write=write))
 
+    def plan_elements(
+        self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
+    ) -> UploadingPlan:
+        masks = [None if m.mask is None else self._xp.empty(m.mask.shape, m.mask.dtype) for m in members]
+        own = [m._replace(weight=m.weight.weight, mask=mask) for m, mask in zip(members, masks, strict=True)]
+        return UploadingPlan(self._inner.plan_elements(own, metric, k), members, masks)
+
     def apply_mask(self, weight: np.ndarray, mask: np.ndarray) -> None:
         uploaded = self.adopt(weight)
         self._inner.apply_mask(uploaded.weight.bits, self._xp.asarray(mask))
@@ -109,7 +136,30 @@ class UploadingBackend(Backend):
             mask[...] = own.get()
 
     def _download(self, weight: Uploaded) -> None:
-        weight.host[...] = weight.weight.bits.get().view(weight.host.dtype).reshape(weight.host.shape)
+        weight.download()
+
+
+class UploadingPlan(Plan):
+    """A plan on the GPU for arrays on the host; they are carried anew for each run."""
+
+    def __init__(self, inner: Plan, members: Sequence[PlanMember], masks: list[Any]) -> None:
+        self._inner = inner
+        self._members = members
+        self._masks = masks
+        self.nonzero = np.zeros(len(members), np.int64)
+
+    def run(self) -> None:
+        for member in self._members:
+            member.weight.upload()
+        self._inner.run()
+        self.nonzero[...] = self._inner.nonzero.get()
+        for member, mask in zip(self._members, self._masks, strict=True):
+            member.weight.download()
+            if mask is not None:
+                member.mask[...] = mask.get()
+
+    def check(self) -> None:
+        self._inner.check()
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {

@@ -210,6 +210,15 @@ def test_a_missing_barrier_gives_wrong_results_under_some_schedule():
     assert not all(sums_under(seed, FORGETFUL="1") for seed in SEEDS)
 
 
+def test_only_some_blocks_of_a_huge_grid():
+    for seed in SEEDS:
+        a, b = np.random.default_rng(seed).random((2, 70), np.float32)
+        out = np.zeros(70, np.float32)
+        args = (a, b, out, np.uint64(70))
+        loader(seed).kernel("shim", "add", {})((2**30,), (1,), args, only=range(33, 70))
+        assert (out == np.where(np.arange(70) < 33, 0, a + b)).all()
+
+
 def test_warp_intrinsics():
     lanes = np.arange(32, dtype=np.uint32)
     for seed in SEEDS:

@@ -90,6 +90,8 @@ class _Launch(ctypes.Structure):
     _fields_ = (
         ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3),
+        ("first_block", ctypes.c_uint64),
+        ("blocks", ctypes.c_uint64),
         ("shared_bytes", ctypes.c_uint64),
         ("seed", ctypes.c_uint64),
         ("stacks", ctypes.c_void_p),
@@ -126,7 +128,13 @@ class CpuKernel:
         self._run = library[f"shim_run_{name}"]
 
     def __call__(
-        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        *,
+        shared_mem: int = 0,
+        only: range | None = None,
     ) -> None:
         """Runs the kernel.
 
@@ -136,6 +144,8 @@ class CpuKernel:
             args: arrays for pointers (None for a null pointer), numpy scalars by their bytes, a Python int as 8 bytes,
                 a float as 8, a bool as 1.
             shared_mem: bytes of dynamic shared memory.
+            only: the blocks of the grid that run, all if it is None. No GPU has this: it lets a test look at the far
+                end of something huge.
 
         Raises:
             CudaShimError: the launch or an argument is wrong, or the kernel did what CUDA forbids.
@@ -146,12 +156,15 @@ class CpuKernel:
             self._checked_shape("block", block, MOST_THREADS_A_SIDE),
         )
         self._check_size(block, shared_mem)
+        chosen = range(math.prod(grid)) if only is None else only
         addresses = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
         message = ctypes.create_string_buffer(1024)
         stacks = _stacks(self._stack_bytes)
         launch = _Launch(
             (ctypes.c_uint32 * 3)(*grid),
             (ctypes.c_uint32 * 3)(*block),
+            chosen.start,
+            len(chosen),
             shared_mem,
             _seed_of_launch(self._seed, self.name, grid, block),
             stacks,

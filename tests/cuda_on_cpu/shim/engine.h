@@ -100,6 +100,7 @@ struct Block {
 // Written by loader.py, field for field.
 struct Launch {
   u32 grid[3], block[3];
+  u64 first_block, blocks;  // of the grid, those that run
   u64 shared_bytes;
   u64 seed;
   char* stacks;
@@ -195,7 +196,7 @@ inline void prepare_block(Block& block) {
 }
 
 inline void start_block(Block& block, u64 linear) {
-  block.index = position(linear, launch->grid);
+  block.index = position(launch->first_block + linear, launch->grid);
   block.active = true;
   block.ready_count = block.napping_count = 0;
   block.barrier.alive = threads_per_block;

@@ -45,7 +45,7 @@ bool run(const Launch& wanted, const Call& call) {
   body_arguments = &call;
   const auto mode = float_mode();
   set_float_mode();
-  run_blocks(u64(grid[0]) * grid[1] * grid[2]);
+  run_blocks(wanted.blocks);
   set_float_mode(mode);
   return !failed;
 }
