@@ -146,6 +146,12 @@ def _checked_metric(metric: str) -> str:
     return metric
 
 
+def _checked_backend(backend: str) -> str:
+    if backend not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"unknown backend '{backend}': use auto, cpu or cuda")
+    return backend
+
+
 def _checked_granularity(granularity: str) -> str:
     if granularity not in ("unstructured", "row", "column"):
         raise typer.BadParameter(f"unknown granularity '{granularity}': use unstructured, row or column")
@@ -218,6 +224,15 @@ def prune(
     min_nonzero: Annotated[
         int, typer.Option(metavar="N", min=0, help="Keep at least this many elements of each weight.")
     ] = 1,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            callback=_checked_backend,
+            help="What prunes: cpu, cuda (a GPU; an error where there is none), or auto: a GPU where one is present "
+            "and the weights are large enough to pay for it. The result is the same, byte for byte.",
+        ),
+    ] = "auto",
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -300,6 +315,7 @@ def prune(
             force=force,
             delete_old_data=delete_old_data,
             dry_run=dry_run,
+            backend=backend,
         )
         view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
         return commands.prune_models(models, job, view)

@@ -57,6 +57,7 @@ class PruneJob:
     force: bool
     delete_old_data: bool
     dry_run: bool
+    backend: str = "auto"
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
@@ -73,6 +74,7 @@ class PruneJob:
             force=self.force,
             delete_old_data=self.delete_old_data,
             dry_run=self.dry_run,
+            backend=self.backend,
             verify=self.checks.run if self.checks else None,
             extras=extras,
             progress=tell,

@@ -52,6 +52,11 @@ class Plan:
         """Elements of all planned weights."""
         return sum(item.weight.elements for item in self.planned)
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the values of all planned weights."""
+        return sum(item.weight.elements * item.weight.dtype.itemsize for item in self.planned)
+
     def without(self, reasons: Mapping[Path, str]) -> Plan:
         """The plan without the weights at these paths, each left alone for its reason.
 

@@ -48,7 +48,10 @@ class Versions:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What was asked for, defaults included. `metric`: like "random:7", "taylor:gradients"; `granularity`: "row"."""
+    """What was asked for, defaults included, as far as it decides the values: not the backend.
+
+    `metric`: like "random:7", "taylor:gradients"; `granularity`: "row".
+    """
 
     sparsity: float
     metric: str
@@ -64,7 +67,8 @@ class Configuration:
 class WeightReport:
     """A weight that was selected. `pruned`: elements that the selection let fall, some may have been zero before.
 
-    `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `scores`: None if not asked for.
+    `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `backend`: what pruned it, a GPU
+    for "cuda"; the values are the same. `scores`: None if not asked for.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
@@ -80,6 +84,7 @@ class WeightReport:
     nonzero_after: int
     pruned: int
     target_sparsity: float
+    backend: Literal["cpu", "cuda"] = "cpu"
     scores: ScoreStats | None = None
 
     @property
@@ -184,12 +189,14 @@ class VerificationReport:
 class Totals:
     """Sums over the selected weights, the model (`model_parameters`: all that is stored) and its files.
 
-    Bytes are None where they are not known of every file.
+    `weights_on_gpu`: those of the selected weights that a GPU pruned. Bytes are None where they are not known of every
+    file.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
 
     weights: int
+    weights_on_gpu: int
     parameters: int
     pruned: int
     zeros_before: int
@@ -241,6 +248,7 @@ class PruneReport:
         weights = self.weights
         return Totals(
             weights=len(weights),
+            weights_on_gpu=sum(weight.backend == "cuda" for weight in weights),
             parameters=_parameters(weights),
             pruned=sum(weight.pruned for weight in weights),
             zeros_before=sum(weight.zeros_before for weight in weights),

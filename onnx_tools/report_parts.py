@@ -84,6 +84,7 @@ def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | 
         nonzero_after=counts.nonzero_after,
         pruned=counts.pruned,
         target_sparsity=item.config.sparsity,
+        backend=counts.backend,
         scores=stats,
     )
 

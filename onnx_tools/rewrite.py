@@ -41,6 +41,7 @@ from oxiprune_gpu import (
     PruningConfig,
     ScoreStats,
     prune_blocks,
+    resolve_backend,
     score_stats_blocks,
 )
 
@@ -76,6 +77,7 @@ def prune_file(
     force: bool = False,
     delete_old_data: bool = False,
     dry_run: bool = False,
+    backend: str = "auto",
     verify: Verify | None = None,
     extras: Extras | None = None,
     progress: Progress | None = None,
@@ -94,6 +96,8 @@ def prune_file(
         force: overwrite an existing output.
         delete_old_data: in place, delete external data that the new model no longer uses.
         dry_run: count only, write nothing.
+        backend: what prunes: "cpu"; "cuda", a GPU, for every weight; or "auto", a GPU where one is present, and the
+            model and the weight are large enough to pay for it. The file is the same, byte for byte.
         verify: further checks, made before anything is written to its place.
         extras: what else to put into the report.
         progress: told before each weight.
@@ -104,6 +108,7 @@ def prune_file(
 
     Raises:
         NothingSelected, VerificationFailed: nothing was written.
+        GpuUnavailable: the backend is "cuda", and no GPU can be used.
         PruningError: bad input, see `onnx_tools.errors` and `oxiprune_gpu.errors`; nothing was written.
     """
     extras = extras or Extras()
@@ -111,14 +116,15 @@ def prune_file(
     plan = make_plan(model.skeleton, config, selection, gradients)
     shared = overlaps(model, {item.weight.path for item in plan.planned})
     plan = plan.without({path: overlap.reason for path, overlap in shared.items()})
-    job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify)
+    backend = resolve_backend(backend, plan.bytes)
+    job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify, backend)
     if not dry_run:
         job.check_output()
     sources = [model.path, *model.data_files()]
     before = _facts(sources, extras)
     stats = _statistics(model, plan) if extras.statistics else [None] * len(plan.planned)
     if dry_run:
-        counts, after, checks = _count_only(model, plan, progress), None, None
+        counts, after, checks = _count_only(model, plan, progress, backend), None, None
     else:
         aliases = {path for path, overlap in shared.items() if overlap.pruned}
         metadata = partial(metadata_text, config, selection, gradients)
@@ -145,16 +151,18 @@ def prune_model(
     config: PruningConfig,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
+    backend: str = "auto",
 ) -> PruneReport:
     """Prune the weights of a model in memory, in place; arguments and rules as in `prune_file`.
 
     External data must have been loaded. Nothing is changed when an error is raised.
     """
     plan = make_plan(model, config, selection, gradients)
+    backend = resolve_backend(backend, plan.bytes)
     tensors = [tensor_at(model, item.weight.path) for item in plan.planned]
     arrays = [decode(tensor) for tensor in tensors]
     blocks = [ArrayBlocks(array.reshape(item.shape)) for array, item in zip(arrays, plan.planned, strict=True)]
-    counts = [_prune(item, source) for item, source in zip(plan.planned, blocks, strict=True)]
+    counts = [_prune(item, source, backend) for item, source in zip(plan.planned, blocks, strict=True)]
     if changes(counts):
         for tensor, array in zip(tensors, arrays, strict=True):
             encode(tensor, array)
@@ -182,6 +190,7 @@ class _FileJob:
     force: bool
     delete_old_data: bool
     verify: Verify | None
+    backend: str
 
     def check_output(self) -> None:
         """Raise what would refuse the output later, before the work."""
@@ -220,9 +229,9 @@ class _FileJob:
         path = item.weight.path
         tensor = tensor_at(self.model.skeleton, path)
         if self.model.location(path, tensor) is not None:
-            return _prune(item, copy.blocks(path, shape=item.shape))
+            return _prune(item, copy.blocks(path, shape=item.shape), self.backend)
         values = decode(tensor)
-        counts = _prune(item, ArrayBlocks(values.reshape(item.shape)))
+        counts = _prune(item, ArrayBlocks(values.reshape(item.shape)), self.backend)
         pruned = onnx.TensorProto()
         pruned.CopyFrom(tensor)
         encode(pruned, values)
@@ -268,8 +277,8 @@ def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], ali
     return VerificationReport((Check("bytes", "passed", detail),))
 
 
-def _prune(item: PlannedWeight, source: BlockSource) -> PruneCounts:
-    return prune_blocks(source, item.config, item.weight.name)
+def _prune(item: PlannedWeight, source: BlockSource, backend: str) -> PruneCounts:
+    return prune_blocks(source, item.config, item.weight.name, backend=backend)
 
 
 def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:
@@ -283,7 +292,7 @@ def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:
         progress("", done, plan.elements)
 
 
-def _count_only(model: ModelFile, plan: Plan, progress: Progress | None) -> list[PruneCounts]:
+def _count_only(model: ModelFile, plan: Plan, progress: Progress | None, backend: str) -> list[PruneCounts]:
     """Prune copies in memory, one weight at a time."""
     counts = []
     with ValueReader(model) as reader:
@@ -291,7 +300,7 @@ def _count_only(model: ModelFile, plan: Plan, progress: Progress | None) -> list
             source = reader.blocks(item.weight.path, item.shape)
             values = np.empty(item.weight.elements, source.dtype)
             values[:] = source.load(0, item.weight.elements, values)
-            counts.append(_prune(item, ArrayBlocks(values.reshape(item.shape))))
+            counts.append(_prune(item, ArrayBlocks(values.reshape(item.shape)), backend))
     return counts
 
 

@@ -14,7 +14,7 @@ from onnx_tools.report import InspectedWeight, InspectReport, LeftAloneReport, P
 _COMMON = ("status", "name", "op_types", "consumers", "shape", "dtype", "parameters", "bytes")
 _SCORES = ("min", "max", "mean", "median", "std_dev")
 _PRUNED = (
-    *("nonzero_before", "nonzero_after", "pruned", "target_sparsity", "sparsity_before", "sparsity_after"),
+    *("nonzero_before", "nonzero_after", "pruned", "target_sparsity", "backend", "sparsity_before", "sparsity_after"),
     *(f"score_{name}" for name in _SCORES),
 )
 _INSPECTED = (

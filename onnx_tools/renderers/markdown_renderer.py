@@ -85,6 +85,7 @@ def _weights_table(weights: Iterable[WeightReport]) -> str:
         "Nonzero after",
         "Target",
         "Reached",
+        "Backend",
     )
     rows = [
         (
@@ -93,6 +94,7 @@ def _weights_table(weights: Iterable[WeightReport]) -> str:
             text.count(weight.nonzero_after),
             str(weight.target_sparsity),
             format_fraction(weight.zeros_after, weight.parameters),
+            weight.backend,
         )
         for weight in weights
     ]

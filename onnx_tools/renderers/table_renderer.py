@@ -156,7 +156,10 @@ def _pruned_columns(weights: Sequence[WeightReport]) -> list[_Column]:
         _Column("target", rank=1),
         _Column("reached"),
     ]
-    return _filled(columns, weights, _pruned_cells)
+    if all(weight.backend == "cpu" for weight in weights):
+        return _filled(columns, weights, _pruned_cells)
+    columns.append(_Column("backend", rank=7, words=True))
+    return _filled(columns, weights, lambda weight: (*_pruned_cells(weight), weight.backend))
 
 
 def _pruned_cells(weight: WeightReport) -> tuple[str, ...]:

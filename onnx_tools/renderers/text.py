@@ -104,7 +104,8 @@ def totals_line(report: Report) -> str:
         zeros = change(totals.zeros_before, totals.zeros_after)
         before = format_fraction(totals.zeros_before, totals.parameters)
         after = format_fraction(totals.zeros_after, totals.parameters)
-        return f"{over}; zeros {zeros}; sparsity {before} -> {after}"
+        where = f"; {count(totals.weights_on_gpu)} on the GPU" if totals.weights_on_gpu else ""
+        return f"{over}; zeros {zeros}; sparsity {before} -> {after}{where}"
     return f"{over}; zeros {count(totals.zeros)}; sparsity {format_fraction(totals.zeros, totals.parameters)}"
 
 
@@ -132,6 +133,7 @@ def _prune_sums(totals: Totals) -> list[tuple[str, str]]:
     before = format_fraction(totals.zeros_before, totals.parameters)
     after = format_fraction(totals.zeros_after, totals.parameters)
     return [
+        ("Weights pruned on the GPU", count(totals.weights_on_gpu)),
         ("Parameters that fell", count(totals.pruned)),
         ("Zeros in the weights", change(totals.zeros_before, totals.zeros_after)),
         ("Sparsity of the weights", f"{before} -> {after}"),

@@ -54,7 +54,7 @@ def test_help_teaches(command: str, option: str) -> None:
 
 def test_every_default_is_in_the_help() -> None:
     words = " ".join(run("prune", "--help").stdout.split())
-    defaults = ("l1", "unstructured", "1; x>=0", "2048; x>=0", "no-depthwise", "0; x>=0")
+    defaults = ("l1", "unstructured", "auto", "1; x>=0", "2048; x>=0", "no-depthwise", "0; x>=0")
     assert [default for default in defaults if f"[default: {default}]" not in words] == []
     assert "Default: all" in words
     assert "Default: none" in words
@@ -111,6 +111,10 @@ USAGE = {
     "metric": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "l3"], "unknown metric 'l3': use l1, l2"),
     "granularity": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "block"], "unknown granularity 'block'"),
     "N:M": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "2:4"], "unknown granularity '2:4'"),
+    "backend": (
+        ["prune", "m.onnx", "-s", 0.5, "-n", "--backend", "gpu"],
+        "unknown backend 'gpu': use auto, cpu or cuda",
+    ),
     "min-nonzero": (["prune", "m.onnx", "-s", 0.5, "-n", "--min-nonzero", "-1"], "--min-nonzero"),
     "old data": (["prune", "m.onnx", "-s", 0.5, "-n", "--delete-old-data"], "--in-place"),
     "drift alone": (["prune", "m.onnx", "-s", 0.5, "-n", "--max-drift", "0.1"], "--verify"),

@@ -152,11 +152,12 @@ def rows_of(rendered: str) -> list[dict[str, str]]:
 def test_csv():
     assert RENDERERS["csv"].render(pruned(weights=(weight(scores=STATS),))).split("\r\n") == [
         "status,name,op_types,consumers,shape,dtype,parameters,bytes,nonzero_before,nonzero_after,pruned,"
-        "target_sparsity,sparsity_before,sparsity_after,score_min,score_max,score_mean,score_median,score_std_dev,reason",
-        "pruned,conv.weight,Conv,conv; conv2,4x2,float32,8,32,8,4,4,0.5,0.0,0.5,0.0,Infinity,0.5,0.25,NaN,",
-        "left alone,conv.bias,,,4,float32,4,,,,,,,,,,,,,bias of Conv",
-        "left alone,fc.bias,,,2,float32,2,,,,,,,,,,,,,bias of Gemm",
-        "left alone,conv2.bias,,,6,float32,6,,,,,,,,,,,,,bias of Conv",
+        "target_sparsity,backend,sparsity_before,sparsity_after,score_min,score_max,score_mean,score_median,"
+        "score_std_dev,reason",
+        "pruned,conv.weight,Conv,conv; conv2,4x2,float32,8,32,8,4,4,0.5,cpu,0.0,0.5,0.0,Infinity,0.5,0.25,NaN,",
+        "left alone,conv.bias,,,4,float32,4,,,,,,,,,,,,,,bias of Conv",
+        "left alone,fc.bias,,,2,float32,2,,,,,,,,,,,,,,bias of Gemm",
+        "left alone,conv2.bias,,,6,float32,6,,,,,,,,,,,,,,bias of Conv",
         "",
     ]
 
@@ -211,6 +212,7 @@ MARKDOWN = """\
 | Parameters of the weights | 8 |
 | Parameters of the model | 20 |
 | Tensors left alone | 3 |
+| Weights pruned on the GPU | 0 |
 | Parameters that fell | 4 |
 | Zeros in the weights | 0 -> 4 |
 | Sparsity of the weights | 0.0000 -> 0.5000 |
@@ -218,9 +220,9 @@ MARKDOWN = """\
 
 ## Weights
 
-| Weight | Operator | Shape | Type | Parameters | Nonzero before | Nonzero after | Target | Reached |
-|---|---|---|---|---:|---:|---:|---:|---:|
-| conv.weight | Conv | 4x2 | float32 | 8 | 8 | 4 | 0.5 | 0.5000 |
+| Weight | Operator | Shape | Type | Parameters | Nonzero before | Nonzero after | Target | Reached | Backend |
+|---|---|---|---|---:|---:|---:|---:|---:|---:|
+| conv.weight | Conv | 4x2 | float32 | 8 | 8 | 4 | 0.5 | 0.5000 | cpu |
 
 ## Left alone
 
@@ -356,6 +358,16 @@ def test_table():
         warnings=("mind the gap",),
     )
     assert stripped(shown(report)) == TABLE
+
+
+def test_weights_that_a_gpu_pruned_are_named():
+    report = pruned(weights=(weight("a", backend="cuda"), weight("b")))
+    lines = stripped(shown(report)).splitlines()
+    assert [line.split()[-1] for line in lines[2:5]] == ["backend", "cuda", "cpu"]
+    assert "sparsity 0.0000 -> 0.5000; 1 on the GPU" in " ".join(lines)
+    assert [row["backend"] for row in rows_of(RENDERERS["csv"].render(report))[:2]] == ["cuda", "cpu"]
+    assert "| Weights pruned on the GPU | 1 |" in RENDERERS["md"].render(report)
+    assert json.loads(RENDERERS["json"].render(report))["totals"]["weights_on_gpu"] == 1
 
 
 def test_table_of_an_inspection():

@@ -116,11 +116,12 @@ def test_sparsities_of_a_weight():
 def test_totals_of_pruning():
     more = FileReport("data", "w.bin", "pruned.onnx.data", 1000, 1000)
     report = prune_report(
-        weights=(weight("a", 8, 7, 4), weight("b", 4, 4, 0)),
+        weights=(weight("a", 8, 7, 4), weight("b", 4, 4, 0, backend="cuda")),
         left_alone=(LeftAloneReport("c", (3,), "float32", 3, "bias of Conv"),),
     )
     assert dataclasses.asdict(report.totals) == {
         "weights": 2,
+        "weights_on_gpu": 1,
         "parameters": 12,
         "pruned": 8,
         "zeros_before": 1,
