@@ -40,6 +40,7 @@ from oxiprune_gpu.granularity import (
 )
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor, TaylorProxy
+from oxiprune_gpu.plan import PlanResult, PrunePlan, prepare
 from oxiprune_gpu.pruning import (
     PruneCounts,
     apply_mask,
@@ -75,7 +76,9 @@ __all__ = [
     "NonFiniteScore",
     "NonFiniteWeight",
     "NotTwoDimensional",
+    "PlanResult",
     "PruneCounts",
+    "PrunePlan",
     "PruningConfig",
     "PruningError",
     "PruningGranularity",
@@ -99,6 +102,7 @@ __all__ = [
     "count_nonzero_blocks",
     "deferred_checks",
     "model_sparsity_report",
+    "prepare",
     "prune_blocks",
     "prune_model",
     "prune_tensor",

@@ -1,7 +1,8 @@
 """Arrays on a GPU, seen as CuPy arrays without a copy. Beside the backends the only place that imports cupy.
 
 CuPy arrays are taken as they are; torch, JAX and others come through DLPack. CuPy asks the producer to let its current
-stream wait for the producer's, so what was computed before is seen; `order_after` does the same the other way round.
+stream wait for the producer's, so what was computed before is seen; `order_after` does the same the other way round,
+and `order_before` does it once more for arrays that are kept.
 """
 
 from __future__ import annotations
@@ -77,6 +78,17 @@ def order_after(data: Any) -> None:
     theirs = torch.cuda.current_stream(data.device)
     if ours.ptr != theirs.cuda_stream:
         theirs.wait_stream(torch.cuda.ExternalStream(ours.ptr, device=data.device))
+
+
+def order_before(data: Any) -> None:
+    """Let CuPy's current stream wait for what the stream that the library of `data` works on has been given."""
+    if _library(data) != "torch":
+        return
+    torch, cupy = sys.modules["torch"], import_cupy()
+    ours = cupy.cuda.get_current_stream()
+    theirs = torch.cuda.current_stream(data.device)
+    if ours.ptr != theirs.cuda_stream:
+        torch.cuda.ExternalStream(ours.ptr, device=data.device).wait_stream(theirs)
 
 
 def _library(data: Any) -> str:

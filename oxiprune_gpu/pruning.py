@@ -20,21 +20,17 @@ from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device
 from oxiprune_gpu.errors import (
-    BelowMinNonzero,
-    EmptyTensor,
     GpuUnavailable,
     InvalidOption,
-    PruningError,
     ReadOnlyTarget,
     ShapeMismatch,
     UnsupportedArray,
     UnsupportedDtype,
 )
-from oxiprune_gpu.granularity import GroupView, PruningGranularity, UnitView
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
+from oxiprune_gpu.jobs import Job, job_for
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from oxiprune_gpu.outputs import mask_target, weight_target
-from oxiprune_gpu.selection import units_to_prune
 from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, WeightTensor, borrow, tensors_with_names, to_numpy
 
 
@@ -194,14 +190,14 @@ def prune_blocks(
         them is raised.
     """
     _check_source(source, name, writing=True)
-    job = _plan(source.shape, config, name)
+    job = job_for(source.shape, config, name)
     if not goes_to_gpu(backend, source, config.metric):
-        return job.counted(NumpyBackend(), source, "cpu")
+        return _counted(job, NumpyBackend(), source, "cpu")
     try:
         bits, counts = _pruned_on_gpu(source, job)
     except (GpuUnavailable, MemoryError) as error:
         if backend == "auto":
-            return job.counted(NumpyBackend(), source, "cpu")
+            return _counted(job, NumpyBackend(), source, "cpu")
         if isinstance(error, GpuUnavailable):
             raise
         raise InvalidOption(
@@ -226,82 +222,21 @@ def score_stats_blocks(source: BlockSource, metric: str | ImportanceMetric, name
     return ScoreStats(*NumpyBackend().statistics(source, metric, name))
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The `k` lowest units of a weight are to be pruned.
-
-    `view` says how they lie: as units that all compete, or as elements that compete in groups. With None every element
-    is a unit, and all compete.
-    """
-
-    name: str
-    config: PruningConfig
-    view: UnitView | GroupView | None
-    k: int
-
-    @property
-    def elements(self) -> int:
-        """How many elements fall."""
-        return self.k * self.view.unit_size if isinstance(self.view, UnitView) else self.k
-
-    def run(self, backend: Backend, weight: Any, *, mask: Any = None, write: bool = True) -> None:
-        """Prune a weight in its backend's form."""
-        metric = self.config.metric
-        if self.view is None:
-            backend.prune_elements(weight, metric, self.k, self.name, mask=mask, write=write)
-        elif isinstance(self.view, GroupView):
-            backend.prune_groups(weight, self.view, metric, self.name, mask=mask, write=write)
-        else:
-            scores = backend.unit_scores(weight, self.view, metric, self.name)
-            backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
-
-    def counted(self, backend: Backend, weight: Any, where: Literal["cpu", "cuda"]) -> PruneCounts:
-        """Prune a weight in its backend's form, and count."""
-        total = math.prod(weight.shape)
-        before = backend.count_nonzero(weight)
-        with deferred_checks():  # a block of the caller's would put the checks off until after the storing
-            self.run(backend, weight)
-        after = backend.count_nonzero(weight) if self.k else before
-        return PruneCounts(total, self.elements, before, after, where)
+def _counted(job: Job, backend: Backend, weight: Any, where: Literal["cpu", "cuda"]) -> PruneCounts:
+    """Prune a weight in its backend's form, and count."""
+    total = math.prod(weight.shape)
+    before = backend.count_nonzero(weight)
+    with deferred_checks():  # a block of the caller's would put the checks off until after the storing
+        job.run(backend, weight)
+    after = backend.count_nonzero(weight) if job.k else before
+    return PruneCounts(total, job.elements, before, after, where)
 
 
-def _plan(shape: tuple[int, ...], config: PruningConfig, name: str) -> _Job:
-    """Check all that can be checked without reading the weight, and say how many units fall."""
-    if not isinstance(config, PruningConfig):
-        raise InvalidOption(f"config must be a PruningConfig, not {type(config).__name__}")
-    config.check()
-    size = math.prod(shape)
-    if size == 0:
-        raise EmptyTensor(name)
-    try:
-        view = _view(config.granularity, shape)
-        k = _units_that_fall(view, size, config)
-    except PruningError as error:
-        error.add_note(f"tensor '{name}'")  # the reference's texts do not name it
-        raise
-    config.metric.check(name, shape)
-    return _Job(name, config, view, k)
-
-
-def _view(granularity: PruningGranularity, shape: tuple[int, ...]) -> UnitView | GroupView | None:
-    return granularity.group_view(shape) or granularity.unit_view(shape)
-
-
-def _units_that_fall(view: UnitView | GroupView | None, size: int, config: PruningConfig) -> int:
-    if isinstance(view, GroupView):
-        kept = size - view.pruned
-        if config.min_nonzero > kept:
-            raise BelowMinNonzero(config.min_nonzero, size, f": {config.granularity.text} keeps {kept}")
-        return view.pruned
-    units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
-    return units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
-
-
-def _pruned_on_gpu(source: BlockSource, job: _Job) -> tuple[Any, PruneCounts]:
+def _pruned_on_gpu(source: BlockSource, job: Job) -> tuple[Any, PruneCounts]:
     """Prune a copy of a weight on the GPU; return its bits there, and the counts."""
     bits = upload(usable_cupy(), source)
     backend = backend_of(bits)
-    return bits, job.counted(backend, backend.adopt(bits, source.dtype), "cuda")
+    return bits, _counted(job, backend, backend.adopt(bits, source.dtype), "cuda")
 
 
 def _prune_in_place(weight: Borrowed, config: PruningConfig, mask_out: Any) -> Any:
@@ -318,7 +253,7 @@ def _prune_in_place(weight: Borrowed, config: PruningConfig, mask_out: Any) -> A
 
 def _prune_array(array: Any, weight: Borrowed, config: PruningConfig, mask_out: Any, *, write: bool = True) -> Any:
     """Prune a C-contiguous array of a weight in place, unless `write` is False; return the mask, or `mask_out`."""
-    job = _plan(array.shape, config, weight.name)
+    job = job_for(array.shape, config, weight.name)
     backend = backend_of(array)
     mask = backend.empty_mask(array.shape) if mask_out is None else mask_target(mask_out, weight)
     job.run(backend, backend.adopt(array, weight.dtype), mask=mask, write=write)

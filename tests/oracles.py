@@ -53,6 +53,13 @@ def lowest(scores: np.ndarray, k: int) -> np.ndarray:
     return fallen
 
 
+def lowest_of_all(weights: list[np.ndarray], metric: str, k: int) -> list[np.ndarray]:
+    """Which elements (flat) of each weight fall when all compete: scored apart, compared in the widest score dtype."""
+    scores = np.concatenate([element_scores(weight, metric) for weight in weights])
+    ends = np.cumsum([weight.size for weight in weights])
+    return np.split(lowest(scores, k), ends[:-1])
+
+
 def axis_units(shape: tuple[int, ...], axis: int, groups: int = 1) -> list[np.ndarray]:
     """Flat element numbers of each slice along an axis, when axis 0 is cut into groups with slices of their own."""
     numbers = np.arange(math.prod(shape)).reshape(shape)

@@ -14,7 +14,8 @@ import pytest
 ORDER = {
     "oxiprune_gpu": """
         oxiprune_gpu
-        pruning diagnosis
+        pruning plan diagnosis
+        jobs
         selection importance sparsity
         config
         backends

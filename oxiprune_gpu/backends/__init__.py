@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from oxiprune_gpu.backends.base import Backend, Statistics
+from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
 from oxiprune_gpu.backends.choice import resolve_backend
 from oxiprune_gpu.backends.deferred import deferred_checks
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
+from oxiprune_gpu.backends.one_by_one import OneByOne, Step
 from oxiprune_gpu.device_arrays import import_cupy
 
 _BLOCKS_A_MULTIPROCESSOR = 8
@@ -47,7 +48,11 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "NumpyBackend",
+    "OneByOne",
+    "Plan",
+    "PlanMember",
     "Statistics",
+    "Step",
     "backend_of",
     "cuda_backend",
     "deferred_checks",

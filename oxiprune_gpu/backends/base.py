@@ -13,6 +13,7 @@ before anything is written.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,6 +36,38 @@ class Statistics(NamedTuple):
     std_dev: float
 
 
+class PlanMember(NamedTuple):
+    """A weight of a plan, in the backend's form; how many of its elements fall; its mask.
+
+    The mask is a bool array of the weight's shape, or bytes, (ceil(size / 8),), whose bits are the elements, the first
+    one lowest; None for no mask.
+    """
+
+    weight: Any
+    name: str
+    k: int
+    mask: Any
+
+
+class Plan(ABC):
+    """Prepared pruning of several weights. All memory it needs on a device is allocated when it is made."""
+
+    nonzero: Any
+    """int64 array of the backend's library: after a run, how many elements of each weight are not zero."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Prune once more. Errors are kept for `check`; from the first weight that has one, none is written."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise the error of the last run, if there is one; waits for the device."""
+
+    def check_when_due(self) -> None:
+        """The same, or later where checks are put off."""
+        self.check()
+
+
 class Backend(ABC):
     """Does the work on arrays of one kind."""
 
@@ -50,6 +83,10 @@ class Backend(ABC):
     @abstractmethod
     def empty_mask(self, shape: tuple[int, ...]) -> Any:
         """Return a bool array of `shape` where the weights of this backend lie, its values not set."""
+
+    @abstractmethod
+    def empty_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Return an array where the weights of this backend lie, its values not set."""
 
     @abstractmethod
     def own_mask(self, mask: NDArray[np.bool_]) -> Any:
@@ -85,6 +122,15 @@ class Backend(ABC):
         """Set the `k` elements with the lowest scores to +0.0; of equal scores the lowest index falls first.
 
         The mask goes to `mask` when one is given. With `write=False` the weight stays as it is.
+        """
+
+    @abstractmethod
+    def plan_elements(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None) -> Plan:
+        """Return a plan that prunes each weight as `prune_elements` does, in their order, none of them empty.
+
+        With `k` all elements compete: the `k` lowest of all weights fall, of equal scores those of the first weight
+        first. Scores are computed in the score dtype of each weight, and compared in float64 if one of them is. Where
+        any weight has an error nothing is written, and the first one's is raised.
         """
 
     @abstractmethod

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.base import Backend, Statistics
+from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
 from oxiprune_gpu.backends.cuda_groups import prune_groups
+from oxiprune_gpu.backends.cuda_plans import ScoresPlan, SelectionPlan, mask_kind_of
 from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, THREADS, Selection
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address, defines, tensor_table
 from oxiprune_gpu.backends.cuda_units import Units
@@ -52,6 +53,10 @@ class CudaBackend(Backend):
     def empty_mask(self, shape: tuple[int, ...]) -> Any:
         """See `Backend.empty_mask`."""
         return self._xp.empty(shape, np.bool_)
+
+    def empty_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """See `Backend.empty_array`."""
+        return self._xp.empty(shape, dtype)
 
     def own_mask(self, mask: NDArray[np.bool_]) -> Any:
         """See `Backend.own_mask`."""
@@ -126,6 +131,25 @@ class CudaBackend(Backend):
         selection = self._select([self._member(weight, metric, mask=mask)], [k], metric)
         selection.apply(NO_MASK if mask is None else BOOLS, write=write)
         self._check(selection.found_nan(), weight, metric, name)
+
+    def plan_elements(
+        self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
+    ) -> SelectionPlan | ScoresPlan:
+        """See `Backend.plan_elements`."""
+        if k is not None and len({member.weight.score_dtype for member in members}) > 1:
+            return ScoresPlan(self._xp, self, members, metric, k)
+        scopes = range(len(members)) if k is None else [0] * len(members)
+        rows = [
+            self._member(member.weight, metric, scope, member.mask)
+            for member, scope in zip(members, scopes, strict=True)
+        ]
+        counts = [member.k for member in members] if k is None else [k]
+        selection = Selection(self._xp, self._kernels.kernel, self._blocks, rows, counts, metric, repeatable=True)
+
+        def raise_error(number: int) -> None:
+            self._raise_nan(members[number].weight, metric, members[number].name)
+
+        return SelectionPlan(selection, mask_kind_of(members), raise_error)
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
         """See `Backend.apply_mask`."""

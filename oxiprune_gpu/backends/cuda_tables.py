@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,12 @@ DTYPE_STRUCTS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float6
 FAMILIES = ("select", "apply", "elements", "units")
 """Files of kernels that are specialised by dtype and metric."""
 
-TENSOR_FIELDS = ("data", "size", "first_tile", "scope", "gradient", "seed", "mask", "bit_offset")
+TENSOR_FIELDS = ("data", "size", "first_tile", "scope", "gradient", "seed", "mask", "number", "scope_tile")
 
 SCOPE_FIELDS = (
     *("k", "size", "first_tile", "tiles", "mode", "low", "high", "below", "at_low", "between", "at_high", "capacity"),
     *("candidates", "sample", "sampled", "first_rank", "last_rank", "rank", "threshold", "ties_fall", "ties", "done"),
-    *("nonzero", "pad"),
+    *("nonzero", "last_tensor"),
 )
 
 SEARCH, WHOLE = 0, 1
@@ -82,7 +82,10 @@ class DeviceWeight:
 
 @dataclass(frozen=True)
 class Member:
-    """One tensor of a table. `gradient` is a device array in the score dtype, `mask` an array of bytes."""
+    """One tensor of a table, and the number of the scope it competes in.
+
+    `gradient` is a device array in the score dtype, `mask` an array of bytes.
+    """
 
     weight: DeviceWeight
     scope: int = 0
@@ -108,35 +111,67 @@ def tiles_of(weight: DeviceWeight) -> int:
     return -(-weight.size * weight.dtype.itemsize // TILE_BYTES)
 
 
-def tensor_table(members: Sequence[Member]) -> Words:
-    """The table of tensors, (members, fields)."""
+class Place(NamedTuple):
+    """Where a tensor stands among all that are pruned together: its number, its first tile among those of its scope."""
+
+    number: int
+    scope_tile: int
+
+
+def places_of(members: Sequence[Member]) -> list[Place]:
+    """The places of all tensors that are pruned together, whatever their dtypes."""
+    places, held = [], dict.fromkeys((member.scope for member in members), 0)
+    for number, member in enumerate(members):
+        places.append(Place(number, held[member.scope]))
+        held[member.scope] += tiles_of(member.weight)
+    return places
+
+
+def tensor_table(members: Sequence[Member], places: Sequence[Place] | None = None) -> Words:
+    """The table of tensors, (members, fields). Its scopes are rows of the `scope_table` of the same members.
+
+    `places` is needed where these are not all that are pruned together.
+    """
     table = np.zeros((len(members), len(TENSOR_FIELDS)), np.uint64)
+    rows = {scope: row for row, scope in enumerate(_scopes_of(members))}
     tile = 0
-    for row, member in zip(table, members, strict=True):
+    for row, member, place in zip(table, members, places or places_of(members), strict=True):
         weight = member.weight
-        row[:7] = (
-            *(address(weight.bits), weight.size, tile, member.scope),
-            *(address(member.gradient), member.seed, address(member.mask)),
+        row[:] = (
+            *(address(weight.bits), weight.size, tile, rows[member.scope]),
+            *(address(member.gradient), member.seed, address(member.mask), *place),
         )
         tile += tiles_of(weight)
     return table
 
 
-def scope_table(members: Sequence[Member], counts: Sequence[int]) -> Words:
-    """The table of scopes, (scopes, fields), when `counts[s]` elements of scope s are to fall. Scopes ascend."""
-    table = np.zeros((len(counts), len(SCOPE_FIELDS)), np.uint64)
-    sizes, tiles = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
-    for member in members:
+def scope_table(
+    members: Sequence[Member], counts: Sequence[int], places: Sequence[Place] | None = None, *, sampled: bool = True
+) -> Words:
+    """The table of the scopes of these members, (scopes, fields), when `counts[s]` elements of scope s are to fall.
+
+    Scopes ascend. Without `sampled` their thresholds are looked for among all keys from the start.
+    """
+    scopes = _scopes_of(members)
+    table = np.zeros((len(scopes), len(SCOPE_FIELDS)), np.uint64)
+    sizes, tiles, last = (dict.fromkeys(scopes, 0) for _ in range(3))
+    for member, place in zip(members, places or places_of(members), strict=True):
         sizes[member.scope] += member.weight.size
         tiles[member.scope] += tiles_of(member.weight)
-    first_tiles = np.cumsum(tiles) - tiles
-    samples = candidates = 0
-    for scope, k in enumerate(counts):
-        row = _scope(k, int(sizes[scope]), int(first_tiles[scope]), int(tiles[scope]), samples, candidates)
-        table[scope] = [row.get(field, 0) for field in SCOPE_FIELDS]
+        last[member.scope] = place.number
+    first_tile = samples = candidates = 0
+    for number, scope in enumerate(scopes):
+        row = {"k": counts[scope], "size": sizes[scope], "first_tile": first_tile, "tiles": tiles[scope]}
+        row |= {"last_tensor": last[scope]} | _start(counts[scope], sizes[scope], samples, candidates, sampled)
+        table[number] = [row.get(field, 0) for field in SCOPE_FIELDS]
+        first_tile += tiles[scope]
         samples += row["sampled"]
         candidates += row["capacity"]
     return table
+
+
+def _scopes_of(members: Sequence[Member]) -> list[int]:
+    return list(dict.fromkeys(member.scope for member in members))
 
 
 def column(table: Words, field: str) -> Words:
@@ -145,10 +180,10 @@ def column(table: Words, field: str) -> Words:
     return values
 
 
-def _scope(k: int, size: int, first_tile: int, tiles: int, sample: int, candidates: int) -> dict[str, int]:
-    """The fields of a scope before its threshold is looked for. Until then one tie exists and none falls."""
-    row = {"k": k, "size": size, "first_tile": first_tile, "tiles": tiles, "ties": 1, "sampled": 0, "capacity": 0}
-    if size < _SAMPLE_FROM or k == 0:
+def _start(k: int, size: int, sample: int, candidates: int, sampled: bool) -> dict[str, int]:
+    """Where the threshold of a scope is looked for first. Until it is found one tie exists and none falls."""
+    row = {"ties": 1, "sampled": 0, "capacity": 0}
+    if size < _SAMPLE_FROM or k == 0 or not sampled:
         return row | {"mode": WHOLE, "rank": k}
     middle = k / size * _SAMPLES
     margin = _SLACK * math.sqrt(middle * (1 - k / size)) + 1
@@ -163,6 +198,29 @@ def _scope(k: int, size: int, first_tile: int, tiles: int, sample: int, candidat
         "candidates": candidates,
         "capacity": int(1.5 * expected) + 1024,
     }
+
+
+class Tables(NamedTuple):
+    """Members of one dtype, which one launch can work on, and their tables."""
+
+    members: Sequence[Member]
+    tensors: Words
+    scopes: Words
+
+
+def tables_of(members: Sequence[Member], counts: Sequence[int]) -> list[Tables]:
+    """The tables for each dtype among the members. A scope of several dtypes, which must be the only one, is shared."""
+    places = places_of(members)
+    by_dtype: dict[np.dtype[Any], list[int]] = {}
+    for number, member in enumerate(members):
+        by_dtype.setdefault(member.weight.dtype, []).append(number)
+    shared = scope_table(members, counts, sampled=False) if len(counts) == 1 and len(by_dtype) > 1 else None
+    tables = []
+    for numbers in by_dtype.values():
+        own, own_places = [members[number] for number in numbers], [places[number] for number in numbers]
+        scopes = scope_table(own, counts, own_places) if shared is None else shared
+        tables.append(Tables(own, tensor_table(own, own_places), scopes))
+    return tables
 
 
 def kernel_instances() -> Iterator[tuple[str, dict[str, str]]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.base import Backend, Statistics
+from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
 from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
 from oxiprune_gpu.backends.groups import prune_groups
+from oxiprune_gpu.backends.joined import JoinedPlan
+from oxiprune_gpu.backends.one_by_one import OneByOne, Step
 from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.backends.threshold import Lowest, check_finite, find_lowest, order_statistic
@@ -40,6 +42,10 @@ class NumpyBackend(Backend):
     def empty_mask(self, shape: tuple[int, ...]) -> Mask:
         """See `Backend.empty_mask`."""
         return np.empty(shape, np.bool_)
+
+    def empty_array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """See `Backend.empty_array`."""
+        return np.empty(shape, dtype)
 
     def own_mask(self, mask: Mask) -> Mask:
         """See `Backend.own_mask`."""
@@ -106,6 +112,23 @@ class NumpyBackend(Backend):
             check_finite(scored)
         if mask is not None:
             mask[...] = True
+
+    def plan_elements(
+        self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
+    ) -> OneByOne | JoinedPlan:
+        """See `Backend.plan_elements`."""
+        if k is not None:
+            return JoinedPlan(members, metric, k)
+
+        def step(member: PlanMember) -> Step:
+            def prune(mask: Mask | None) -> None:
+                self.prune_elements(member.weight, metric, member.k, member.name, mask=mask)
+
+            return Step(prune, lambda: self.count_nonzero(member.weight))
+
+        return OneByOne(
+            members, [step(member) for member in members], np.zeros(len(members), np.int64), self.empty_mask
+        )
 
     def prune_units(
         self, weight: BlockSource, view: UnitView, kept: Mask, *, mask: Mask | None = None, write: bool = True

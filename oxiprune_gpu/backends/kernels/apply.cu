@@ -4,7 +4,8 @@
 // Ties need the number of equal keys in all tiles before. Tiles are handed out in order by tickets, publish their own
 // count, and look back over their predecessors until one knows its whole prefix (Merrill and Garland, "Single-pass
 // parallel prefix scan with decoupled look-back", 2016). A tile waits only for tiles that are being worked on. Where
-// all ties of a scope fall, nobody waits.
+// all ties of a scope fall, nobody waits. A scope of several dtypes takes several launches: publish_ties goes before
+// them, and then nobody waits either.
 //
 // Specialised as select.cu.
 #include "metrics.cuh"
@@ -168,45 +169,72 @@ __device__ inline void apply_to_tile(Elements& elements, const Key (&keys)[STEPS
   }
 }
 
-// Prune every tensor whose scope comes before the first NaN. `published` holds one word a tile, zero at the start;
-// `nonzero` one word a tensor, or is null.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    apply(const Tensor* tensors, u32 count, u64 tiles, const Scope* scopes, u64* published, u64* nonzero,
-          u32 mask_kind, u32 write, Header* header) {
-  __shared__ u64 ticket;
-  const u64 first_nan = load_shared_word(&header->first_nan);
-  NonzeroCounter counter(nonzero);
-  for (;;) {
-    if (threadIdx.x == 0) ticket = atomicAdd(&header->ticket, 1ull);
-    __syncthreads();
-    const u64 tile = ticket;
-    if (tile >= tiles) break;
-    const u32 t = tensor_of_tile(tensors, count, tile);
-    const Tensor tensor = tensors[t];
-    if (tensor.scope >= first_nan) break;  // tickets ascend, and so do scopes
-    const Scope scope = scopes[tensor.scope];
-    const u64 own_tile = tile - tensor.first_tile;
+// A tile in registers, the keys of its elements, and how many of them equal the threshold.
+struct ScoredTile {
+  Elements elements;
+  Key keys[STEPS][WIDTH];
+  u32 ties[STEPS];
+
+  __device__ __forceinline__ ScoredTile(const Tensor& tensor, u64 tile, Key threshold) {
     const Metric metric(tensor);
-    Elements elements;
-    elements.load((const Bits*)tensor.data, tensor.size, own_tile);
-    Key keys[STEPS][WIDTH];
-    u32 ties[STEPS];
+    elements.load((const Bits*)tensor.data, tensor.size, tile);
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
       ties[s] = 0;
-      const u64 first = Elements::first_of(own_tile, s);
+      const u64 first = Elements::first_of(tile, s);
 #pragma unroll
       for (int e = 0; e < WIDTH; e++) {
         const bool exists = first + e < tensor.size;
         keys[s][e] = exists ? metric.key(elements.step[s].at[e], first + e) : D::NAN_KEY;
-        ties[s] += exists && keys[s][e] == (Key)scope.threshold;
+        ties[s] += exists && keys[s][e] == threshold;
       }
     }
+  }
+};
+
+// Publish the ties of every tile of the scopes some of whose ties stay; `published` as below.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    publish_ties(const Tensor* tensors, u32 count, u64 tiles, const Scope* scopes, u64* published) {
+  __shared__ u64 parts[WARPS];
+  for_each_run(tensors, count, tiles, [&](const Tensor tensor, u64 first, u64 last) {
+    const Scope& scope = scopes[tensor.scope];
+    if (scope.ties_fall == scope.ties) return;
+    for (u64 tile = first; tile < last; tile++) {
+      const ScoredTile scored(tensor, tile, (Key)scope.threshold);
+      u64 own = 0;
+#pragma unroll
+      for (int s = 0; s < STEPS; s++) own += scored.ties[s];
+      own = block_scan(own, parts).total;
+      if (threadIdx.x == 0) published[scope.first_tile + tensor.scope_tile + tile] = OWN | own;
+      __syncthreads();  // all have read the parts before the next tile writes them
+    }
+  });
+}
+
+// Prune every tensor whose scope comes before the first NaN. `published` holds one word a tile, zero at the start or
+// what publish_ties wrote; `ticket` is zero at the start; `nonzero` has one word a tensor, by its number, or is null.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    apply(const Tensor* tensors, u32 count, u64 tiles, const Scope* scopes, u64* tickets, u64* published,
+          u64* nonzero, u32 mask_kind, u32 write, const Header* header) {
+  __shared__ u64 ticket;
+  const u64 first_nan = load_shared_word(&header->first_nan);
+  NonzeroCounter counter(nonzero);
+  for (;;) {
+    if (threadIdx.x == 0) ticket = atomicAdd(tickets, 1ull);
+    __syncthreads();
+    const u64 tile = ticket;
+    if (tile >= tiles) break;
+    const Tensor tensor = tensors[tensor_of_tile(tensors, count, tile)];
+    const Scope scope = scopes[tensor.scope];
+    if (scope.last_tensor >= first_nan) break;  // tickets ascend, and so do scopes
+    const u64 own_tile = tile - tensor.first_tile;
+    ScoredTile scored(tensor, own_tile, (Key)scope.threshold);
     TieNumbers numbers;
     const bool some_stay = scope.ties_fall != scope.ties;
-    if (some_stay) numbers = number_ties(ties, published, tile, scope.first_tile);
-    counter.turn_to(t);
-    apply_to_tile(elements, keys, tensor, own_tile, scope, some_stay, numbers, write, mask_kind, counter);
+    if (some_stay)
+      numbers = number_ties(scored.ties, published, scope.first_tile + tensor.scope_tile + own_tile, scope.first_tile);
+    counter.turn_to((u32)tensor.number);
+    apply_to_tile(scored.elements, scored.keys, tensor, own_tile, scope, some_stay, numbers, write, mask_kind, counter);
     __syncthreads();  // all have read what is shared before the next tile writes it
   }
   counter.hand_over();

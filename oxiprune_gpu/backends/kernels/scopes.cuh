@@ -37,4 +37,6 @@ __device__ inline bool completes_pass(Scope* scope, u64 tiles) {
   return last;
 }
 
-__device__ __forceinline__ void report_nan(Header* header, u64 scope) { atomicMin(&header->first_nan, scope); }
+__device__ __forceinline__ void report_nan(Header* header, const Tensor& tensor) {
+  atomicMin(&header->first_nan, tensor.number);
+}

@@ -29,12 +29,12 @@ __device__ inline u64 mixed(u64 x) {
   return x ^ (x >> 33);
 }
 
-// Sample i of a scope lies anywhere in the i-th of equal strata of its tiles. Grid: (any, scopes).
+// Sample i of a scope lies anywhere in the i-th of equal strata of its tiles. Grid: (scopes, any).
 extern "C" __global__ void __launch_bounds__(THREADS)
     sample_keys(const Tensor* tensors, u32 count, const Scope* scopes, Key* samples) {
-  const Scope scope = scopes[blockIdx.y];
+  const Scope scope = scopes[blockIdx.x];
   const u64 places = scope.tiles * Elements::LENGTH;
-  for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < scope.sampled; i += (u64)gridDim.x * THREADS) {
+  for (u64 i = (u64)blockIdx.y * THREADS + threadIdx.x; i < scope.sampled; i += (u64)gridDim.y * THREADS) {
     const u64 stratum = places / scope.sampled;
     const u64 place = i * stratum + mixed(i + scope.sampled) % stratum;
     const u64 tile = scope.first_tile + place / Elements::LENGTH;
@@ -178,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     add_to_word(below, &scope->below);
     add_to_word(at_low, &scope->at_low);
     add_to_word(at_high, &scope->at_high);
-    if (nan) report_nan(header, tensor.scope);
+    if (nan) report_nan(header, tensor);
     if (completes_pass(scope, last - first) && threadIdx.x == 0) locate_threshold(scope);
   });
 }
@@ -229,13 +229,17 @@ struct DigitCounter {
   }
 };
 
-// Find the bin that holds the rank looked for. All threads of one block, once the histogram of a scope is complete.
-__device__ inline void take_digit(Scope* scope, const u64* histogram, u32 shift) {
+// Find the bin that holds the rank looked for, and clear the bins. All threads of one block, once the histogram of a
+// scope is complete.
+__device__ inline void take_digit(Scope* scope, u64* histogram, u32 shift) {
   __shared__ u64 parts[WARPS];
   const u32 each = BINS / THREADS;
   u64 held[each], sum = 0;
 #pragma unroll
-  for (u32 b = 0; b < each; b++) sum += held[b] = load_shared_word(&histogram[threadIdx.x * each + b]);
+  for (u32 b = 0; b < each; b++) {
+    sum += held[b] = load_shared_word(&histogram[threadIdx.x * each + b]);
+    histogram[threadIdx.x * each + b] = 0;
+  }
   const u64 rank = scope->rank, prefix = scope->threshold;
   u64 before = block_scan(sum, parts).before;
   __syncthreads();  // all have read rank and prefix
@@ -257,10 +261,10 @@ __device__ inline void take_digit(Scope* scope, const u64* histogram, u32 shift)
 }
 
 // One digit of the threshold of each scope whose threshold is not found yet, from the highest digit to the lowest.
-// `histograms` holds BINS words for each scope and pass, zero before the first pass.
+// `histograms` holds BINS words for each scope, zero before the first pass and after each.
 extern "C" __global__ void __launch_bounds__(THREADS)
     take_digits(const Tensor* tensors, u32 count, u64 tiles, Scope* scopes, const Key* candidates, u64* histograms,
-                u32 shift, u32 bits, u32 pass, u32 passes, Header* header) {
+                u32 shift, u32 bits, Header* header) {
   __shared__ Digits digits;
   for_each_run(tensors, count, tiles, [&](const Tensor tensor, u64 first, u64 last) {
     Scope* scope = scopes + tensor.scope;
@@ -270,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     DigitCounter counter(digits, (Key)scope->threshold, shift, bits);
     if (mode == CANDIDATES) {
       // Every block of the scope takes its share of them.
-      const u64 begin = tensor.first_tile - scope->first_tile, between = scope->between;
+      const u64 begin = tensor.scope_tile, between = scope->between;
       const u64 stop = between * (begin + last) / scope->tiles;
       for (u64 i = between * (begin + first) / scope->tiles + threadIdx.x; i < stop; i += THREADS)
         counter.add(candidates[scope->candidates + i]);
@@ -292,10 +296,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
           }
         }
       }
-      if (nan) report_nan(header, tensor.scope);
+      if (nan) report_nan(header, tensor);
     }
     counter.flush();
-    u64* histogram = histograms + (tensor.scope * passes + pass) * BINS;
+    u64* histogram = histograms + tensor.scope * BINS;
     digits.give_to(histogram);
     if (completes_pass(scope, last - first)) take_digit(scope, histogram, shift);
   });

@@ -11,18 +11,19 @@ struct Tensor {
   u64 data;        // address of the elements
   u64 size;        // elements
   u64 first_tile;  // of all tiles of the table
-  u64 scope;       // index of the scope it competes in
+  u64 scope;       // index, in the table of scopes, of the one it competes in
   u64 gradient;    // address of the gradient in the score dtype, for the metric that has one
   u64 seed;        // for the metric that has one
   u64 mask;        // address of the mask, 0 for none
-  u64 bit_offset;  // reserved
+  u64 number;      // its place among all tensors of a plan, whatever their dtypes
+  u64 scope_tile;  // its first tile among those of its scope
 };
 
 // What is known of one scope, while its k lowest elements are looked for and after.
 struct Scope {
   u64 k;           // elements to prune
   u64 size;        // elements
-  u64 first_tile;
+  u64 first_tile;  // its place among the tiles of the launch, or of the plan when it has several dtypes
   u64 tiles;
   u64 mode;        // where the threshold is looked for: see select.cu
   u64 low;         // bracket: keys between which the threshold lies, we hope
@@ -43,12 +44,11 @@ struct Scope {
   u64 ties;
   u64 done;        // tiles that have been counted in this pass
   u64 nonzero;     // elements that are not zero after pruning
-  u64 pad;
+  u64 last_tensor; // number of its last tensor
 };
 
 struct Header {
-  u64 ticket;     // tiles that have been handed out
-  u64 first_nan;  // first scope that holds a NaN; all ones for none. From it on nothing is written.
+  u64 first_nan;  // number of the first tensor that holds a NaN; all ones for none. From its scope on nothing is written.
 };
 
 struct Tiles {

@@ -1,0 +1,80 @@
+"""What is to be done with one weight: its units, and how many of them fall."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from oxiprune_gpu.backends import Backend
+from oxiprune_gpu.config import PruningConfig
+from oxiprune_gpu.errors import BelowMinNonzero, EmptyTensor, InvalidOption, PruningError
+from oxiprune_gpu.granularity import GroupView, PruningGranularity, UnitView
+from oxiprune_gpu.selection import units_to_prune
+
+
+@dataclass(frozen=True)
+class Job:
+    """The `k` lowest units of a weight are to be pruned.
+
+    `view` says how they lie: as units that all compete, or as elements that compete in groups. With None every element
+    is a unit, and all compete.
+    """
+
+    name: str
+    config: PruningConfig
+    view: UnitView | GroupView | None
+    k: int
+
+    @property
+    def elements(self) -> int:
+        """How many elements fall."""
+        return self.k * self.view.unit_size if isinstance(self.view, UnitView) else self.k
+
+    def run(self, backend: Backend, weight: Any, *, mask: Any = None, write: bool = True) -> None:
+        """Prune a weight in its backend's form."""
+        metric = self.config.metric
+        if self.view is None:
+            backend.prune_elements(weight, metric, self.k, self.name, mask=mask, write=write)
+        elif isinstance(self.view, GroupView):
+            backend.prune_groups(weight, self.view, metric, self.name, mask=mask, write=write)
+        else:
+            scores = backend.unit_scores(weight, self.view, metric, self.name)
+            backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
+
+
+def check_config(config: PruningConfig) -> None:
+    """Raise `InvalidOption` when it is none, and `InvalidSparsity`."""
+    if not isinstance(config, PruningConfig):
+        raise InvalidOption(f"config must be a PruningConfig, not {type(config).__name__}")
+    config.check()
+
+
+def job_for(shape: tuple[int, ...], config: PruningConfig, name: str) -> Job:
+    """Check all that can be checked without reading the weight, and say how many units fall."""
+    check_config(config)
+    size = math.prod(shape)
+    if size == 0:
+        raise EmptyTensor(name)
+    try:
+        view = _view(config.granularity, shape)
+        k = _units_that_fall(view, size, config)
+    except PruningError as error:
+        error.add_note(f"tensor '{name}'")  # the reference's texts do not name it
+        raise
+    config.metric.check(name, shape)
+    return Job(name, config, view, k)
+
+
+def _view(granularity: PruningGranularity, shape: tuple[int, ...]) -> UnitView | GroupView | None:
+    return granularity.group_view(shape) or granularity.unit_view(shape)
+
+
+def _units_that_fall(view: UnitView | GroupView | None, size: int, config: PruningConfig) -> int:
+    if isinstance(view, GroupView):
+        kept = size - view.pruned
+        if config.min_nonzero > kept:
+            raise BelowMinNonzero(config.min_nonzero, size, f": {config.granularity.text} keeps {kept}")
+        return view.pruned
+    units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
+    return units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
