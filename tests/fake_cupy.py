@@ -9,7 +9,6 @@ buffer that is filled again or read too early is seen.
 
 from __future__ import annotations
 
-import ctypes
 import operator
 import sys
 from collections.abc import Callable
@@ -50,26 +49,21 @@ def _finish_copies() -> None:
         _begun.pop(0)()
 
 
-class Memory:
-    """Where an array begins."""
+class Stream:
+    """All streams are one; so is its event."""
 
-    def __init__(self, ptr: int) -> None:
-        self.ptr = ptr
-
-    def copy_from_host_async(self, source: ctypes.c_void_p, nbytes: int) -> None:
-        _begun.append(lambda: ctypes.memmove(self.ptr, source, nbytes))
-
-    def copy_to_host_async(self, target: ctypes.c_void_p, nbytes: int) -> None:
-        _begun.append(lambda: ctypes.memmove(target, self.ptr, nbytes))
-
-
-class Event:
-    """All that was begun before it is done when it has been waited for."""
+    ptr = 0
 
     def __init__(self, **options: bool) -> None:
         pass
 
-    def record(self) -> None:
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def record(self, stream: Stream) -> None:
         pass
 
     def synchronize(self) -> None:
@@ -102,12 +96,21 @@ class ndarray:
     size = property(lambda self: self.host.size)
     itemsize = property(lambda self: self.host.itemsize)
     nbytes = property(lambda self: self.host.nbytes)
-    data = property(lambda self: Memory(self.host.ctypes.data))
+    data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
     flags = property(lambda self: SimpleNamespace(c_contiguous=self.host.flags.c_contiguous))
     __cuda_array_interface__ = property(lambda self: {"data": (self.host.ctypes.data, False)})
 
-    def get(self) -> np.ndarray:
-        return self.host.copy()
+    def get(self, stream: Any = None, *, out: np.ndarray | None = None, blocking: bool = True) -> np.ndarray:
+        target = np.empty_like(self.host) if out is None else out
+        assert (target.shape, target.dtype) == (self.shape, self.dtype)
+        _begun.append(lambda: np.copyto(target, self.host))
+        if blocking:
+            _finish_copies()
+        return target
+
+    def set(self, source: np.ndarray, stream: Any = None) -> None:
+        assert (source.shape, source.dtype) == (self.shape, self.dtype)
+        _begun.append(lambda: np.copyto(self.host, source))
 
     def __array__(self, *arguments: object) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
@@ -212,9 +215,10 @@ def module() -> ModuleType:
         from_dlpack=lambda value: ndarray(np.from_dlpack(value.on_host)),
         get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
         cuda=SimpleNamespace(
-            get_current_stream=lambda: SimpleNamespace(ptr=0),
+            get_current_stream=Stream,
             alloc_pinned_memory=bytearray,
-            Event=Event,
+            Stream=Stream,
+            Event=Stream,
             runtime=Runtime(),
         ),
     )

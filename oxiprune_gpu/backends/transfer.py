@@ -6,7 +6,6 @@ holds a few megabytes, whatever the size of the weight. Everything is ordered on
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +57,7 @@ class _Lane:
         self._bytes: NDArray[np.uint8] = np.frombuffer(
             cupy.cuda.alloc_pinned_memory(PIECE_BYTES), np.uint8, PIECE_BYTES
         )
+        self._stream = cupy.cuda.get_current_stream()
         self._done = cupy.cuda.Event(disable_timing=True)
 
     def room(self, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -66,21 +66,17 @@ class _Lane:
 
     def send(self, piece: Any) -> None:
         """Begin to copy the buffer into an array on the device."""
-        piece.data.copy_from_host_async(self._pointer, piece.nbytes)
-        self._done.record()
+        piece.set(self.room(piece.size, piece.dtype), self._stream)
+        self._done.record(self._stream)
 
     def fetch(self, piece: Any) -> None:
         """Begin to copy an array on the device into the buffer."""
-        piece.data.copy_to_host_async(self._pointer, piece.nbytes)
-        self._done.record()
+        piece.get(self._stream, out=self.room(piece.size, piece.dtype), blocking=False)
+        self._done.record(self._stream)
 
     def wait(self) -> None:
         """Wait until the copy has ended; at once where none was begun."""
         self._done.synchronize()
-
-    @property
-    def _pointer(self) -> ctypes.c_void_p:
-        return ctypes.c_void_p(self._bytes.ctypes.data)
 
 
 @contextmanager
