@@ -13,11 +13,11 @@ import oxiprune_gpu as ox
 from oxiprune_gpu.backends import NumpyBackend
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member
 from oxiprune_gpu.backends.cuda_units import Units
-from oxiprune_gpu.backends.kernels import source_of
 from oxiprune_gpu.backends.unit_sums import array_sum
 from oxiprune_gpu.granularity import UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from tests import cuda_on_cpu, oracles
+from tests.backends import source_of
 
 pytestmark = pytest.mark.skipif(bool(cuda_on_cpu.available()), reason=cuda_on_cpu.available() or "it can run")
 
