@@ -14,7 +14,7 @@ from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
 from oxiprune_gpu.backends.groups import prune_groups
 from oxiprune_gpu.backends.joined import JoinedPlan
 from oxiprune_gpu.backends.one_by_one import OneByOne, Step
-from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, quietly, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.backends.threshold import Lowest, check_finite, find_lowest, order_statistic
 from oxiprune_gpu.backends.unit_sums import ordered_sum, unit_sums
@@ -51,6 +51,11 @@ class NumpyBackend(Backend):
         """See `Backend.own_mask`."""
         return mask
 
+    def packed_mask(self, mask: Mask) -> Array:
+        """See `Backend.packed_mask`."""
+        return np.packbits(mask.reshape(-1), bitorder="little")
+
+    @quietly
     def element_scores(self, weight: BlockSource, metric: ImportanceMetric, name: str) -> Array:
         """See `Backend.element_scores`."""
         scored = ScoredWeight(weight, metric, name)
@@ -71,14 +76,13 @@ class NumpyBackend(Backend):
         scored.raise_if_nan(max(over_spans(make_worker, spans_of(scored.size))))
         return scores.reshape(weight.shape)
 
+    @quietly
     def unit_scores(self, weight: BlockSource, view: UnitView, metric: ImportanceMetric, name: str) -> Array:
         """See `Backend.unit_scores`."""
         scored = ScoredWeight(weight, metric, name)
         if not metric.reads_weight:
             check_finite(scored)
-        with np.errstate(all="ignore"):
-            exact = metric.unit_scores(view.count, lambda: unit_sums(scored, view))
-            scores = exact.astype(scored.score_dtype)
+        scores = metric.unit_scores(view.count, lambda: unit_sums(scored, view)).astype(scored.score_dtype)
         if np.isnan(scores).any():
             check_finite(scored)
         return scores
@@ -92,6 +96,7 @@ class NumpyBackend(Backend):
             self.prune_elements(ArrayBlocks(scores), GivenScores(), k, "unit scores", mask=kept, write=False)
         return kept
 
+    @quietly
     def prune_elements(
         self,
         weight: BlockSource,
@@ -118,7 +123,7 @@ class NumpyBackend(Backend):
     ) -> OneByOne | JoinedPlan:
         """See `Backend.plan_elements`."""
         if k is not None:
-            return JoinedPlan(members, metric, k)
+            return JoinedPlan(members, metric, k, self.packed_mask)
 
         def step(member: PlanMember) -> Step:
             def prune(mask: Mask | None) -> None:
@@ -126,9 +131,7 @@ class NumpyBackend(Backend):
 
             return Step(prune, lambda: self.count_nonzero(member.weight))
 
-        return OneByOne(
-            members, [step(member) for member in members], np.zeros(len(members), np.int64), self.empty_mask
-        )
+        return OneByOne(self, members, [step(member) for member in members])
 
     def prune_units(
         self, weight: BlockSource, view: UnitView, kept: Mask, *, mask: Mask | None = None, write: bool = True
@@ -144,6 +147,7 @@ class NumpyBackend(Backend):
         else:
             _prune_long_runs(weight, view.inner, kept, flags, write)
 
+    @quietly
     def prune_groups(
         self,
         weight: BlockSource,
@@ -171,13 +175,13 @@ class NumpyBackend(Backend):
 
         return sum(over_spans(make_worker, spans_of(size)))
 
+    @quietly
     def statistics(self, weight: BlockSource, metric: ImportanceMetric, name: str) -> Statistics:
         """See `Backend.statistics`."""
         scored = ScoredWeight(weight, metric, name)
         if scored.size == 0:
             return Statistics(0.0, 0.0, 0.0, 0.0, 0.0)
-        with np.errstate(all="ignore"):
-            return _statistics(scored)
+        return _statistics(scored)
 
 
 def _mark_and_zero(weight: BlockSource, lowest: Lowest, kept: Mask, *, write: bool) -> None:

@@ -27,6 +27,10 @@ SPAN = 4 * BLOCK
 first. Two that touch it at once would both have it zeroed."""
 
 
+quietly = np.errstate(all="ignore")
+"""Decorates what computes scores: they overflow, underflow and meet infinities as they must."""
+
+
 def thread_count() -> int:
     """Threads to use: `OXIPRUNE_NUM_THREADS`, or else the processors this process may run on."""
     configured = os.environ.get("OXIPRUNE_NUM_THREADS", "")
@@ -59,14 +63,13 @@ def spans_of(size: int) -> list[Span]:
 def over_spans(make_worker: Callable[[], Callable[[Span], Result]], spans: list[Span]) -> list[Result]:
     """Call a worker on every span, on several threads, and return the results in the order of the spans.
 
-    Each thread makes one worker, so a worker may own scratch memory. After an exception no span is begun any more, and
-    it is raised again.
+    Each thread makes one worker, so a worker may own scratch memory. The threads work `quietly`, as the caller must
+    where scores are computed. After an exception no span is begun any more, and it is raised again.
     """
     threads = min(thread_count(), len(spans)) if len(spans) > 1 else 1
     if threads == 1:
         worker = make_worker()
-        with np.errstate(all="ignore"):
-            return [worker(span) for span in spans]
+        return [worker(span) for span in spans]
     queue = _SpanQueue(spans)
 
     def drain() -> list[tuple[int, Result]]:

@@ -65,8 +65,7 @@ class ScoredWeight:
     def _keys_of(self, values: Array, places: NDArray[np.intp]) -> Array:
         values = values.astype(self.score_dtype, copy=False)
         scores = np.empty(values.shape, self.score_dtype)
-        with np.errstate(all="ignore"):
-            self.score(values, places, scores)
+        self.score(values, places, scores)
         return scores.view(self.key_dtype)
 
     def score(self, values: Array, positions: Positions, out: Array) -> None:

@@ -148,8 +148,7 @@ def check_finite(weight: ScoredWeight) -> None:
 
 
 def _all_keys(weight: ScoredWeight) -> Array:
-    with np.errstate(all="ignore"):
-        return BlockReader(weight).keys(0, weight.size)
+    return BlockReader(weight).keys(0, weight.size)
 
 
 def _kth(weight: ScoredWeight, keys: Array, k: int) -> Any:
@@ -406,8 +405,7 @@ def _nth_tie(weight: ScoredWeight, span: Span, threshold: Any, nth: int) -> int:
     """Index of the nth element (from 1) of a span whose key is `threshold`."""
     reader = BlockReader(weight)
     for start, stop in blocks_of(span):
-        with np.errstate(all="ignore"):
-            places = np.flatnonzero(reader.keys(start, stop) == threshold)
+        places = np.flatnonzero(reader.keys(start, stop) == threshold)
         if nth <= len(places):
             return start + int(places[nth - 1])
         nth -= len(places)

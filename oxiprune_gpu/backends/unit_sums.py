@@ -248,10 +248,9 @@ def _gather_units(weight: ScoredWeight, view: UnitView, group: int, span: Span) 
     # All units: several slabs lie in one piece. Some: each slab has its own.
     at_once = max(1, _ROW_PIECE // slab) if stop - first == view.units else 1
     reader = BlockReader(weight, at_once * (stop - first) * view.inner)
-    with np.errstate(all="ignore"):
-        for outer, outer_stop in cut((0, view.outer), at_once):
-            start = (group * view.outer + outer) * slab + first * view.inner
-            count = outer_stop - outer
-            scores = reader.scores(start, start + count * (stop - first) * view.inner)
-            rows[:, outer:outer_stop] = scores.reshape(count, stop - first, view.inner).transpose(1, 0, 2)
+    for outer, outer_stop in cut((0, view.outer), at_once):
+        start = (group * view.outer + outer) * slab + first * view.inner
+        count = outer_stop - outer
+        scores = reader.scores(start, start + count * (stop - first) * view.inner)
+        rows[:, outer:outer_stop] = scores.reshape(count, stop - first, view.inner).transpose(1, 0, 2)
     return rows.reshape(stop - first, view.unit_size)
