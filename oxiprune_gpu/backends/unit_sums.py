@@ -70,6 +70,10 @@ class _LaneAdder:
         """Write to `lanes` (rows, width) the lane sums of `terms` (rows, length <= CHUNK), each row one chunk."""
         rows, length = terms.shape
         width = lanes.shape[1]
+        if length <= width:  # one term a lane: nothing to add
+            lanes[:, :length] = terms
+            lanes[:, length:] = 0.0
+            return
         steps = -(-length // width)
         wide = self._scratch(rows, steps * width)
         wide[:, :length] = terms
