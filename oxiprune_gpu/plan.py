@@ -211,9 +211,8 @@ def _work(
     pruned = sum(job.elements for job in jobs)
     if all(job.view is None for job in jobs):
         return backend.plan_elements(members, config.metric), pruned
-    nonzero = backend.empty_array((len(members),), np.dtype(np.int64))
     steps = [_step(backend, job, member) for job, member in zip(jobs, members, strict=True)]
-    return OneByOne(members, steps, nonzero, backend.empty_mask), pruned
+    return OneByOne(backend, members, steps), pruned
 
 
 def _joint_k(weights: Sequence[Borrowed], config: PruningConfig) -> int:

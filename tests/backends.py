@@ -72,6 +72,9 @@ class UploadingBackend(Backend):
     def own_mask(self, mask: np.ndarray) -> np.ndarray:
         return mask
 
+    def packed_mask(self, mask: np.ndarray) -> np.ndarray:
+        return np.packbits(mask.reshape(-1), bitorder="little")
+
     def element_scores(self, weight: Uploaded, metric: ImportanceMetric, name: str) -> np.ndarray:
         return self._inner.element_scores(weight.weight, metric, name).get()
 

@@ -79,6 +79,9 @@ class Runtime:
     def getDeviceCount(self) -> int:
         return self.devices
 
+    def deviceSynchronize(self) -> None:
+        _finish_copies()
+
     def memGetInfo(self) -> tuple[int, int]:
         return self.free_bytes, 1 << 40
 
@@ -201,7 +204,7 @@ class FakeKernels:
 def module() -> ModuleType:
     """The module `cupy`."""
     fake = ModuleType("cupy")
-    functions = ("empty", "zeros", "ones", "full", "arange", "concatenate", "empty_like", "zeros_like", "count_nonzero")
+    functions = ("empty", "zeros", "ones", "full", "arange", "concatenate", "empty_like", "zeros_like", "count_nonzero", "packbits")
     vars(fake).update({name: _making(getattr(np, name)) for name in functions})
     vars(fake).update(
         ndarray=ndarray,

@@ -13,7 +13,7 @@ before anything is written.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -47,6 +47,11 @@ class PlanMember(NamedTuple):
     name: str
     k: int
     mask: Any
+
+    def write_mask(self, kept: Any, packed: Callable[[Any], Any]) -> None:
+        """Write what is kept, a bool array, to the mask, if there is one; `packed` makes bits of it."""
+        if self.mask is not None:
+            self.mask[...] = kept.reshape(self.mask.shape) if self.mask.dtype == np.bool_ else packed(kept)
 
 
 class Plan(ABC):
@@ -91,6 +96,10 @@ class Backend(ABC):
     @abstractmethod
     def own_mask(self, mask: NDArray[np.bool_]) -> Any:
         """Return a mask in this machine's memory as an array of this backend's library."""
+
+    @abstractmethod
+    def packed_mask(self, mask: Any) -> Any:
+        """Return a mask as bits, uint8 of shape (ceil(size / 8),), the first element in the lowest bit."""
 
     def device_of(self, array: Any) -> AbstractContextManager[object]:
         """Inside this context, work goes to the device on which `array` lies."""

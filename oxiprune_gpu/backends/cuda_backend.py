@@ -62,6 +62,10 @@ class CudaBackend(Backend):
         """See `Backend.own_mask`."""
         return self._xp.ascontiguousarray(self._xp.asarray(mask))
 
+    def packed_mask(self, mask: Any) -> Any:
+        """See `Backend.packed_mask`."""
+        return self._xp.packbits(mask.reshape(-1), bitorder="little")
+
     def device_of(self, array: Any) -> AbstractContextManager[object]:
         """See `Backend.device_of`."""
         if isinstance(array, np.ndarray):

@@ -11,7 +11,6 @@ import numpy as np
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember
 from oxiprune_gpu.backends.cuda_selection import BITS, BOOLS, NO_MASK, Selection
 from oxiprune_gpu.backends.deferred import check_later
-from oxiprune_gpu.backends.one_by_one import packed
 from oxiprune_gpu.errors import PruningError
 from oxiprune_gpu.metrics import ImportanceMetric
 
@@ -84,8 +83,7 @@ class ScoresPlan(Plan):
         for number, (member, part) in enumerate(zip(self._members, self._cut(kept), strict=True)):
             self._backend.apply_mask(member.weight.bits, part)
             self.nonzero[number] = self._backend.count_nonzero(member.weight)
-            if member.mask is not None:
-                member.mask[...] = part.reshape(member.mask.shape) if member.mask.dtype == np.bool_ else packed(part)
+            member.write_mask(part, self._backend.packed_mask)
 
     def check(self) -> None:
         """See `Plan.check`."""

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Plan, PlanMember
 from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
-from oxiprune_gpu.backends.one_by_one import packed
-from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, spans_of
+from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, quietly, spans_of
 from oxiprune_gpu.backends.scored import ScoredWeight
 from oxiprune_gpu.backends.threshold import check_finite, find_lowest
 from oxiprune_gpu.blocks import BlockSource
@@ -53,8 +52,7 @@ class JoinedScores(BlockSource):
             values = weight.source.load(first, last, np.empty(last - first, weight.dtype))
             values = values.astype(weight.score_dtype, copy=False)
             scores = out if out.dtype == weight.score_dtype else np.empty(len(out), weight.score_dtype)
-            with np.errstate(all="ignore"):
-                weight.score(values, slice(first, last), scores)
+            weight.score(values, slice(first, last), scores)
             if scores is not out:
                 out[...] = scores
         return scratch[: stop - start]
@@ -92,9 +90,13 @@ class JoinedPlan(Plan):
         members: the weights, as `BlockSource`, and their masks.
         metric: scores them.
         k: how many elements fall.
+        packed: makes bits of a mask.
     """
 
-    def __init__(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int) -> None:
+    def __init__(
+        self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int, packed: Callable[[Array], Array]
+    ) -> None:
+        self._packed = packed
         self.nonzero = np.zeros(len(members), np.int64)
         self._members = members
         self._weights = [ScoredWeight(member.weight, metric, member.name) for member in members]
@@ -116,14 +118,14 @@ class JoinedPlan(Plan):
             kept = self._kept[start : start + weight.size]
             start += weight.size
             self.nonzero[number] = _zero(member.weight, kept)
-            if member.mask is not None:
-                member.mask[...] = kept.reshape(member.mask.shape) if member.mask.dtype == np.bool_ else packed(kept)
+            member.write_mask(kept, self._packed)
 
     def check(self) -> None:
         """See `Plan.check`."""
         if self._error is not None:
             raise self._error
 
+    @quietly
     def _mark(self) -> None:
         """Mark what is kept. Nothing has been written when a weight holds NaN: the first one is the error."""
         try:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from oxiprune_gpu.backends.base import Plan, PlanMember
+from oxiprune_gpu.backends.base import Backend, Plan, PlanMember
 from oxiprune_gpu.errors import PruningError
 
 
@@ -22,23 +22,16 @@ class OneByOne(Plan):
     """Prunes one weight after another until one can't be.
 
     Args:
+        backend: counts, and packs masks.
         members: the weights and their masks.
         steps: what is done with each.
-        nonzero: int64 array, one element a weight, where the backend's arrays lie.
-        empty_mask: gives a bool array of a shape, where the weights lie.
     """
 
-    def __init__(
-        self,
-        members: Sequence[PlanMember],
-        steps: Sequence[Step],
-        nonzero: Any,
-        empty_mask: Callable[[tuple[int, ...]], Any],
-    ) -> None:
-        self.nonzero = nonzero
+    def __init__(self, backend: Backend, members: Sequence[PlanMember], steps: Sequence[Step]) -> None:
+        self.nonzero = backend.empty_array((len(members),), np.dtype(np.int64))
+        self._backend = backend
         self._members = members
         self._steps = steps
-        self._empty_mask = empty_mask
         self._error: PruningError | None = None
 
     def run(self) -> None:
@@ -60,11 +53,6 @@ class OneByOne(Plan):
         if member.mask is None or member.mask.dtype == np.bool_:
             step.prune(member.mask)
         else:
-            mask = self._empty_mask(member.weight.shape)
+            mask = self._backend.empty_mask(member.weight.shape)
             step.prune(mask)
-            member.mask[...] = packed(mask)
-
-
-def packed(mask: Any) -> Any:
-    """A mask as bits, the first element in the lowest bit of the first byte."""
-    return np.packbits(mask.reshape(-1), bitorder="little")  # of a CuPy array it is CuPy that does it
+            member.write_mask(mask, self._backend.packed_mask)
