@@ -204,7 +204,10 @@ class FakeKernels:
 def module() -> ModuleType:
     """The module `cupy`."""
     fake = ModuleType("cupy")
-    functions = ("empty", "zeros", "ones", "full", "arange", "concatenate", "empty_like", "zeros_like", "count_nonzero", "packbits")
+    functions = (
+        *("empty", "zeros", "ones", "full", "arange", "concatenate", "empty_like", "zeros_like"),
+        *("count_nonzero", "packbits"),
+    )
     vars(fake).update({name: _making(getattr(np, name)) for name in functions})
     vars(fake).update(
         ndarray=ndarray,
