@@ -1,4 +1,4 @@
-// Integer names, and the few operations that must not flush denormal numbers to zero.
+// Integer names, the few operations that must not flush denormal numbers to zero, and words that blocks share.
 //
 // CuPy compiles everything with -ftz=true: a float32 operation written as an expression flushes, and so does the plain
 // conversion to double. Instructions named in PTX without .ftz do not. Compiled for the CPU (tests), the shim brings
@@ -54,6 +54,10 @@ __device__ __forceinline__ double add_double(double a, double b) { return __dadd
 __device__ __forceinline__ double sub_double(double a, double b) { return __dsub_rn(a, b); }
 __device__ __forceinline__ double unflushed_sqrt(double a) { return __dsqrt_rn(a); }
 
+// A word that other blocks write while this one reads it.
+__device__ __forceinline__ u64 load_shared_word(const u64* word) { return *(const volatile u64*)word; }
+__device__ __forceinline__ void store_shared_word(u64* word, u64 value) { *(volatile u64*)word = value; }
+
 #endif
 
 // Sixteen bytes, the most that one thread loads at once.
@@ -62,7 +66,3 @@ struct alignas(16) Vector {
   static const int LENGTH = 16 / sizeof(T);
   T at[LENGTH];
 };
-
-// A word that other blocks write while this one reads it.
-__device__ __forceinline__ u64 load_shared_word(const u64* word) { return *(const volatile u64*)word; }
-__device__ __forceinline__ void store_shared_word(u64* word, u64 value) { *(volatile u64*)word = value; }

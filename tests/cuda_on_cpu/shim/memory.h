@@ -98,6 +98,16 @@ inline void __threadfence_block() { cuda_shim::fence(); }
 inline void __threadfence_system() { cuda_shim::fence(); }
 inline void __nanosleep(unsigned) { cuda_shim::nap(); }
 
+// Words of types.cuh that other blocks write meanwhile: others run between any two of them, or right after.
+inline unsigned long long load_shared_word(const unsigned long long* word) {
+  cuda_shim::maybe_preempt();
+  return cuda_shim::load(word);
+}
+inline void store_shared_word(unsigned long long* word, unsigned long long value) {
+  cuda_shim::store(word, value);
+  cuda_shim::maybe_preempt();
+}
+
 #define SHIM_ATOMIC(name, expression, ...)                                                            \
   template <class T>                                                                                  \
   T name(T* address, cuda_shim::same<T> value) {                                                      \
