@@ -66,17 +66,22 @@ class Selection:
         (self._header,), self._scopes = self._space.take(1), self._space.take(len(scopes))
         tensors, (self.nonzero,) = self._space.take(len(tables)), self._space.take(1)
         tickets, published = self._space.take(len(tables)), self._space.take(len(scopes))
-        histograms = [xp.zeros((len(table), 1 << _DIGIT_BITS), np.uint64) for table in scopes]
+        self._histograms = [xp.zeros((len(table), 1 << _DIGIT_BITS), np.uint64) for table in scopes]
         self._parts = []
         for number, table in enumerate(tables):
             scope = 0 if self._shared else number
-            own = self._scopes[scope], published[scope], histograms[scope], tensors[number], tickets[number]
+            own = self._scopes[scope], published[scope], self._histograms[scope], tensors[number], tickets[number]
             space = _PartSpace(*own, self._header, self.nonzero)
             self._parts.append(_Part(xp, kernel_of, blocks, table, metric, space))
 
     def restore(self) -> None:
-        """Bring everything back to where it was before `find`, by one copy on the device."""
+        """Bring everything back to where it was before `find`, by one copy on the device.
+
+        Histograms are zero between launches, except between those that share one.
+        """
         self._space.restore()
+        if self._shared:
+            self._histograms[0][...] = 0
 
     def find(self) -> None:
         """Find the threshold of every scope."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -99,10 +100,10 @@ class JoinedPlan(Plan):
         self._packed = packed
         self.nonzero = np.zeros(len(members), np.int64)
         self._members = members
-        self._weights = [ScoredWeight(member.weight, metric, member.name) for member in members]
-        self._all = ScoredWeight(JoinedScores(self._weights), GivenScores(), "all")
+        self._metric = metric
+        self._sizes = [math.prod(member.weight.shape) for member in members]
         self._k = k
-        self._kept = np.empty(self._all.size, np.bool_)
+        self._kept = np.empty(sum(self._sizes), np.bool_)
         self._error: PruningError | None = None
 
     def run(self) -> None:
@@ -114,9 +115,9 @@ class JoinedPlan(Plan):
             self._error = error
             return
         start = 0
-        for number, (member, weight) in enumerate(zip(self._members, self._weights, strict=True)):
-            kept = self._kept[start : start + weight.size]
-            start += weight.size
+        for number, (member, size) in enumerate(zip(self._members, self._sizes, strict=True)):
+            kept = self._kept[start : start + size]
+            start += size
             self.nonzero[number] = _zero(member.weight, kept)
             member.write_mask(kept, self._packed)
 
@@ -128,15 +129,17 @@ class JoinedPlan(Plan):
     @quietly
     def _mark(self) -> None:
         """Mark what is kept. Nothing has been written when a weight holds NaN: the first one is the error."""
+        weights = [ScoredWeight(member.weight, self._metric, member.name) for member in self._members]
+        together = ScoredWeight(JoinedScores(weights), GivenScores(), "all")
         try:
             if self._k:
-                lowest = find_lowest(self._all, self._k, self._kept)
+                lowest = find_lowest(together, self._k, self._kept)
                 over_spans(lowest.make_marker, lowest.spans)
             else:
-                check_finite(self._all)
+                check_finite(together)
                 self._kept[:] = True
         except (NonFiniteWeight, NonFiniteScore):
-            for weight in self._weights:
+            for weight in weights:
                 check_finite(weight)
             raise
 

@@ -407,3 +407,29 @@ def test_tensors_on_several_devices_are_refused(cupy):
         ox.prepare([normal(3), cupy.asarray(normal(4))], ox.PruningConfig(0.5))
     with pytest.raises(ox.InvalidOption, match=r"GPU 1.*GPU 0"):
         ox.prepare([cupy.asarray(normal(4)), cupy.ndarray(normal(3), 1)], ox.PruningConfig(0.5))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_a_run_can_be_captured_in_a_graph(scope):
+    import cupy
+
+    first = weights_of([np.float32, np.float16], sizes=[60_000, 5, 9000])
+    second = [weight[::-1].copy() for weight in first]
+    ours = [cupy.asarray(weight) for weight in first]
+    plan = ox.prepare(ours, ox.PruningConfig(0.5), scope=scope)
+    plan.run()  # compiles
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        result = plan.run(check=False)
+        graph = stream.end_capture()
+    for array, weight in zip(ours, second, strict=True):
+        array.set(weight)
+    cupy.cuda.runtime.deviceSynchronize()
+    graph.launch(stream)
+    stream.synchronize()
+    plan.check()
+    expected = ox.prepare(second, ox.PruningConfig(0.5), scope=scope).run()
+    check_same([array.get() for array in ours], second)
+    check_same([mask.get() for mask in result.masks], expected.masks)
