@@ -99,11 +99,14 @@ def _cupy_or_none() -> Any:
 
 
 def _fits(source: BlockSource) -> bool:
-    """Whether there is a GPU with room for the weight and, at worst, scores of as many units, marks and a gradient."""
+    """Whether there is a GPU with room for the weight, a gradient and, at worst, as many units: sums, scores, marks."""
     cupy = _cupy_or_none()
     if cupy is None:
         return False
     score_bytes = 8 if source.dtype == np.float64 else 4
-    needed = math.prod(source.shape) * (source.dtype.itemsize + 2 * score_bytes + 1)
-    free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
+    needed = math.prod(source.shape) * (source.dtype.itemsize + 2 * score_bytes + 8 + 1)
+    try:
+        free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
+    except RuntimeError:  # another program has the GPU, or all of its memory
+        return False
     return bool(needed <= free)

@@ -143,9 +143,15 @@ def where(weight: np.ndarray, backend: str = "auto", config: ox.PruningConfig = 
 def test_auto_takes_the_gpu_for_large_weights_that_fit(cupy, monkeypatch):
     assert where(normal(255)) == "cpu"
     assert where(normal(256)) == "cuda"
-    monkeypatch.setattr(cupy.cuda.runtime, "free_bytes", 256 * (4 + 2 * 4 + 1) - 1)
+    monkeypatch.setattr(cupy.cuda.runtime, "free_bytes", 256 * (4 + 2 * 4 + 8 + 1) - 1)
     assert where(normal(256)) == "cpu"
     assert where(normal(256), "cuda") == "cuda"
+
+    def busy() -> None:
+        raise RuntimeError("cudaErrorDevicesUnavailable")
+
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", busy)
+    assert where(normal(256)) == "cpu"
 
 
 def test_auto_stays_on_the_cpu_where_the_gpu_fails(cupy, monkeypatch):
