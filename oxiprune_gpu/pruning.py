@@ -31,7 +31,16 @@ from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.jobs import Job, job_for
 from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
 from oxiprune_gpu.outputs import mask_target, weight_target
-from oxiprune_gpu.tensor import DTYPES, Borrowed, Tensor, WeightTensor, borrow, tensors_with_names, to_numpy
+from oxiprune_gpu.tensor import (
+    DTYPES,
+    Borrowed,
+    Tensor,
+    WeightTensor,
+    announce_write,
+    borrow,
+    tensors_with_names,
+    to_numpy,
+)
 
 
 @dataclass(frozen=True)
@@ -257,7 +266,10 @@ def _prune_array(array: Any, weight: Borrowed, config: PruningConfig, mask_out: 
     backend = backend_of(array)
     mask = backend.empty_mask(array.shape) if mask_out is None else mask_target(mask_out, weight)
     job.run(backend, backend.adopt(array, weight.dtype), mask=mask, write=write)
-    return weight.export(mask) if mask_out is None else mask_out
+    if mask_out is None:
+        return weight.export(mask)
+    announce_write(mask_out, mask)
+    return mask_out
 
 
 def _copied(weight: Borrowed, out: Any) -> Any:
@@ -273,6 +285,7 @@ def _handed_back(weight: Borrowed, pruned: Any, out: Any) -> Any:
     """A result in the form the weight came in."""
     if out is None:
         return weight.give_back(pruned)
+    announce_write(out, pruned)
     return WeightTensor(weight.name, out) if weight.named else out
 
 

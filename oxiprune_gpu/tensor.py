@@ -100,20 +100,25 @@ class Borrowed:
         return self.data
 
     def announce_write(self) -> None:
-        """Tell the library of the weight that it was written: autograd then refuses results of the old values.
-
-        On a GPU, its stream waits until the work is done.
-        """
-        if not isinstance(self.data, np.ndarray):
-            order_after(self.origin)
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(self.origin, torch.Tensor):
-            torch.autograd.graph.increment_version(self.origin)
+        """See `announce_write`."""
+        announce_write(self.origin, self.data)
 
     def give_back(self, pruned: Any) -> Any:
         """A result in the form the weight came in: named, and of the same kind of array."""
         data = self.export(pruned)
         return WeightTensor(self.name, data) if self.named else data
+
+
+def announce_write(origin: Any, data: Any) -> None:
+    """Tell the library of `origin` that it was written as `data`: autograd then refuses results of the old values.
+
+    On a GPU, its stream waits until the work is done.
+    """
+    if not isinstance(data, np.ndarray):
+        order_after(origin)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(origin, torch.Tensor):
+        torch.autograd.graph.increment_version(origin)
 
 
 def borrow(tensor: Tensor, name: str = "array") -> Borrowed:

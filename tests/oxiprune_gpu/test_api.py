@@ -715,6 +715,15 @@ def test_torch_views():
     assert same(weight.numpy().copy(order="C"), expected)
 
 
+def test_torch_knows_what_was_written():
+    torch = pytest.importorskip("torch")
+    weight, out, mask = torch.from_numpy(normal(6)), torch.empty(6), torch.empty(6, dtype=torch.bool)
+    ox.prune_tensor(weight, HALF, out=out, mask_out=mask)
+    assert (weight._version, out._version, mask._version) == (0, 1, 1)
+    ox.apply_mask(weight, mask, out=weight)
+    assert weight._version == 1
+
+
 def test_torch_gradient():
     torch = pytest.importorskip("torch")
     weight, gradient = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([9.0, 1.0, 1.0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import oxiprune_gpu as ox
+from oxiprune_gpu import tensor
 from oxiprune_gpu.device_arrays import import_cupy, on_cuda_device
 from tests import cuda_on_cpu, fake_cupy, oracles
 
@@ -225,3 +226,16 @@ def test_out_and_mask_out(cupy):
         ox.prune_tensor(ours, HALF, mask_out=np.empty((6, 7), bool))
     with pytest.raises(ox.InvalidOption, match="shares memory"):
         ox.prune_tensor_inplace(ours, HALF, mask_out=ours.view(np.uint8).view(np.bool_).reshape(-1)[:42].reshape(6, 7))
+
+
+def test_streams_of_other_libraries_wait_for_what_is_written(cupy, monkeypatch):
+    """Also for `out` and `mask_out`, which their library may read on a stream of its own."""
+    noted = []
+    monkeypatch.setattr(tensor, "order_after", noted.append)
+    ours, out, mask_out = cupy.asarray(normal(8)), cupy.empty(8, np.float32), cupy.empty(8, np.bool_)
+    ox.prune_tensor(ours, HALF, out=out, mask_out=mask_out)
+    ox.compute_mask(ours, HALF, out=mask_out)
+    ox.apply_mask(ours, mask_out, out=out)
+    ox.prune_tensor_inplace(ours, HALF, mask_out=mask_out)
+    for got, expected in zip(noted, [mask_out, out, mask_out, out, mask_out, ours], strict=True):
+        assert got is expected
