@@ -12,24 +12,29 @@ from typing import NamedTuple
 class Mutant(NamedTuple):
     """A plausible fault: in `file`, `old`, which stands there once, becomes `new`.
 
-    `races` names tests, as pytest's -k does, that ThreadSanitizer must run to find it.
+    `tests` names those that are for it, as pytest's -k does; all that its file needs where it is empty. `races`: only
+    ThreadSanitizer can see it.
     """
 
     name: str
     file: str
     old: str
     new: str
-    races: str = ""
+    tests: str = ""
+    races: bool = False
 
 
 BARRIER = "__syncthreads();"
+FAR = "past_32_bits"
 
 MUTANTS = (
     # Ends of things.
     Mutant(
         "tail of a tile", "tensors.cuh", "first + e < size ? data[first + e]", "first + e + 1 < size ? data[first + e]"
     ),
-    Mutant("last tile forgotten", "tensors.cuh", "return (size + length - 1) / length;", "return size / length;"),
+    Mutant(
+        "last tile forgotten", "tensors.cuh", "return (size + length - 1) / length;", "return size / length;", tests=FAR
+    ),
     Mutant("stored past the end", "tensors.cuh", "&& first + WIDTH <= size) {", "&& first < size) {"),
     Mutant("last tensor not found", "tensors.cuh", "u32 low = 0, high = count;", "u32 low = 0, high = count - 1;"),
     Mutant("bools past the end", "apply.cu", "if (first + e < size) mask[first + e] =", "mask[first + e] ="),
@@ -130,21 +135,33 @@ MUTANTS = (
         "counter.add(candidates[i]);",
     ),
     # Numbers of 64 bits.
-    Mutant("first element in 32 bits", "tensors.cuh", "return tile * LENGTH +", "return (u32)(tile * LENGTH) +"),
-    Mutant("byte of bits in 32 bits", "apply.cu", "*(u32*)(mask + first / 8)", "*(u32*)(mask + (u32)first / 8)"),
+    Mutant(
+        "first element in 32 bits", "tensors.cuh", "return tile * LENGTH +", "return (u32)(tile * LENGTH) +", tests=FAR
+    ),
+    Mutant(
+        "byte of bits in 32 bits", "apply.cu", "*(u32*)(mask + first / 8)", "*(u32*)(mask + (u32)first / 8)", tests=FAR
+    ),
     Mutant(
         "scattered index in 32 bits",
         "units.cu",
         "const u64 here = index;\n    index += index_step;",
         "const u32 here = index;\n    index += index_step;",
+        tests=FAR,
     ),
     Mutant(
         "start of a run in 32 bits",
         "units.cu",
         "const u64 start = piece.unit * length",
         "const u32 start = piece.unit * length",
+        tests=FAR,
     ),
-    Mutant("first of a line in 32 bits", "groups.cu", "const u64 first = (row.whole", "const u32 first = (row.whole"),
+    Mutant(
+        "first of a line in 32 bits",
+        "groups.cu",
+        "const u64 first = (row.whole",
+        "const u32 first = (row.whole",
+        tests=FAR,
+    ),
     # Floating point.
     Mutant(
         "floats compared",
@@ -222,13 +239,16 @@ MUTANTS = (
     ),
     Mutant("highest key of the last warp", "units.cu", "atomicMax(&extremes[1], high);", "extremes[1] = high;"),
     # Races, which ThreadSanitizer sees.
-    Mutant("plain sum of counts", "reduce.cuh", "atomicAdd(word, sum);", "*word += sum;", "ties_published_before"),
+    Mutant(
+        "plain sum of counts", "reduce.cuh", "atomicAdd(word, sum);", "*word += sum;", "ties_published_before", True
+    ),
     Mutant(
         "plain place among the collected",
         "select.cu",
         "atomicAdd(&collected.count, 1u)",
         "collected.count++",
         "candidates_of_neighbouring",
+        True,
     ),
     Mutant(
         "plain bins",
@@ -236,6 +256,7 @@ MUTANTS = (
         "atomicAdd(&digits.bins[(threadIdx.x >> 5) & 1][run_bin], run);",
         "digits.bins[(threadIdx.x >> 5) & 1][run_bin] += run;",
         "ties_published_before",
+        True,
     ),
 )
 
