@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from oxiprune_gpu.backends.cuda_tables import METRIC_FUNCTORS
 from oxiprune_gpu.blocks import BlockSource
 from oxiprune_gpu.device_arrays import import_cupy
 from oxiprune_gpu.errors import GpuUnavailable, InvalidOption
@@ -60,11 +59,10 @@ def goes_to_gpu(backend: str, source: BlockSource, metric: ImportanceMetric) -> 
     _check_name(backend)
     if backend == "cpu":
         return False
-    has_kernels = type(metric) in METRIC_FUNCTORS
     if backend == "auto":
         nbytes = math.prod(source.shape) * source.dtype.itemsize
-        return has_kernels and nbytes >= WEIGHT_PAYS_FROM and _fits(source)
-    if not has_kernels:
+        return nbytes >= WEIGHT_PAYS_FROM and _has_kernels(metric) and _fits(source)
+    if not _has_kernels(metric):
         raise InvalidOption(f"metric {metric.text} has no kernels for a GPU: use the backend cpu")
     usable_cupy()
     return True
@@ -89,6 +87,12 @@ def usable_cupy() -> Any:
 def _check_name(backend: str) -> None:
     if backend not in BACKEND_NAMES:
         raise InvalidOption(f"unknown backend '{backend}': use {', '.join(BACKEND_NAMES[:-1])} or {BACKEND_NAMES[-1]}")
+
+
+def _has_kernels(metric: ImportanceMetric) -> bool:
+    from oxiprune_gpu.backends.cuda_tables import METRIC_FUNCTORS  # takes 5 ms, which a small model would notice
+
+    return type(metric) in METRIC_FUNCTORS
 
 
 def _cupy_or_none() -> Any:
