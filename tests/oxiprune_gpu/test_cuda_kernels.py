@@ -361,6 +361,20 @@ def test_nan_in_what_is_scored_is_reported(metric, dtype):
         assert table.first_nan[0] == 1
 
 
+@pytest.mark.parametrize(("metric", "unit"), [("L1", 2.0**-149), ("L2", 2.0**-74), ("Gradient", 2.0**-100)])
+def test_scores_that_are_denormal(metric, unit):
+    """CuPy flushes what is written as float32 arithmetic, and comparisons of floats too."""
+    weight, gradient = few(5_000, most=40) * np.float32(unit), np.full(5_000, 2.0**-49, np.float32)
+    scores = scores_of(weight, metric, gradient if metric == "Gradient" else None)
+    assert 0 < np.median(scores) < np.finfo(np.float32).tiny
+    expected = oracles.zeroed(weight, oracles.lowest(scores, 2_400))
+    table = Table([weight], [2_400], metric=metric, gradients=[gradient])
+    table.find()
+    check_found(table, [scores])
+    table.apply()
+    assert weight.tobytes() == expected.tobytes()
+
+
 # Places past 2**32
 
 FAR = 2**32
