@@ -16,7 +16,7 @@ from oxiprune_gpu.diagnosis import Diagnosis, Outcome, cuda_version_text, diagno
 
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
 _CPU = "Arrays are pruned on the CPU, by numpy."
-_GPU = "Arrays that lie on a GPU are pruned there; all others, and ONNX files, on the CPU."
+_GPU = "Arrays that lie on a GPU are pruned there; `oxiprune prune` uses it where that pays (--backend)."
 _BROKEN = "There is a GPU, and it can't be relied on."
 
 

@@ -42,7 +42,9 @@ def test_a_gpu_that_works(machine):
     assert r"GPU 0               Some\x1bGPU, compute capability 9.0, 8.0 GiB" in lines
     assert "CUDA of the driver  12.8" in lines
     assert "  units             float32   l2        ok" in lines
-    assert lines[-1] == "Arrays that lie on a GPU are pruned there; all others, and ONNX files, on the CPU."
+    assert (
+        lines[-1] == "Arrays that lie on a GPU are pruned there; `oxiprune prune` uses it where that pays (--backend)."
+    )
 
 
 def test_a_kernel_that_fails(machine):
