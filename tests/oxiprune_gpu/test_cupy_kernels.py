@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oxiprune_gpu.errors import GpuUnavailable
 from oxiprune_gpu.backends.kernels import CupyKernels, source_of
+from oxiprune_gpu.errors import GpuUnavailable
 
 F32_L1 = {"METRIC": "L1", "DTYPE": "F32"}
 
