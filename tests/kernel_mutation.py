@@ -79,7 +79,7 @@ def commands(mutant: Mutant) -> list[list[str]]:
         return [["scripts/sanitize-kernels", "thread", *SELECTION, "-x", "-k", mutant.tests]]
     plain = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
     if mutant.tests:
-        return [[*plain, *SELECTION, "-k", mutant.tests]]
+        return [[*plain, *UNITS, "-k", mutant.tests]]
     return [[*plain, *tests] for tests in TESTS.get(mutant.file, (SELECTION, CONTRACT))]
 
 
