@@ -170,7 +170,6 @@ MUTANTS = (
         "falls = D::score(keys[s][e]) < D::score(threshold) ||",
     ),
     Mutant("product flushed", "dtypes.cuh", "return unflushed_mul(a, b);", "return a * b;"),
-    Mutant("difference flushed", "dtypes.cuh", "return unflushed_sub(a, b);", "return a - b;", tests="deviations"),
     Mutant("signed zero counted", "dtypes.cuh", "return (Bits)(bits << 1) == 0;", "return bits == 0;"),
     Mutant(
         "sign of a product kept",
