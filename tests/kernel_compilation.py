@@ -18,6 +18,8 @@ from oxiprune_gpu.backends.kernels import source_of
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 PTX_ARCHITECTURE = 90
+MACHINE_GROUP = "4"
+"""Groups of every length are compiled to PTX, but only these to machine code: it is always the same text, unrolled."""
 
 FORBIDDEN = {
     "flushes denormal numbers": re.compile(r"^\s*\S+\.ftz\b.*$", re.MULTILINE),
@@ -80,12 +82,13 @@ def jobs(only: str | None) -> list[Job]:
 
     known = [arch for arch in ARCHITECTURES if arch in nvrtc.getSupportedArchs()]
     print(f"NVRTC {'.'.join(map(str, nvrtc.getVersion()))}: sm_{', sm_'.join(map(str, known))}", flush=True)
-    kinds = [(arch, False) for arch in known] + [(PTX_ARCHITECTURE, True)]
+    instances = [(family, defines) for family, defines in kernel_instances() if only in (None, family)]
+    machine = [(family, defines) for family, defines in instances if defines.get("OF", MACHINE_GROUP) == MACHINE_GROUP]
+    kinds = [(arch, False, machine) for arch in known] + [(PTX_ARCHITECTURE, True, instances)]
     return [
         Job(family, tuple(sorted(defines.items())), arch, ptx)
-        for family, defines in kernel_instances()
-        if only in (None, family)
-        for arch, ptx in kinds
+        for arch, ptx, wanted in kinds
+        for family, defines in wanted
     ]
 
 
