@@ -25,8 +25,8 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 def on_cuda_device(data: Any) -> bool:
     """Whether an array lies in the memory of an NVIDIA GPU. Imports nothing."""
-    if _library(data) == "cupy":
-        return hasattr(data, "__cuda_array_interface__")
+    if _is_cupy(data):
+        return True
     try:
         return hasattr(data, "__dlpack_device__") and int(data.__dlpack_device__()[0]) in _CUDA_DEVICES
     except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
@@ -48,12 +48,33 @@ def import_device_array(data: Any, name: str) -> tuple[Any, np.dtype[Any], Calla
     if isinstance(data, cupy.ndarray):
         return *_with_dtype(data), _back_to(data.dtype), True
     try:
-        if _library(data) == "torch":
+        if _is_torch(data):
             return *_import_torch(cupy, data), _to_torch, True
-        array, dtype = _with_dtype(cupy.from_dlpack(data))
+        shared = cupy.from_dlpack(data)
     except (RuntimeError, BufferError, TypeError, ValueError) as error:
         raise UnsupportedArray(name, f"{error} (is it of a dtype CuPy does not know?)") from error
-    return array, dtype, _exporter_of(data), _library(data) not in {"jax", "jaxlib"}
+    own, back = _exporter_of(data), _back_to(shared.dtype)
+    return *_with_dtype(shared), lambda array: own(back(array)), _library(data) not in {"jax", "jaxlib"}
+
+
+def aligned(array: Any, name: str) -> Any:
+    """A CuPy array whose elements a kernel can read where they lie: the same one, or a copy.
+
+    A GPU reads no element across its natural boundary, and CuPy's own copies do not either: bytes are copied.
+
+    Raises:
+        UnsupportedArray: its elements lie across their boundaries and are not contiguous.
+    """
+    if array.data.ptr % array.dtype.itemsize == 0:
+        return array
+    if not array.flags.c_contiguous:
+        raise UnsupportedArray(name, "its elements are neither aligned nor contiguous; make a copy of its bytes")
+    return bytes_of(array).copy().view(array.dtype).reshape(array.shape)
+
+
+def bytes_of(array: Any) -> Any:
+    """A C-contiguous CuPy array as its bytes, in the same memory."""
+    return array.reshape(-1).view(np.uint8)
 
 
 def import_cupy() -> Any:
@@ -71,24 +92,42 @@ def import_cupy() -> Any:
 
 def order_after(data: Any) -> None:
     """Let the stream that the library of `data` works on wait for what CuPy's current stream has been given."""
-    if _library(data) != "torch":
-        return
-    torch, cupy = sys.modules["torch"], import_cupy()
-    ours = cupy.cuda.get_current_stream()
-    theirs = torch.cuda.current_stream(data.device)
-    if ours.ptr != theirs.cuda_stream:
-        theirs.wait_stream(torch.cuda.ExternalStream(ours.ptr, device=data.device))
+    if streams := _both_streams(data):
+        ours, theirs = streams
+        theirs.wait_event(ours.record())
 
 
 def order_before(data: Any) -> None:
     """Let CuPy's current stream wait for what the stream that the library of `data` works on has been given."""
-    if _library(data) != "torch":
-        return
+    if streams := _both_streams(data):
+        ours, theirs = streams
+        ours.wait_event(theirs.record())
+
+
+def _both_streams(data: Any) -> tuple[Any, Any] | None:
+    """CuPy's current stream and torch's, for a tensor of torch; None where there is nothing to order.
+
+    While a CUDA graph is captured nothing is ordered: who replays it does that.
+    """
+    if not _is_torch(data):
+        return None
     torch, cupy = sys.modules["torch"], import_cupy()
     ours = cupy.cuda.get_current_stream()
-    theirs = torch.cuda.current_stream(data.device)
-    if ours.ptr != theirs.cuda_stream:
-        torch.cuda.ExternalStream(ours.ptr, device=data.device).wait_stream(theirs)
+    theirs = torch.cuda.current_stream(data.device).cuda_stream
+    if ours.ptr == theirs or ours.is_capturing():
+        return None
+    # Not torch's ExternalStream: it makes a new stream of the null stream, which is CuPy's default.
+    return ours, cupy.cuda.ExternalStream(theirs)
+
+
+def _is_cupy(data: Any) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(data, cupy.ndarray)
+
+
+def _is_torch(data: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(data, torch.Tensor)
 
 
 def _library(data: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -29,11 +31,26 @@ def mask_target(mask_out: Any, weight: Borrowed) -> Any:
 def weight_target(out: Any, weight: Borrowed) -> Any:
     """`out` as the array that the pruned `weight` is written to; it may be the weight itself. Errors as above."""
     array = _fitting(out, weight, weight.dtype, "out")
-    if _may_overlap(array, weight.data) and _place_of(array) != _place_of(weight.data):
+    if _may_overlap(array, weight.data) and not is_same_memory(array, weight.data):
         raise InvalidOption(
             f"out of tensor '{weight.name}' shares memory with a part of the weight: give another array"
         )
     return array
+
+
+def check_apart(name: str, arrays: Mapping[str, Any]) -> None:
+    """Raise `InvalidOption` when two of several arrays, by what they are called, share memory. None is no array."""
+    given = [(what, array) for what, array in arrays.items() if array is not None]
+    for (what, array), (other_what, other) in combinations(given, 2):
+        if _device(array) == _device(other) and _may_overlap(array, other):
+            raise InvalidOption(
+                f"{what} and {other_what} of tensor '{name}' share memory: give each an array of its own"
+            )
+
+
+def is_same_memory(array: Any, other: Any) -> bool:
+    """Whether two arrays on one device are the same memory, element by element."""
+    return _place_of(array) == _place_of(other)
 
 
 def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> Any:
@@ -52,6 +69,8 @@ def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> 
         raise ShapeMismatch(f"{label} has shape {list(array.shape)}, the weight {list(weight.data.shape)}")
     if not array.flags.c_contiguous:
         raise InvalidOption(f"{label} is not C-contiguous: give a contiguous array and copy it where it belongs")
+    if not isinstance(array, np.ndarray) and array.data.ptr % array.dtype.itemsize:
+        raise InvalidOption(f"{label} is not aligned: its elements lie across their natural boundaries")
     if not writable:
         raise ReadOnlyTarget(weight.name, f"{what} is read-only")
     return array

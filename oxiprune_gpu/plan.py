@@ -16,13 +16,13 @@ import numpy as np
 
 from oxiprune_gpu.backends import Backend, OneByOne, Plan, PlanMember, Step, backend_of
 from oxiprune_gpu.config import PruningConfig
-from oxiprune_gpu.device_arrays import order_before
+from oxiprune_gpu.device_arrays import order_after, order_before
 from oxiprune_gpu.errors import EmptyTensor, InvalidOption, ReadOnlyTarget
 from oxiprune_gpu.granularity import Unstructured
 from oxiprune_gpu.jobs import Job, check_config, job_for
 from oxiprune_gpu.metrics import Taylor
 from oxiprune_gpu.selection import units_to_prune
-from oxiprune_gpu.tensor import Borrowed, Tensor, borrow, tensors_with_names
+from oxiprune_gpu.tensor import Borrowed, Tensor, borrow, count_write, tensors_with_names
 
 SCOPES = ("tensor", "global")
 MASKS = ("bool", "bits", None)
@@ -71,11 +71,14 @@ class PrunePlan:
                 and counts of tensors that were not pruned mean nothing.
         """
         with self._backend.device_of(self._weights[0].data):
-            for origin in {type(weight.origin): weight.origin for weight in self._weights}.values():
+            origins = {type(weight.origin): weight.origin for weight in self._weights}.values()
+            for origin in origins:
                 order_before(origin)
             self._work.run()
+            for origin in origins:
+                order_after(origin)
             for weight in self._weights:
-                weight.announce_write()
+                count_write(weight.origin)
             if check:
                 self._work.check_when_due()
         return self._result
@@ -152,8 +155,10 @@ def _check_places(weights: Sequence[Borrowed]) -> Backend:
     first = weights[0]
     for weight in weights:
         data = weight.writable_data()
-        if weight.contiguous() is not data:
-            raise ReadOnlyTarget(weight.name, "a plan prunes arrays where they lie, and this one is not C-contiguous")
+        if not weight.is_in_place():
+            raise ReadOnlyTarget(
+                weight.name, "a plan prunes arrays where they lie, and this one is not C-contiguous, or not aligned"
+            )
         if _device(data) != _device(first.data):
             raise InvalidOption(
                 f"tensor '{weight.name}' lies on {_device(data)}, '{first.name}' on {_device(first.data)}: "

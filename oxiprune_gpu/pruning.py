@@ -29,8 +29,8 @@ from oxiprune_gpu.errors import (
 )
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
 from oxiprune_gpu.jobs import Job, job_for
-from oxiprune_gpu.metrics import ImportanceMetric, parse_metric
-from oxiprune_gpu.outputs import mask_target, weight_target
+from oxiprune_gpu.metrics import ImportanceMetric, Taylor, parse_metric
+from oxiprune_gpu.outputs import check_apart, is_same_memory, mask_target, weight_target
 from oxiprune_gpu.tensor import (
     DTYPES,
     Borrowed,
@@ -81,8 +81,12 @@ def compute_mask(tensor: Tensor, config: PruningConfig, *, out: Any = None) -> A
     `out`, when given, takes the mask, as `mask_out` in `prune_tensor`. Errors as there.
     """
     weight = borrow(tensor)
-    with backend_of(weight.data).device_of(weight.data):
-        return _prune_array(weight.contiguous(), weight, config, out, write=False)
+    backend = backend_of(weight.data)
+    with backend.device_of(weight.data):
+        job = job_for(weight.data.shape, config, weight.name)
+        mask = _mask_array(backend, weight, config, out, None)
+        job.run(backend, backend.adopt(weight.contiguous(), weight.dtype), mask=mask, write=False)
+        return _mask_handed_back(weight, mask, out)
 
 
 def apply_mask(tensor: Tensor, mask: Any, *, out: Any = None) -> Any:
@@ -104,7 +108,7 @@ def apply_mask(tensor: Tensor, mask: Any, *, out: Any = None) -> Any:
         if kept.shape != weight.data.shape:
             shapes = f"{list(kept.shape)}, the weight {list(weight.data.shape)}"
             raise ShapeMismatch(f"mask of tensor '{weight.name}' has shape {shapes}: they must be equal")
-        pruned = _copied(weight, out)
+        pruned = _copied(weight, None if out is None else weight_target(out, weight))
         backend.apply_mask(pruned, kept)
         return _handed_back(weight, pruned, out)
 
@@ -117,7 +121,8 @@ def prune_tensor(tensor: Tensor, config: PruningConfig, *, out: Any = None, mask
         config: how much, by which metric, in which units.
         out: takes the pruned weight, if given: C-contiguous, of its shape, dtype and device; the weight itself will do.
         mask_out: takes the mask, if given: bool, C-contiguous, of the weight's shape and device. After an error the
-            values of `out` and `mask_out` mean nothing, except that a weight given as `out` is unchanged.
+            values of `out` and `mask_out` mean nothing, except that a weight given as `out` is unchanged; errors that
+            do not depend on values come before anything is written.
 
     Returns:
         (pruned, mask): `pruned` in the form the weight came in; the mask is bool, True = kept, the weight's shape.
@@ -128,10 +133,14 @@ def prune_tensor(tensor: Tensor, config: PruningConfig, *, out: Any = None, mask
         ShapeMismatch, DenormalsFlushed, NonFiniteWeight, NonFiniteScore.
     """
     weight = borrow(tensor)
-    with backend_of(weight.data).device_of(weight.data):
-        work = _copied(weight, out)
-        mask = _prune_array(work, weight, config, mask_out)
-        return _handed_back(weight, work, out), mask
+    backend = backend_of(weight.data)
+    with backend.device_of(weight.data):
+        job = job_for(weight.data.shape, config, weight.name)
+        target = None if out is None else weight_target(out, weight)
+        mask = _mask_array(backend, weight, config, mask_out, target)
+        work = _copied(weight, target)
+        job.run(backend, backend.adopt(work, weight.dtype), mask=mask)
+        return _handed_back(weight, work, out), _mask_handed_back(weight, mask, mask_out)
 
 
 def prune_tensor_inplace(tensor: Tensor, config: PruningConfig, *, mask_out: Any = None) -> Any:
@@ -250,34 +259,40 @@ def _pruned_on_gpu(source: BlockSource, job: Job) -> tuple[Any, PruneCounts]:
 
 def _prune_in_place(weight: Borrowed, config: PruningConfig, mask_out: Any) -> Any:
     """Prune a weight where it lies; return the mask."""
-    with backend_of(weight.data).device_of(weight.data):
-        target = weight.writable_data()
+    backend = backend_of(weight.data)
+    with backend.device_of(weight.data):
+        weight.writable_data()
+        job = job_for(weight.data.shape, config, weight.name)
+        mask = _mask_array(backend, weight, config, mask_out, weight.data)
         work = weight.contiguous()
-        mask = _prune_array(work, weight, config, mask_out)
-        if work is not target:
-            target[...] = work
+        job.run(backend, backend.adopt(work, weight.dtype), mask=mask)
+        weight.write_back(work)
         weight.announce_write()
-        return mask
+        return _mask_handed_back(weight, mask, mask_out)
 
 
-def _prune_array(array: Any, weight: Borrowed, config: PruningConfig, mask_out: Any, *, write: bool = True) -> Any:
-    """Prune a C-contiguous array of a weight in place, unless `write` is False; return the mask, or `mask_out`."""
-    job = job_for(array.shape, config, weight.name)
-    backend = backend_of(array)
-    mask = backend.empty_mask(array.shape) if mask_out is None else mask_target(mask_out, weight)
-    job.run(backend, backend.adopt(array, weight.dtype), mask=mask, write=write)
+def _mask_array(backend: Backend, weight: Borrowed, config: PruningConfig, mask_out: Any, target: Any) -> Any:
+    """The array that takes the mask. What is written, to it and to `target`, must not be read as the gradient."""
+    mask = None if mask_out is None else mask_target(mask_out, weight)
+    gradient = config.metric.gradient if isinstance(config.metric, Taylor) else None
+    check_apart(weight.name, {"mask_out": mask, "out": target, "gradient": gradient})
+    return backend.empty_mask(weight.data.shape) if mask is None else mask
+
+
+def _mask_handed_back(weight: Borrowed, mask: Any, mask_out: Any) -> Any:
+    """The mask in the form of the weight's library, or `mask_out`."""
     if mask_out is None:
         return weight.export(mask)
     announce_write(mask_out, mask)
     return mask_out
 
 
-def _copied(weight: Borrowed, out: Any) -> Any:
-    """A C-contiguous copy of a weight, in `out` when it is given."""
-    if out is None:
-        return weight.data.copy(order="C")
-    target = weight_target(out, weight)
-    target[...] = weight.data
+def _copied(weight: Borrowed, target: Any) -> Any:
+    """A C-contiguous copy of a weight, in `target` when it is given."""
+    if target is None:
+        return weight.copied()
+    if not is_same_memory(target, weight.data):
+        target[...] = weight.data if weight.is_in_place() else weight.copied()
     return target
 
 

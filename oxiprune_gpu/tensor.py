@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device, order_after
+from oxiprune_gpu.device_arrays import aligned, bytes_of, import_device_array, on_cuda_device, order_after
 from oxiprune_gpu.errors import InvalidOption, ReadOnlyTarget, ShapeMismatch, UnsupportedArray, UnsupportedDtype
 
 Array = NDArray[Any]
@@ -81,11 +81,30 @@ class Borrowed:
 
     def contiguous(self) -> Any:
         """The data as its backend takes it, C-contiguous: itself where it is, else a copy."""
-        return self.data if self.data.flags.c_contiguous and self._is_aligned() else self.data.copy(order="C")
+        return self.data if self.is_in_place() else self.copied()
+
+    def is_in_place(self) -> bool:
+        """Whether the backend can work on the data where it lies."""
+        return self.data.flags.c_contiguous and (isinstance(self.data, np.ndarray) or self._is_aligned())
+
+    def copied(self) -> Any:
+        """A C-contiguous copy of the data."""
+        if isinstance(self.data, np.ndarray) or self._is_aligned():
+            return self.data.copy(order="C")
+        return aligned(self.data, self.name)
+
+    def write_back(self, work: Any) -> None:
+        """Give the data the values of `work`, which is `contiguous()` or a changed copy of it."""
+        if work is self.data:
+            return
+        if isinstance(self.data, np.ndarray) or self._is_aligned():
+            self.data[...] = work
+        else:
+            bytes_of(self.data)[...] = bytes_of(work)
 
     def _is_aligned(self) -> bool:
-        """Whether the backend can read it where it lies: a GPU reads no element across its natural boundary."""
-        return isinstance(self.data, np.ndarray) or self.data.data.ptr % self.data.dtype.itemsize == 0
+        """Whether no element lies across its natural boundary: then a GPU can read it."""
+        return bool(self.data.data.ptr % self.data.dtype.itemsize == 0)
 
     def writable_data(self) -> Any:
         """The data, for writing in place.
@@ -116,8 +135,13 @@ def announce_write(origin: Any, data: Any) -> None:
     """
     if not isinstance(data, np.ndarray):
         order_after(origin)
+    count_write(origin)
+
+
+def count_write(origin: Any) -> None:
+    """Tell autograd that `origin` was written."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(origin, torch.Tensor):
+    if torch is not None and isinstance(origin, torch.Tensor) and not origin.is_inference():
         torch.autograd.graph.increment_version(origin)
 
 

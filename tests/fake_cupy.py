@@ -13,7 +13,7 @@ import operator
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -50,24 +50,47 @@ def _finish_copies() -> None:
 
 
 class Stream:
-    """All streams are one; so is its event."""
+    """A stream that notes what it waits for. All work is done at once, but for copies; a stream is also its event."""
 
-    ptr = 0
+    current: ClassVar[list[Stream]] = []
+    capturing = False
 
-    def __init__(self, **options: bool) -> None:
-        pass
+    def __init__(self, ptr: int = 0, **options: bool) -> None:
+        self.ptr = ptr
 
     def __enter__(self) -> Stream:
+        Stream.current.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        Stream.current.pop()
 
-    def record(self, stream: Stream) -> None:
-        pass
+    def record(self, stream: Stream | None = None) -> tuple[str, int]:
+        return ("event of", self.ptr)
+
+    def wait_event(self, event: object) -> None:
+        _waits.append((self.ptr, event))
+
+    def is_capturing(self) -> bool:
+        return self.capturing
 
     def synchronize(self) -> None:
         _finish_copies()
+
+
+_waits: list[tuple[int, object]] = []
+"""Which stream waited for which event."""
+
+
+def waits() -> list[tuple[int, object]]:
+    """Which stream has waited for which event, since this was asked."""
+    found = _waits.copy()
+    _waits.clear()
+    return found
+
+
+def current_stream() -> Stream:
+    return Stream.current[-1] if Stream.current else Stream()
 
 
 class Runtime:
@@ -119,6 +142,7 @@ class ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
     def copy(self, order: str = "C") -> ndarray:
+        assert self.host.ctypes.data % self.itemsize == 0, "CuPy's copy would fault"
         return ndarray(self.host.copy(order=order))
 
     def reshape(self, *shape: Any) -> ndarray:
@@ -128,6 +152,7 @@ class ndarray:
         return ndarray(self.host.view(dtype))
 
     def astype(self, dtype: Any, **options: Any) -> ndarray:
+        assert {self.dtype.kind, np.dtype(dtype).kind} != {"f"}, "CuPy's conversion flushes denormal numbers"
         return ndarray(self.host.astype(dtype, **options))
 
     def sum(self, *arguments: Any) -> ndarray:
@@ -140,6 +165,7 @@ class ndarray:
         return ndarray(self.host[index])
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        assert self.host.ctypes.data % self.itemsize == 0, "CuPy's copy would fault"
         self.host[index] = _host(value)
 
     def __len__(self) -> int:
@@ -221,7 +247,9 @@ def module() -> ModuleType:
         from_dlpack=lambda value: ndarray(np.from_dlpack(value.on_host)),
         get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: 0),
         cuda=SimpleNamespace(
-            get_current_stream=Stream,
+            get_current_stream=current_stream,
+            ExternalStream=Stream,
+            Device=Device,
             alloc_pinned_memory=bytearray,
             Stream=Stream,
             Event=Stream,

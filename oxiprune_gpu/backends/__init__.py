@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
 from oxiprune_gpu.backends.choice import resolve_backend
 from oxiprune_gpu.backends.deferred import deferred_checks
@@ -36,7 +38,7 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": NumpyBackend, "cupy": cud
 
 def backend_of(array: Any) -> Backend:
     """Return the backend that works on arrays of this kind."""
-    return _backend(type(array).__module__.partition(".")[0])
+    return _backend("numpy" if isinstance(array, np.ndarray) else "cupy")
 
 
 @cache

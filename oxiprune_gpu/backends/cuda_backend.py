@@ -5,7 +5,7 @@ It is given its array module and its kernel loader: CuPy and NVRTC on a GPU; num
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
 from oxiprune_gpu.backends.cuda_groups import prune_groups
 from oxiprune_gpu.backends.cuda_plans import ScoresPlan, SelectionPlan, mask_kind_of
-from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, THREADS, Selection
-from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address, defines, tensor_table
+from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, NO_NAN, THREADS, Selection
+from oxiprune_gpu.backends.cuda_tables import DTYPE_STRUCTS, DeviceWeight, Member, address, defines, tensor_table
 from oxiprune_gpu.backends.cuda_units import Units
-from oxiprune_gpu.backends.deferred import raise_unless_zero
+from oxiprune_gpu.backends.deferred import check_later
 from oxiprune_gpu.backends.kernels import Kernel, KernelLoader
+from oxiprune_gpu.device_arrays import aligned
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArray
 from oxiprune_gpu.granularity import GroupView, UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random, Taylor
@@ -110,8 +111,9 @@ class CudaBackend(Backend):
     def kept_units(self, scores: Any, k: int) -> Any:
         """See `Backend.kept_units`."""
         kept = self._xp.ones(scores.size, np.bool_)
-        if k:
-            self.prune_elements(self.adopt(scores), L1Magnitude(), k, "unit scores", mask=kept, write=False)
+        if k:  # a NaN among them keeps all, and is the error of the call that computed them
+            members = [self._member(self.adopt(scores), L1Magnitude(), mask=kept)]
+            self._select(members, [k], L1Magnitude()).apply(BOOLS, write=False)
         return kept
 
     def prune_elements(
@@ -134,14 +136,14 @@ class CudaBackend(Backend):
             return
         selection = self._select([self._member(weight, metric, mask=mask)], [k], metric)
         selection.apply(NO_MASK if mask is None else BOOLS, write=write)
-        self._check(selection.found_nan(), weight, metric, name)
+        self._check(selection.nan_word()[0], weight, metric, name, none=NO_NAN)
 
     def plan_elements(
         self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
     ) -> SelectionPlan | ScoresPlan:
         """See `Backend.plan_elements`."""
         if k is not None and len({member.weight.score_dtype for member in members}) > 1:
-            return ScoresPlan(self._xp, self, members, metric, k)
+            return ScoresPlan(self._xp, self, members, metric, k, self._convert)
         scopes = range(len(members)) if k is None else [0] * len(members)
         rows = [
             self._member(member.weight, metric, scope, member.mask)
@@ -153,7 +155,7 @@ class CudaBackend(Backend):
         def raise_error(number: int) -> None:
             self._raise_nan(members[number].weight, metric, members[number].name)
 
-        return SelectionPlan(selection, mask_kind_of(members), raise_error)
+        return SelectionPlan(selection, mask_kind_of(members), raise_error, self._here)
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
         """See `Backend.apply_mask`."""
@@ -196,8 +198,27 @@ class CudaBackend(Backend):
     def _member(self, weight: DeviceWeight, metric: ImportanceMetric, scope: int = 0, mask: Any = None) -> Member:
         gradient = None
         if isinstance(metric, Taylor):
-            gradient = self._xp.asarray(metric.flat_gradient, dtype=weight.score_dtype)
+            gradient = self._gradient(metric.flat_gradient, weight.score_dtype)
         return Member(weight, scope, gradient, metric.seed if isinstance(metric, Random) else 0, mask)
+
+    def _gradient(self, gradient: Any, dtype: np.dtype[Any]) -> Any:
+        """A gradient in the score dtype. CuPy's own conversions flush denormal numbers, so they are not used."""
+        if isinstance(gradient, np.ndarray):
+            with np.errstate(all="ignore"):
+                return self._xp.asarray(gradient.astype(dtype, copy=False))
+        gradient = aligned(gradient, "gradient")
+        if gradient.dtype == dtype or np.dtype(gradient.dtype).name not in DTYPE_STRUCTS:
+            return self._xp.asarray(gradient, dtype=dtype)
+        converted = self._xp.empty(gradient.size, dtype)
+        self._convert(gradient, converted)
+        return converted
+
+    def _convert(self, values: Any, out: Any) -> None:
+        """Write floating-point numbers to a flat array of float32 or float64, each rounded once, none flushed."""
+        flat = self.adopt(values)
+        outputs = (out, None) if out.dtype == np.float32 else (None, out)
+        kernel = self._kernel("elements", "convert", flat.dtype)
+        self._launch(kernel, flat.size, (flat.bits, np.uint64(flat.size), *outputs))
 
     def _select(self, members: Sequence[Member], counts: Sequence[int], metric: ImportanceMetric) -> Selection:
         """Find the threshold of every scope; nothing is waited for."""
@@ -209,9 +230,27 @@ class CudaBackend(Backend):
         """Compute all scores, keep them when there is an array for them, and raise if one is NaN."""
         self._check(self._count_nan_scores(weight, metric, scores), weight, metric, name)
 
-    def _check(self, nan: Any, weight: DeviceWeight, metric: ImportanceMetric, name: str) -> None:
-        """Raise the right error, now or later, when the word `nan` on the device is not 0."""
-        raise_unless_zero(nan, lambda: self._raise_nan(weight, metric, name))
+    def _check(self, word: Any, weight: DeviceWeight, metric: ImportanceMetric, name: str, *, none: int = 0) -> None:
+        """Raise the right error, now or later, unless a word on the device says that there is none."""
+
+        def check() -> None:
+            if int(word) != none:
+                self._raise_nan(weight, metric, name)
+
+        check_later(self._here(check))
+
+    def _here(self, check: Callable[[], None]) -> Callable[[], None]:
+        """The same check, made on the device and stream that are current now."""
+        cuda = getattr(self._xp, "cuda", None)
+        if cuda is None:
+            return check
+        device, stream = cuda.Device(), cuda.get_current_stream()
+
+        def check_there() -> None:
+            with device, stream:
+                check()
+
+        return check_there
 
     def _count_nan_scores(self, weight: DeviceWeight, metric: ImportanceMetric, scores: Any = None) -> Any:
         """Compute all scores, keep them when there is an array for them, and count the NaN among them."""
@@ -227,7 +266,9 @@ class CudaBackend(Backend):
             raise NonFiniteWeight(name, in_weight)
         if in_gradient := metric.count_nan():
             raise NonFiniteWeight(name, in_gradient, "gradient")
-        raise NonFiniteScore(name, int(self._count_nan_scores(weight, metric)))
+        if in_scores := int(self._count_nan_scores(weight, metric)):
+            raise NonFiniteScore(name, in_scores)
+        raise NonFiniteWeight(name, 1, "what was pruned") from None  # it has been overwritten since
 
     def _count(self, kernel: str, weight: DeviceWeight) -> Any:
         """What a counting kernel finds, as an array of one word on the device."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember
-from oxiprune_gpu.backends.cuda_selection import BITS, BOOLS, NO_MASK, Selection
-from oxiprune_gpu.backends.deferred import check_later
+from oxiprune_gpu.backends.cuda_selection import BITS, BOOLS, NO_MASK, Selection, first_nan
+from oxiprune_gpu.backends.deferred import check_later, checks_at_once
 from oxiprune_gpu.errors import PruningError
 from oxiprune_gpu.metrics import ImportanceMetric
 
@@ -22,29 +22,43 @@ class SelectionPlan(Plan):
         selection: a repeatable one, of weights whose masks are all of one form.
         mask_kind: the form.
         raise_error: raises what is wrong with a weight, given its number.
+        where: makes of a check one that is made on the device and stream that are current now.
     """
 
-    def __init__(self, selection: Selection, mask_kind: int, raise_error: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        mask_kind: int,
+        raise_error: Callable[[int], None],
+        where: Callable[[Callable[[], None]], Callable[[], None]],
+    ) -> None:
         self._selection = selection
+        self._where = where
+        self._check_there: Callable[[], None] = lambda: None
         self._mask_kind = mask_kind
         self._raise_error = raise_error
         self.nonzero = selection.nonzero.view(np.int64)
 
     def run(self) -> None:
         """See `Plan.run`."""
+        self._check_there = self._where(lambda: self._check(self._selection.nan_word()))
         self._selection.restore()
         self._selection.find()
         self._selection.apply(self._mask_kind)
 
     def check(self) -> None:
-        """See `Plan.check`."""
-        number = self._selection.first_nan()
-        if number is not None:
-            self._raise_error(number)
+        """See `Plan.check`. It is made on the device and stream of the last run."""
+        self._check_there()
 
     def check_when_due(self) -> None:
-        """See `Plan.check_when_due`."""
-        check_later(self.check)
+        """See `Plan.check_when_due`. The next run writes the word anew, so a copy is kept."""
+        word = self._selection.nan_word()
+        check_later(self._where(lambda: self._check(word)))
+
+    def _check(self, nan_word: Any) -> None:
+        number = first_nan(nan_word)
+        if number is not None:
+            self._raise_error(number)
 
 
 class ScoresPlan(Plan):
@@ -58,11 +72,19 @@ class ScoresPlan(Plan):
         members: the weights and their masks.
         metric: scores them.
         k: how many elements fall.
+        widen: writes scores to an array of float64.
     """
 
     def __init__(
-        self, xp: Any, backend: Backend, members: Sequence[PlanMember], metric: ImportanceMetric, k: int
+        self,
+        xp: Any,
+        backend: Backend,
+        members: Sequence[PlanMember],
+        metric: ImportanceMetric,
+        k: int,
+        widen: Callable[[Any, Any], None],
     ) -> None:
+        self._widen = widen
         self.nonzero = xp.zeros(len(members), np.int64)
         self._xp = xp
         self._backend = backend
@@ -76,7 +98,8 @@ class ScoresPlan(Plan):
         """See `Plan.run`."""
         self._error = None
         try:
-            kept = self._backend.kept_units(self._scores(), self._k)
+            with checks_at_once():
+                kept = self._backend.kept_units(self._scores(), self._k)
         except PruningError as error:
             self._error = error
             return
@@ -93,7 +116,7 @@ class ScoresPlan(Plan):
     def _scores(self) -> Any:
         scores = self._xp.empty(self._ends[-1], np.float64)
         for member, part in zip(self._members, self._cut(scores), strict=True):
-            part[...] = self._backend.element_scores(member.weight, self._metric, member.name).reshape(-1)
+            self._widen(self._backend.element_scores(member.weight, self._metric, member.name), part)
         return scores
 
     def _cut(self, array: Any) -> list[Any]:

@@ -23,13 +23,14 @@ _DIGIT_BITS = 11
 NO_MASK, BOOLS, BITS = 0, 1, 2
 """Forms of a mask: none, a byte an element, a bit an element (the first one lowest)."""
 
-_NONE = 2**64 - 1
+NO_NAN = 2**64 - 1
+"""What the word of the first NaN holds where there is none."""
 
 KernelOf = Callable[[str, str, dict[str, str]], Kernel]
 
 
 class Selection:
-    """The k lowest elements of every scope. Nothing here waits for the device but `first_nan`.
+    """The k lowest elements of every scope. Nothing here waits for the device.
 
     All memory is allocated when it is made. Tensors of each dtype take launches of their own; they may share one scope,
     if it is the only one and their scores have one dtype.
@@ -60,7 +61,7 @@ class Selection:
         self._shared = len(tables) > 1 and tables[0].scopes is tables[1].scopes
         scopes = [table.scopes for table in tables[: 1 if self._shared else None]]
         tiles = [sum(tiles_of(member.weight) for member in table.members) for table in tables]
-        filled = [np.array([_NONE], np.uint64), *scopes, *(table.tensors for table in tables)]
+        filled = [np.array([NO_NAN], np.uint64), *scopes, *(table.tensors for table in tables)]
         zeros = [len(members), *[1] * len(tables), *([sum(tiles)] if self._shared else tiles)]
         self._space = _Workspace(xp, filled, zeros, repeatable)
         (self._header,), self._scopes = self._space.take(1), self._space.take(len(scopes))
@@ -103,18 +104,19 @@ class Selection:
         for part in self._parts:
             part.apply(mask_kind, write=write)
 
-    def found_nan(self) -> Any:
-        """Whether a tensor holds a NaN score: a bool on the device."""
-        return self._header[0] != np.uint64(_NONE)
-
-    def first_nan(self) -> int | None:
-        """The index of the first member that holds a NaN score. Waits for the device."""
-        number = int(self._header[0])
-        return None if number == _NONE else number
+    def nan_word(self) -> Any:
+        """A copy of the word on the device that `first_nan` reads."""
+        return self._header.copy()
 
     def thresholds(self) -> Any:
         """The key of the k-th lowest score of each scope, as uint64 on the device; for members of one dtype."""
         return column(self._scopes[0], "threshold")
+
+
+def first_nan(nan_word: Any) -> int | None:
+    """The index of the first member that holds a NaN score. Waits for the device."""
+    number = int(nan_word[0])
+    return None if number == NO_NAN else number
 
 
 class _Workspace:
@@ -164,6 +166,7 @@ class _Part:
         tiles = sum(tiles_of(member.weight) for member in table.members)
         self._grid = (max(1, min(blocks, tiles)),)
         self._table = space.tensors, np.uint32(len(table.members)), np.uint64(tiles)
+        self._load_kernels()
         self._samples = self._candidates = None
         sampled = column(table.scopes, "sampled")
         self._sample_grid = len(table.scopes), -(-int(sampled.max()) // THREADS)
@@ -198,6 +201,13 @@ class _Part:
     def _walk(self, kernel: Kernel, *arguments: Any) -> None:
         """Launch a kernel that walks over all tiles."""
         kernel(self._grid, (THREADS,), (*self._table, *arguments))
+
+    def _load_kernels(self) -> None:
+        """Compile what may be launched: nothing can be while a CUDA graph is captured."""
+        for name in ("sample_keys", "find_bracket", "count_between", "take_digits"):
+            self._kernel(name)
+        for name in ("publish_ties", "apply"):
+            self._kernel(name, "apply")
 
     def _kernel(self, name: str, family: str = "select") -> Kernel:
         return self._kernel_of(family, name, self._defines)

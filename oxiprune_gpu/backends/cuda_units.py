@@ -110,10 +110,11 @@ class Units:
     def _score_randomly(self, member: Member, scores: Any, nan: Any) -> None:
         """Random scores do not depend on the weight; NaN in it is looked for apart."""
         weight = member.weight
-        kernel = self._kernel_of("units", "random_unit_scores", defines(weight.dtype, L1Magnitude()))
-        self._launch(kernel, -(-scores.size // THREADS), (np.uint64(member.seed), np.uint64(scores.size), scores))
         count_nan = self._kernel_of("elements", "count_nan", defines(weight.dtype, L1Magnitude()))
         self._launch(count_nan, -(-weight.size // THREADS), (weight.bits, np.uint64(weight.size), nan))
+        kernel = self._kernel_of("units", "random_unit_scores", defines(weight.dtype, L1Magnitude()))
+        arguments = np.uint64(member.seed), np.uint64(scores.size), scores, nan
+        self._launch(kernel, -(-scores.size // THREADS), arguments)
 
     def _add(
         self,

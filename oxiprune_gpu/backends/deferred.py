@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 _pending: ContextVar[list[Callable[[], None]] | None] = ContextVar("pending checks", default=None)
 
@@ -20,8 +19,9 @@ def deferred_checks() -> Iterator[None]:
     """Put off the error checks of all pruning on GPUs inside this block to its end.
 
     Until then no call waits for the device. A weight that holds NaN stays as it was, and what was returned for it
-    means nothing; the others are pruned. At the end the first error, in the order of the calls, is raised. When the
-    block itself raises, nothing is checked. Arrays in this machine's memory are checked at once, as always.
+    means nothing; the others are pruned. At the end the first error, in the order of the calls, is raised; each is
+    asked for on the device and stream of its call. When the block itself raises, nothing is checked. The weights are
+    kept alive until then. Arrays in this machine's memory are checked at once, as always.
 
     Raises:
         NonFiniteWeight, NonFiniteScore: at the end of the block.
@@ -36,6 +36,16 @@ def deferred_checks() -> Iterator[None]:
         check()
 
 
+@contextmanager
+def checks_at_once() -> Iterator[None]:
+    """Inside, checks are made when they are asked for, also in a block of `deferred_checks`."""
+    token = _pending.set(None)
+    try:
+        yield
+    finally:
+        _pending.reset(token)
+
+
 def check_later(check: Callable[[], None]) -> None:
     """Call `check`, which may wait for the device, now or at the end of the block of `deferred_checks`."""
     checks = _pending.get()
@@ -43,13 +53,3 @@ def check_later(check: Callable[[], None]) -> None:
         check()
     else:
         checks.append(check)
-
-
-def raise_unless_zero(word: Any, raise_error: Callable[[], None]) -> None:
-    """Call `raise_error` when `word`, one number on the device, is not 0; now or later."""
-
-    def check() -> None:
-        if int(word):
-            raise_error()
-
-    check_later(check)

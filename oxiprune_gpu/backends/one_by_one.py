@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember
+from oxiprune_gpu.backends.deferred import checks_at_once
 from oxiprune_gpu.errors import PruningError
 
 
@@ -38,9 +39,10 @@ class OneByOne(Plan):
         """See `Plan.run`. Where a weight lies on a GPU, this waits for it."""
         self._error = None
         try:
-            for number, (member, step) in enumerate(zip(self._members, self._steps, strict=True)):
-                self._prune(member, step)
-                self.nonzero[number] = step.left()
+            with checks_at_once():
+                for number, (member, step) in enumerate(zip(self._members, self._steps, strict=True)):
+                    self._prune(member, step)
+                    self.nonzero[number] = step.left()
         except PruningError as error:
             self._error = error
 

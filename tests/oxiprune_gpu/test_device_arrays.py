@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 import oxiprune_gpu as ox
 from oxiprune_gpu import tensor
-from oxiprune_gpu.device_arrays import import_cupy, on_cuda_device
+from oxiprune_gpu.device_arrays import import_cupy, on_cuda_device, order_after, order_before
 from tests import cuda_on_cpu, fake_cupy, oracles
 
 pytestmark = pytest.mark.skipif(bool(cuda_on_cpu.available()), reason=cuda_on_cpu.available() or "-")
@@ -237,5 +240,106 @@ def test_streams_of_other_libraries_wait_for_what_is_written(cupy, monkeypatch):
     ox.compute_mask(ours, HALF, out=mask_out)
     ox.apply_mask(ours, mask_out, out=out)
     ox.prune_tensor_inplace(ours, HALF, mask_out=mask_out)
-    for got, expected in zip(noted, [mask_out, out, mask_out, out, mask_out, ours], strict=True):
+    for got, expected in zip(noted, [out, mask_out, mask_out, out, ours, mask_out], strict=True):
         assert got is expected
+
+
+def test_streams_of_torch_are_ordered_both_ways(cupy, monkeypatch):
+    """CuPy's default stream is the null stream, which torch's ExternalStream can't stand for: CuPy's must."""
+
+    class Tensor:
+        device = "cuda:0"
+
+    streams = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=7))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=Tensor, cuda=streams))
+    fake_cupy.waits()
+    order_after(Tensor())
+    order_before(Tensor())
+    assert fake_cupy.waits() == [(7, ("event of", 0)), (0, ("event of", 7))]
+    with fake_cupy.Stream(7):
+        order_after(Tensor())
+    monkeypatch.setattr(fake_cupy.Stream, "capturing", True)
+    order_before(Tensor())
+    assert fake_cupy.waits() == []
+
+
+def test_random_units_of_a_weight_with_nan_are_not_written(cupy):
+    bad = normal(8, 12)
+    bad[3, 4] = np.nan
+    ours = cupy.asarray(bad)
+    for granularity in ("row", "column"):
+
+        def prune(granularity: str = granularity) -> None:
+            with ox.deferred_checks():
+                ox.prune_tensor_inplace(ours, ox.PruningConfig(0.5, "random:3", granularity))
+
+        with pytest.raises(ox.NonFiniteWeight):
+            prune()
+        assert same(ours, bad)
+
+
+def test_plans_inside_deferred_checks(cupy):
+    """What comes after a bad tensor stays as it was; a second run does not lose the first one's error."""
+    good, bad = normal(8, 12), normal(8, 12)
+    bad[3, 4] = np.nan
+    ours = {name: cupy.asarray(array) for name, array in (("a", good), ("bad", bad), ("c", good))}
+    rows = ox.prepare(ours, ox.PruningConfig(0.5, "l2", "row"))
+    with ox.deferred_checks():
+        rows.run(check=False)
+    assert same(ours["c"], good)
+    with pytest.raises(ox.NonFiniteWeight, match="'bad'"):
+        rows.check()
+    elements = ox.prepare(ours, HALF)
+
+    def run_twice() -> None:
+        with ox.deferred_checks():
+            elements.run()
+            ours["bad"][3, 4] = 1.0
+            elements.run()
+
+    with pytest.raises(ox.NonFiniteWeight, match="'bad'"):
+        run_twice()
+
+
+def test_checks_are_made_on_the_stream_of_their_call(cupy, monkeypatch):
+    weight = cupy.asarray(np.full(9, np.nan, np.float32))
+    asked = []
+    monkeypatch.setattr(fake_cupy.ndarray, "__int__", lambda array: asked.append(fake_cupy.current_stream().ptr) or 0)
+
+    def prune() -> None:
+        with ox.deferred_checks(), fake_cupy.Stream(5):
+            ox.prune_tensor_inplace(weight, HALF)
+
+    with pytest.raises(ox.NonFiniteWeight):
+        prune()
+    assert set(asked) == {5}
+
+
+def test_denormal_numbers_are_not_flushed_on_the_way(cupy):
+    weight, other = np.array([2e-40, 1e-40, 3e-40, 4e-40], np.float32), np.ones(4)
+    names = {"a": weight, "b": other}
+    ours = {name: cupy.asarray(array) for name, array in names.items()}
+    config = ox.PruningConfig(0.25)
+    theirs = ox.prepare({name: array.copy() for name, array in names.items()}, config, scope="global").run()
+    got = ox.prepare(ours, config, scope="global").run()
+    assert same(got.masks["a"], theirs.masks["a"])
+    for dtype in (np.float64, np.float32, np.float16):
+        gradient = np.array([1e-40, 3e-40, 2e-40, 6e-8]).astype(dtype)
+        for start in (np.ones(4, np.float32), np.ones(4)):
+            expected, _ = ox.prune_tensor(start, ox.PruningConfig(0.5, ox.Taylor(gradient)))
+            pruned, _ = ox.prune_tensor(cupy.asarray(start), ox.PruningConfig(0.5, ox.Taylor(cupy.asarray(gradient))))
+            assert same(pruned, expected)
+    assert ox.compute_importance(cupy.asarray(weight), "l1").sparsity() == 0.0
+
+
+def test_out_that_is_not_aligned_is_refused(cupy):
+    room = cupy.asarray(np.zeros(4 * 9 + 1, np.uint8))
+    with pytest.raises(ox.InvalidOption, match="not aligned"):
+        ox.prune_tensor(cupy.asarray(normal(9)), HALF, out=room[1:].view(np.float32))
+
+
+def test_other_libraries_get_bfloat16_back(cupy, monkeypatch):
+    lent = Lent(np.arange(8, dtype=np.uint16).view(ml_dtypes.bfloat16))
+    monkeypatch.setattr(cupy, "from_dlpack", lambda data: fake_cupy.ndarray(data.on_host))
+    pruned, _ = ox.prune_tensor(lent, HALF)
+    assert pruned.dtype == ml_dtypes.bfloat16

@@ -107,3 +107,20 @@ def test_memory_shared_with_the_weight_is_refused():
         ox.prune_tensor(weight, HALF, out=room[8:56].reshape(SHAPE))
     with pytest.raises(ox.InvalidOption, match="mask_out of tensor 'array' shares memory"):
         ox.prune_tensor(weight, HALF, mask_out=room.view(bool)[:48].reshape(SHAPE))
+
+
+def test_arrays_that_are_written_share_no_memory():
+    weight, room = normal(), np.zeros(SHAPE, np.float32)
+    with pytest.raises(ox.InvalidOption, match="mask_out and out of tensor 'array' share memory"):
+        ox.prune_tensor(weight, HALF, out=room, mask_out=room.reshape(-1)[:12].view(bool).reshape(SHAPE))
+    gradient = normal() * 2
+    with pytest.raises(ox.InvalidOption, match="out and gradient of tensor 'array' share memory"):
+        ox.prune_tensor(weight, ox.PruningConfig(0.5, ox.Taylor(gradient)), out=gradient)
+
+
+def test_nothing_is_written_when_a_check_fails_first():
+    out, mask_out = np.full(SHAPE, 7, np.float32), np.zeros((2, 2), bool)
+    for config, mask in ((ox.PruningConfig(1.5), None), (HALF, mask_out)):
+        with pytest.raises(ox.PruningError):
+            ox.prune_tensor(normal(), config, out=out, mask_out=mask)
+    assert (out == 7).all()

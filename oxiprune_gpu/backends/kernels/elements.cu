@@ -53,6 +53,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) count_nan(const Bits* data
   add_to_word(found, nan);
 }
 
+// Write the elements in float32 or in float64, whichever is given.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    convert(const Bits* data, u64 size, float* singles, double* doubles) {
+  for_each_element(data, size, [&](u64 index, Bits bits) {
+    const D::Score value = D::score(D::widened_bits(bits));
+    if (singles) singles[index] = D::to_float(value);
+    if (doubles) doubles[index] = D::widened(value);
+  });
+}
+
 // Set the elements whose byte in the mask is 0 to +0.0.
 extern "C" __global__ void __launch_bounds__(THREADS) apply_mask(Bits* data, const u8* kept, u64 size) {
   for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < size; i += (u64)gridDim.x * THREADS)

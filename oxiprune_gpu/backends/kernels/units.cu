@@ -246,10 +246,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 }
 
-// Random scores of units need no sums.
-extern "C" __global__ void __launch_bounds__(THREADS) random_unit_scores(u64 seed, u64 units, Score* scores) {
+// Random scores of units need no sums. They are NaN where `nan` says that the weight holds one: nothing is then pruned.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    random_unit_scores(u64 seed, u64 units, Score* scores, const u64* nan) {
+  const bool refused = *nan != 0;
   for (u64 unit = (u64)blockIdx.x * THREADS + threadIdx.x; unit < units; unit += (u64)gridDim.x * THREADS)
-    scores[unit] = Random<D>::seeded_unit_score(seed + unit);
+    scores[unit] = refused ? D::score(D::NAN_KEY) : Random<D>::seeded_unit_score(seed + unit);
 }
 
 // Lowest and highest key; extremes[0] is all ones before, extremes[1] zero. Counts NaN, whose keys are the highest.
