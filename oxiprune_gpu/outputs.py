@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oxiprune_gpu.errors import InvalidOption, ReadOnlyTarget, ShapeMismatch, UnsupportedArray
+from oxiprune_gpu.errors import InvalidOption, ShapeMismatch, UnsupportedArray
 from oxiprune_gpu.tensor import Borrowed, see_array
 
 
@@ -17,8 +17,8 @@ def mask_target(mask_out: Any, weight: Borrowed) -> Any:
 
     Raises:
         ShapeMismatch: it has another shape than the weight.
-        InvalidOption: it is not bool, not C-contiguous, lies elsewhere than the weight, or shares memory with it.
-        ReadOnlyTarget: it can't be written.
+        InvalidOption: it is not bool, not C-contiguous, read-only, lies elsewhere than the weight, or shares memory
+            with it.
     """
     array = _fitting(mask_out, weight, np.dtype(np.bool_), "mask_out")
     if _may_overlap(array, weight.data):
@@ -55,6 +55,8 @@ def is_same_memory(array: Any, other: Any) -> bool:
 
 def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> Any:
     label = f"{what} of tensor '{weight.name}'"
+    if isinstance(target, list | tuple | float | int):
+        raise InvalidOption(f"{label} must be an array, not {type(target).__name__}")
     try:
         array, found, writable = see_array(target, what)
     except UnsupportedArray as error:
@@ -72,7 +74,7 @@ def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> 
     if not isinstance(array, np.ndarray) and array.data.ptr % array.dtype.itemsize:
         raise InvalidOption(f"{label} is not aligned: its elements lie across their natural boundaries")
     if not writable:
-        raise ReadOnlyTarget(weight.name, f"{what} is read-only")
+        raise InvalidOption(f"{label} is read-only: give an array that can be written, or leave {what}= away")
     return array
 
 

@@ -33,11 +33,16 @@ class WeightTensor:
 
     Raises:
         ShapeMismatch: `shape` does not have as many elements as `data`.
+        InvalidOption: the name is no text.
     """
 
     __slots__ = ("data", "name")
 
     def __init__(self, name: str, data: Any, shape: Sequence[int] | None = None) -> None:
+        if not isinstance(name, str):
+            raise InvalidOption(
+                f"the name of a weight must be text, not {type(name).__name__}: WeightTensor(name, data)"
+            )
         self.name = name
         self.data = data if shape is None else _reshaped(name, data, tuple(shape))
 
@@ -112,6 +117,8 @@ class Borrowed:
         Raises:
             ReadOnlyTarget: it can't be written.
         """
+        if isinstance(self.origin, list | tuple | float | int):
+            raise ReadOnlyTarget(self.name, f"it is a {type(self.origin).__name__}, no array")
         if not self.writable or not getattr(self.data.flags, "writeable", True):
             raise ReadOnlyTarget(self.name)
         if _overlaps_itself(self.data):
@@ -246,7 +253,7 @@ def _import_host(data: Any, name: str) -> tuple[Array, Export, bool]:
         if hasattr(data, "__array__") or isinstance(data, list | tuple | float | int):
             return np.asarray(data), _as_is, False
     except (RuntimeError, BufferError, TypeError, ValueError) as error:
-        raise UnsupportedArray(name, f"{error} (is it on a device, or of a dtype numpy does not know?)") from error
+        raise UnsupportedArray(name, str(error)) from error
     raise UnsupportedArray(name, f"{type(data).__name__} has neither __dlpack__ nor __array__")
 
 

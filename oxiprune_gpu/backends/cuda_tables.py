@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor, TaylorProxy
 from oxiprune_gpu.metrics.given import GivenScores
 
@@ -95,7 +96,15 @@ class Member:
 
 
 def defines(dtype: np.dtype[Any], metric: ImportanceMetric) -> dict[str, str]:
-    """How the kernels of a family are specialised for a dtype and a metric."""
+    """How the kernels of a family are specialised for a dtype and a metric.
+
+    Raises:
+        InvalidOption: there are no kernels for the metric.
+    """
+    if type(metric) not in METRIC_FUNCTORS:
+        raise InvalidOption(
+            f"metric {metric.text} has no kernels for a GPU: prune on the CPU, or add a functor (CONTRIBUTING.md)"
+        )
     return {"DTYPE": DTYPE_STRUCTS[np.dtype(dtype).name], "METRIC": METRIC_FUNCTORS[type(metric)]}
 
 

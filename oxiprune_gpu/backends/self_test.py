@@ -16,15 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Backend
+from oxiprune_gpu.backends.cuda_tables import METRIC_FUNCTORS
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight
 from oxiprune_gpu.granularity import NM, GroupView, UnitView
-from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor
+from oxiprune_gpu.metrics import ImportanceMetric, Random, Taylor
+from oxiprune_gpu.metrics.given import GivenScores
 
 Array = NDArray[Any]
 
 DTYPES: tuple[type[Any], ...] = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
-METRICS = ("l1", "l2", "random", "gradient")
+METRICS = {functor.lower(): kind for kind, functor in reversed(METRIC_FUNCTORS.items()) if kind is not GivenScores}
+"""Name of a functor -> a metric that is computed by it."""
 
 LARGE = (1 << 20) + 4099
 """Elements of the largest weight: enough for the selection to begin with a sample."""
@@ -97,9 +100,10 @@ class _Trial:
 
     def metric(self, size: int | tuple[int, ...]) -> ImportanceMetric:
         """The metric, with a gradient of this shape where it needs one."""
-        if self.metric_name == "gradient":
+        kind = METRICS[self.metric_name]
+        if kind is Taylor:
             return Taylor(np.random.default_rng(3).standard_normal(size).astype(np.float32))
-        return {"l1": L1Magnitude(), "l2": L2Magnitude(), "random": Random(12345)}[self.metric_name]
+        return Random(12345) if kind is Random else kind()
 
     def weights(self, sizes: Iterable[int]) -> Iterator[tuple[str, Array]]:
         """Weights of every kind and size, each with what it is."""

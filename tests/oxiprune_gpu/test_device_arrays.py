@@ -11,7 +11,9 @@ import pytest
 
 import oxiprune_gpu as ox
 from oxiprune_gpu import tensor
+from oxiprune_gpu.backends.cuda_tables import METRIC_FUNCTORS
 from oxiprune_gpu.device_arrays import import_cupy, on_cuda_device, order_after, order_before
+from oxiprune_gpu.metrics import METRICS
 from tests import cuda_on_cpu, fake_cupy, oracles
 
 pytestmark = pytest.mark.skipif(bool(cuda_on_cpu.available()), reason=cuda_on_cpu.available() or "-")
@@ -343,3 +345,15 @@ def test_other_libraries_get_bfloat16_back(cupy, monkeypatch):
     monkeypatch.setattr(cupy, "from_dlpack", lambda data: fake_cupy.ndarray(data.on_host))
     pruned, _ = ox.prune_tensor(lent, HALF)
     assert pruned.dtype == ml_dtypes.bfloat16
+
+
+def test_a_metric_without_kernels_is_refused(cupy):
+    class Mine(ox.L1Magnitude):
+        name = "mine"
+
+    ours = cupy.asarray(normal(6, 8))
+    for granularity in ("unstructured", "row", "2:4"):
+        sparsity = None if ":" in granularity else 0.5
+        with pytest.raises(ox.InvalidOption, match="metric mine has no kernels for a GPU"):
+            ox.prune_tensor_inplace(ours, ox.PruningConfig(sparsity, Mine(), granularity))
+    assert set(METRICS.values()) <= set(METRIC_FUNCTORS)

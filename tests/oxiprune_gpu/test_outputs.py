@@ -75,7 +75,7 @@ def test_apply_mask():
         ),
         (np.empty(SHAPE, np.float64), ox.InvalidOption, "has dtype float64: it must be float32"),
         (np.empty((8, 6), np.float32).T, ox.InvalidOption, "not C-contiguous"),
-        (read_only(np.empty(SHAPE, np.float32)), ox.ReadOnlyTarget, "out is read-only"),
+        (read_only(np.empty(SHAPE, np.float32)), ox.InvalidOption, "out of tensor 'array' is read-only"),
         ("text", ox.InvalidOption, "out of tensor 'array' is no array"),
     ],
 )
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused(out, error, words):
     [
         (np.empty(48, bool), ox.ShapeMismatch, r"mask_out of tensor 'array' has shape \[48\]"),
         (np.empty(SHAPE, np.uint8), ox.InvalidOption, "has dtype uint8: it must be bool"),
-        (read_only(np.empty(SHAPE, bool)), ox.ReadOnlyTarget, "mask_out is read-only"),
+        (read_only(np.empty(SHAPE, bool)), ox.InvalidOption, "mask_out of tensor 'array' is read-only"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask_out, error, words):

@@ -49,7 +49,10 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_kernel_is_told_of(case, monkeypatch):
     family, right, wrong, failures = BROKEN[case]
-    monkeypatch.setattr(self_test, "METRICS", sorted({metric for _, metric in failures}))
+    chosen = {metric for _, metric in failures}
+    monkeypatch.setattr(
+        self_test, "METRICS", {name: kind for name, kind in self_test.METRICS.items() if name in chosen}
+    )
     assert right in source_of(family), "the kernel has changed: break it otherwise"
     outcomes = trial(
         lambda name: source_of(name).replace(right, wrong) if name == family else source_of(name), np.float32
