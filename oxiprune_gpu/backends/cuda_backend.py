@@ -155,6 +155,7 @@ class CudaBackend(Backend):
         def raise_error(number: int) -> None:
             self._raise_nan(members[number].weight, metric, members[number].name)
 
+        self._wait()  # a run may be on another stream than the uploads
         return SelectionPlan(selection, mask_kind_of(members), raise_error, self._here)
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
@@ -238,6 +239,11 @@ class CudaBackend(Backend):
                 self._raise_nan(weight, metric, name)
 
         check_later(self._here(check))
+
+    def _wait(self) -> None:
+        """Wait until the current stream has done what it was given."""
+        if hasattr(self._xp, "cuda"):
+            self._xp.cuda.get_current_stream().synchronize()
 
     def _here(self, check: Callable[[], None]) -> Callable[[], None]:
         """The same check, made on the device and stream that are current now."""
