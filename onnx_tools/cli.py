@@ -67,7 +67,11 @@ Quiet = Annotated[
 ]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print JSON: an object, of several models a list.", rich_help_panel=_REPORTING),
+    typer.Option(
+        "--json",
+        help="Print JSON: an object, of several models a list, with an error for each that is refused.",
+        rich_help_panel=_REPORTING,
+    ),
 ]
 Compressed = Annotated[
     bool,
@@ -132,10 +136,17 @@ def _options(
         raise typer.Exit(2)
 
 
-def _checked_sparsity(sparsity: float) -> float:
-    if not 0.0 <= sparsity < 1.0:
-        hint = f"; for {sparsity:g} percent give {sparsity / 100:g}" if 1.0 < sparsity < 100.0 else ""
-        raise typer.BadParameter(f"sparsity {sparsity} must be in [0.0, 1.0){hint}")
+def _read_sparsity(text: str) -> float:
+    """The number in a text like "0.5"; of one like "50%" or "50" the error says what to give."""
+    in_percent = text.endswith("%")
+    try:
+        sparsity = float(text.removesuffix("%"))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+    if in_percent or not 0.0 <= sparsity < 1.0:
+        percent = 0.0 <= sparsity < 100.0 and (in_percent or sparsity > 1.0)
+        hint = f"; for {sparsity:g} percent give {sparsity / 100:g}" if percent else ""
+        raise typer.BadParameter(f"sparsity {text if in_percent else sparsity} must be in [0.0, 1.0){hint}")
     return sparsity
 
 
@@ -154,7 +165,9 @@ def _checked_backend(backend: str) -> str:
 
 def _checked_granularity(granularity: str) -> str:
     if granularity not in ("unstructured", "row", "column"):
-        raise typer.BadParameter(f"unknown granularity '{granularity}': use unstructured, row or column")
+        is_known = re.match(r"(axis|block):|\d+:\d+", granularity)
+        more = " (N:M, block and axis only in the array API so far)" if is_known else ""
+        raise typer.BadParameter(f"unknown granularity '{granularity}': use unstructured, row or column{more}")
     return granularity
 
 
@@ -167,7 +180,7 @@ def prune(
             "--sparsity",
             "-s",
             metavar="S",
-            callback=_checked_sparsity,
+            parser=_read_sparsity,
             help="Fraction of each weight that becomes zero, 0 <= S < 1.",
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,12 +16,13 @@ import numpy as np
 from onnx_tools import wire
 from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
+from onnx_tools.plain import safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, write_report
 from onnx_tools.renderers.text import printable
 from onnx_tools.report import PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
-from onnx_tools.terminal import complain, console, describe, progress, results
+from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
 from oxiprune_gpu import InvalidOption, PruningConfig, PruningError
 
@@ -80,6 +80,17 @@ class PruneJob:
             progress=tell,
         )
 
+    def note(self, report: Report) -> str:
+        """What the one at the screen must know besides the report: old data files that are left over."""
+        if self.output is not None or self.delete_old_data or self.dry_run:
+            return ""
+        old = {file.name_before for file in report.files if file.role == "data"}
+        left = sorted(old - {file.name_after for file in report.files})
+        if not left:
+            return ""
+        stay, it = ("stays", "it") if len(left) == 1 else ("stay", "them")
+        return f"The old data {stay}: {', '.join(left)}. This model no longer uses {it}; --delete-old-data deletes {it}"
+
 
 @dataclass(frozen=True)
 class View:
@@ -100,8 +111,11 @@ class View:
 def make_config(sparsity: float, metric: str, granularity: str, min_nonzero: int) -> PruningConfig:
     """The configuration for texts of the command line."""
     metric = "taylor" if metric.startswith("taylor:") else metric
-    config = PruningConfig(sparsity, metric, granularity, min_nonzero)
-    config.check()
+    try:
+        config = PruningConfig(sparsity, metric, granularity, min_nonzero)
+        config.check()
+    except PruningError as error:
+        raise InvalidOption(f"{error}. `oxiprune prune --help` shows the options") from None
     return config
 
 
@@ -127,7 +141,7 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
         check_reports(models, targets, view.reports)
         if job.dry_run and job.checks:
             complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
-        return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view)
+        return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
 
 
 def inspect_models(models: Sequence[Path], view: View) -> int:
@@ -146,7 +160,9 @@ def verify_models(before: Path, after: Path, checks: Checks, *, quiet: bool, as_
     report = checks.run(before, after)
     with results():
         if as_json:
-            sys.stdout.write(json_renderer.render(report))
+            models = {"before": safe_text(str(before)), "after": safe_text(str(after))}
+            shown = {"schema_version": 1, "command": "verify", **models, **to_dict(report)}
+            sys.stdout.write(json_renderer.dumps(shown))
         elif not quiet:
             from onnx_tools.renderers.table_renderer import print_verification
 
@@ -167,26 +183,34 @@ def message(error: Exception) -> str:
     return str(error) if isinstance(error, PruningError) else describe(error)
 
 
-def _for_each(jobs: Sequence[tuple[Path, Callable[[Progress | None], Report]]], view: View) -> int:
+def _for_each(
+    jobs: Sequence[tuple[Path, Callable[[Progress | None], Report]]],
+    view: View,
+    note: Callable[[Report], str] = lambda _: "",
+) -> int:
     """Run every job, also after one has failed; show and keep its report; return the worst exit code."""
-    codes, shown = [0], []
+    codes: list[int] = [0]
+    shown: list[dict[str, Any]] = []
     for model, job in jobs:
-        with _noted(model if len(jobs) > 1 else None, codes):
+        entry = {"argument": safe_text(str(model)), "input": safe_text(model.name)}
+        shown.append(entry)
+        with _noted(model if len(jobs) > 1 else None, codes, entry):
             with progress(model.name, wanted=not view.quiet) as tell:
                 report = job(tell)
             for pattern in view.reports:
                 with _noted(None, codes):
                     _keep(report, expand(pattern, model))
-            shown += [report] if view.as_json else []
-            _show(report, view, str(model) if len(jobs) > 1 else "")
-    with _noted(None, codes):
-        _print_json(shown, several=len(jobs) > 1)
+            entry |= to_dict(report) if view.as_json else {}
+            _show(report, view, str(model) if len(jobs) > 1 else "", note(report))
+    with _noted(None, codes), results():
+        if view.as_json:
+            sys.stdout.write(json_renderer.dumps(shown if len(jobs) > 1 else shown[0]))
     return max(codes)
 
 
 @contextmanager
-def _noted(model: Path | None, codes: list[int]) -> Iterator[None]:
-    """Tell of an error, which model it is about, note its exit code, and go on."""
+def _noted(model: Path | None, codes: list[int], entry: dict[str, Any] | None = None) -> Iterator[None]:
+    """Tell of an error, which model it is about, note its exit code, in `entry` its text too, and go on."""
     try:
         yield
     except Exception as error:
@@ -195,6 +219,8 @@ def _noted(model: Path | None, codes: list[int]) -> Iterator[None]:
         text = message(error)
         complain("error", f"{model}: {text}" if model is not None and str(model) not in text else text)
         codes.append(exit_code(error))
+        if entry is not None:
+            entry["error"] = one_line(text)
 
 
 def _keep(report: Report, name: Path) -> None:
@@ -207,17 +233,7 @@ def _keep(report: Report, name: Path) -> None:
         raise
 
 
-def _print_json(reports: Sequence[Report], *, several: bool) -> None:
-    if not reports:
-        return
-    with results():
-        if several:
-            sys.stdout.write(json.dumps([to_dict(report) for report in reports], indent=2, allow_nan=False) + "\n")
-        else:
-            sys.stdout.write(json_renderer.render(reports[0]))
-
-
-def _show(report: Report, view: View, name: str) -> None:
+def _show(report: Report, view: View, name: str, note: str) -> None:
     if not view.quiet and not view.as_json:
         from onnx_tools.renderers.table_renderer import print_report
 
@@ -225,6 +241,8 @@ def _show(report: Report, view: View, name: str) -> None:
             if name:
                 console().print(f"\n== {printable(name)}", markup=False)
             print_report(report, console())
+            if note:
+                console().print(f"\n{printable(note)}", markup=False)
         return
     for warning in (*report.warnings, *_check_warnings(report)):
         complain("warning", f"{name}: {warning}" if name else warning)

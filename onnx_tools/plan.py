@@ -157,5 +157,6 @@ def _why_nothing(found: FoundWeights, missing: Mapping[Any, str]) -> str:
     if not tensors:
         return "no weight was selected, nothing was written: the model stores no tensors"
     listed = "; ".join(f"{tensors[reason]} x {reason}" for reason, _ in elements.most_common(4))
-    more = f"; and {len(tensors) - 4} more reasons" if len(tensors) > 4 else ""
+    rest = len(tensors) - 4
+    more = f"; and {rest} more reason{'s' if rest > 1 else ''}" if rest > 0 else ""
     return f"no weight was selected, nothing was written. Left alone: {listed}{more}. `oxiprune inspect` lists them all"

@@ -16,7 +16,7 @@ from onnx_tools.plain import keys_of, plain_value
 if TYPE_CHECKING:  # at run time it would bring numpy, which the command starts without
     from oxiprune_gpu import ScoreStats
 
-Outcome = Literal["passed", "failed", "skipped", "warning"]
+Outcome = Literal["passed", "failed", "skipped", "warning", "measured"]
 
 
 def fraction(part: int, total: int) -> float:
@@ -152,7 +152,10 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of the result. `warning`: it could not be made, or failed before the pruning too."""
+    """One check of the result.
+
+    `warning`: it could not be made, or failed before the pruning too; `measured`: no limit was given to hold it to.
+    """
 
     name: str
     outcome: Outcome

@@ -68,4 +68,5 @@ class SectionedCommand(TyperCommand):
 def _complain_of_usage(error: Any) -> None:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "oxiprune"
-    complain("error", f"{error.format_message().rstrip('.')}. `{command} --help` shows the options")
+    text = error.format_message().rstrip(".")
+    complain("error", f"{text}{'' if text.endswith('?') else '.'} `{command} --help` shows the options")

@@ -10,7 +10,12 @@ from onnx_tools.report import Report, VerificationReport, to_dict
 
 def render(report: Report | VerificationReport) -> str:
     """The report as ASCII, so that it survives any terminal; other characters are JSON's escapes."""
-    return json.dumps(to_dict(report), indent=2, allow_nan=False) + "\n"
+    return dumps(to_dict(report))
+
+
+def dumps(plain: Any) -> str:
+    """What JSON can hold, as `to_dict` makes it, in the same form."""
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
 def report_schema() -> dict[str, Any]:

@@ -212,7 +212,8 @@ def _print_left_alone(tensors: Sequence[LeftAloneReport], printer: _Printer) -> 
     )
     printer.table("Left alone", columns)
     if len(groups) > _MOST_REASONS:
-        printer.line(f"... and {len(groups) - _MOST_REASONS:,} more reasons (use --report FILE for all)")
+        rest = len(groups) - _MOST_REASONS
+        printer.line(f"... and {rest:,} more reason{'s' if rest > 1 else ''} (use --report FILE for all)")
 
 
 def _file_columns(files: Sequence[FileReport]) -> list[_Column]:

@@ -71,9 +71,20 @@ def read_data(path: pathlib.Path, inputs: Sequence[InputSpec]) -> Feed:
     for spec in inputs:
         if spec.name not in arrays:
             there = ", ".join(repr(name) for name in sorted(arrays)) or "none"
-            raise InvalidOption(f"{path}: no array for the input {spec.name!r}, which wants {spec}; there are: {there}")
+            raise InvalidOption(
+                f"{path}: no array for the input {spec.name!r}, which wants {spec}; there are: {there}. "
+                f"Make the file with {_savez(inputs)}"
+            )
         _check(path, spec, arrays[spec.name])
     return {spec.name: arrays[spec.name] for spec in inputs}
+
+
+def _savez(inputs: Sequence[InputSpec]) -> str:
+    """The call of numpy that makes a file with an array for each input."""
+    names = [spec.name for spec in inputs]
+    if all(name.isidentifier() for name in names):
+        return f"np.savez('inputs.npz', {', '.join(f'{name}=array' for name in names)})"
+    return f"np.savez('inputs.npz', **{{{', '.join(f'{name!r}: array' for name in names)}}})"
 
 
 def _load(path: pathlib.Path) -> Feed:

@@ -11,7 +11,7 @@ from onnx_tools.verification.drift import DriftMeter
 from onnx_tools.verification.feeds import Feed, InputSpec, NoRandomInputs, one_line, random_feeds, read_data, sliced
 from oxiprune_gpu.errors import InvalidOption
 
-_NOT_INSTALLED = "could not verify: onnxruntime is not installed (pip install onnxruntime)"
+_NOT_INSTALLED = "onnxruntime is not installed (pip install 'oxiprune-gpu[run]')"
 _FATAL = 4
 
 
@@ -26,8 +26,8 @@ def check_runtime(
         old = _open(before)
     except ImportError as error:
         missing = getattr(error, "name", None) == "onnxruntime"
-        reason = _NOT_INSTALLED if missing else f"could not verify: onnxruntime cannot be imported: {one_line(error)}"
-        return [Check("runtime", "warning", reason), _not_measured(max_drift, "needs onnxruntime")], []
+        reason = _NOT_INSTALLED if missing else f"onnxruntime cannot be imported: {one_line(error)}"
+        return [Check("runtime", "warning", f"could not verify: {reason}"), _not_measured(max_drift, reason)], []
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = f"could not verify: onnxruntime does not load the input: {one_line(error)}"
         return [
@@ -122,7 +122,7 @@ def _running_feed(old: Any, inputs: list[InputSpec], seed: int) -> Iterator[tupl
 def _judged(meters: list[DriftMeter], source: str, max_drift: float | None) -> Check:
     worst = max(meters, key=DriftMeter.excess, default=None)
     if worst is None:
-        return Check("drift", "passed", f"the model has no outputs ({source})")
+        return Check("drift", "skipped" if max_drift is None else "passed", f"the model has no outputs ({source})")
     if all(meter.blank for meter in meters):
         reason = f"could not measure: all outputs are NaN or infinite, as before ({source})"
         return Check("drift", _unmeasured(max_drift), reason)
@@ -130,7 +130,7 @@ def _judged(meters: list[DriftMeter], source: str, max_drift: float | None) -> C
     measured = "cannot be measured" if result.relative_l2 is None else f"{result.relative_l2:.3g} relative L2"
     detail = f"largest drift {measured}, output {result.output!r} ({source})"
     if max_drift is None:
-        return Check("drift", "passed", detail)
+        return Check("drift", "measured", f"{detail}; no limit given (--max-drift)")
     return Check(
         "drift", "failed" if worst.excess() > max_drift else "passed", f"{detail}; at most {max_drift:g} allowed"
     )

@@ -96,7 +96,8 @@ finally:
 
 
 USAGE = {
-    "no command of that name": (["shrink"], "No such command 'shrink'"),
+    "no command of that name": (["shrink"], "No such command 'shrink'. `"),
+    "almost a command": (["prunee"], "Did you mean 'prune'? `oxiprune --help`"),
     "no model": (["prune", "-s", 0.5, "-n"], "MODEL"),
     "no sparsity": (["prune", "m.onnx", "-n"], "--sparsity"),
     "option that is none": (["prune", "m.onnx", "-s", 0.5, "--colour"], "--colour"),
@@ -107,10 +108,13 @@ USAGE = {
     "sparsity -0.1": (["prune", "m.onnx", "-s", "-0.1", "-n"], "sparsity -0.1 must"),
     "sparsity nan": (["prune", "m.onnx", "-s", "nan", "-n"], "sparsity nan must"),
     "sparsity inf": (["prune", "m.onnx", "-s", "inf", "-n"], "sparsity inf must"),
-    "sparsity abc": (["prune", "m.onnx", "-s", "abc", "-n"], "'abc'"),
+    "sparsity abc": (["prune", "m.onnx", "-s", "abc", "-n"], "'abc' is not a number"),
+    "sparsity 50": (["prune", "m.onnx", "-s", "50", "-n"], "for 50 percent give 0.5"),
+    "sparsity 50%": (["prune", "m.onnx", "-s", "50%", "-n"], "sparsity 50% must be in [0.0, 1.0); for 50 percent give"),
+    "sparsity 100%": (["prune", "m.onnx", "-s", "100%", "-n"], "must be in [0.0, 1.0). `oxi"),
     "metric": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "l3"], "unknown metric 'l3': use l1, l2"),
-    "granularity": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "block"], "unknown granularity 'block'"),
-    "N:M": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "2:4"], "unknown granularity '2:4'"),
+    "granularity": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "bloc"], "row or column. `oxi"),
+    "N:M": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "2:4"], "only in the array API so far"),
     "backend": (
         ["prune", "m.onnx", "-s", 0.5, "-n", "--backend", "gpu"],
         "unknown backend 'gpu': use auto, cpu or cuda",
@@ -123,7 +127,7 @@ USAGE = {
     "drift without runtime": (["verify", "a.onnx", "b.onnx", "--no-runtime", "--max-drift", "1"], "--no-runtime"),
     "report": (["prune", "m.onnx", "-s", 0.5, "-n", "--report", "r.xml"], "r.xml: the ending must be one of .json"),
     "one model to verify": (["verify", "a.onnx"], "AFTER"),
-    "seed of random": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "random"], "needs a seed, as in random:42"),
+    "seed of random": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "random"], "as in random:42; got ''. `oxi"),
     "names that command a terminal": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "\x1b[31m\n"], r"\x1b[31m"),
 }
 
@@ -167,6 +171,15 @@ def test_in_place(external_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert set(tree(tmp_path)) == {"model.onnx", "model.onnx.data"}
 
 
+def test_in_place_names_the_data_that_stays(external_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    before = set(tree(tmp_path))
+    shown = " ".join(run("prune", external_file, "--in-place", *SMALL).stdout.split())
+    assert "The old data stays: " in shown
+    assert "--delete-old-data deletes it" in shown
+    assert before < set(tree(tmp_path))
+    assert "old data" not in run("prune", external_file, "-o", tmp_path / "new.onnx", *SMALL).stdout
+
+
 @pytest.mark.parametrize("more", [(), ("-o", "out.onnx"), ("-o", "new/"), ("--in-place",), ("-o", "model.onnx")])
 def test_dry_run_writes_nothing(
     external_file: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
@@ -197,9 +210,13 @@ def test_json(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
         run("inspect", small_file, "--json").stdout,
     ]
     for text in shown:
-        jsonschema.validate(json.loads(text), report_schema())
+        content = json.loads(text)
+        assert content.pop("argument") == str(small_file)
+        jsonschema.validate(content, report_schema())
     verified = json.loads(run("verify", small_file, out, "--no-runtime", "--json").stdout)
     definitions = report_schema()["$defs"]
+    told = {key: verified.pop(key) for key in ("schema_version", "command", "before", "after")}
+    assert told == {"schema_version": 1, "command": "verify", "before": str(small_file), "after": str(out)}
     jsonschema.validate(verified, {**definitions["VerificationReport"], "$defs": definitions})
     assert json.loads(shown[0])["weights"][0]["nonzero_after"] == 256
 
@@ -207,6 +224,21 @@ def test_json(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_json_of_several_models_is_a_list(two_models: list[pathlib.Path]) -> None:
     reports = json.loads(run("inspect", *two_models, "--json").stdout)
     assert [report["input"] for report in reports] == ["model.onnx", "model.onnx"]
+    assert [report["argument"] for report in reports] == list(map(str, two_models))
+
+
+def test_json_holds_an_error_for_each_model_that_is_refused(
+    small_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_file.parent)
+    error = {"argument": "no.onnx", "input": "no.onnx", "error": "no.onnx: cannot be read: No such file or directory"}
+    result = run("inspect", "no.onnx", small_file, "--json")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    first, second = json.loads(result.stdout)
+    assert first == error
+    assert (second["command"], "error" in second) == ("inspect", False)
+    alone = run("inspect", "no.onnx", "--json")
+    assert (alone.exit_code, json.loads(alone.stdout)) == (2, error)
 
 
 def test_report_files(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -411,7 +411,8 @@ def test_table_of_a_long_model():
 
 def test_table_of_many_reasons():
     alone = tuple(LeftAloneReport(f"t{i}", (1,), "int64", 1, f"reason {i}") for i in range(20))
-    assert "... and 5 more reasons" in shown(pruned(left_alone=alone))
+    assert "... and 5 more reasons (" in shown(pruned(left_alone=alone))
+    assert "... and 1 more reason (" in shown(pruned(left_alone=alone[:16]))
 
 
 @pytest.mark.parametrize("state", [{"dry_run": True, "output": None}, {"changed": False}])

@@ -153,7 +153,7 @@ def test_is_2_4(groups, satisfying, expected):
 
 
 def test_failed_is_failed_and_nothing_else():
-    outcomes = ("passed", "skipped", "warning")
+    outcomes = ("passed", "skipped", "warning", "measured")
     assert not VerificationReport(tuple(Check("c", outcome) for outcome in outcomes)).failed
     assert VerificationReport((Check("a", "passed"), Check("b", "failed"))).failed
 

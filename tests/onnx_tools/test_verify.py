@@ -367,7 +367,8 @@ def npz(folder: pathlib.Path, **arrays: NDArray[np.generic]) -> pathlib.Path:
 def test_all_checks_pass_and_the_drift_is_measured(pair: Callable[..., tuple[pathlib.Path, ...]]) -> None:
     before, after = pair()
     report = verify_files(before, after)
-    assert outcomes(report) == dict.fromkeys(("bytes", "checker", "runtime", "drift"), "passed")
+    assert outcomes(report) == {**dict.fromkeys(("bytes", "checker", "runtime"), "passed"), "drift": "measured"}
+    assert detail(report, "drift").endswith("; no limit given (--max-drift)")
     assert "3 values in 1 tensors are newly zero" in detail(report, "bytes")
     assert report.drifts[0].relative_l2 > 0
     assert not report.failed
@@ -448,7 +449,8 @@ ONE = np.ones(1, np.float32)
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [
-        ({"x": FLOATS}, "no array for the input 's', which wants float32 of shape (1)"),
+        ({"x": FLOATS}, "no array for the input 's', which wants float32 of shape (1); there are: 'x'"),
+        ({"x": FLOATS}, "np.savez('inputs.npz', x=array, s=array)"),
         ({"x": FLOATS.astype(np.float64), "s": ONE}, "'x' wants float32 of shape (2, 4), or more along a fixed first"),
         ({"x": FLOATS[:, :3], "s": ONE}, "the array is float32 of shape (6, 3)"),
         ({"x": FLOATS[:0], "s": ONE}, "the array for the input 'x' is empty"),
@@ -472,7 +474,7 @@ def test_arrays_that_are_no_inputs_are_left_out(
     tmp_path: pathlib.Path, pair: Callable[..., tuple[pathlib.Path, ...]]
 ) -> None:
     report = verify_files(*pair(FIXED), data=npz(tmp_path, x=FLOATS, s=ONE, labels=np.arange(6)))
-    assert outcomes(report)["drift"] == "passed"
+    assert outcomes(report)["drift"] == "measured"
     assert "data.npz, 3 runs" in detail(report, "drift")
 
 
@@ -558,7 +560,7 @@ def test_random_inputs_try_larger_sizes(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("onnxruntime")
     weight = np.ones((1, 1, 20), np.float32)
     path = saved(tmp_path / "m.onnx", runnable("(float[N, 1, T] x) => (float[N, 1, U] y) { y = Conv(x, w) }", w=weight))
-    assert outcomes(verify_files(path, path))["drift"] == "passed"
+    assert outcomes(verify_files(path, path))["drift"] == "measured"
 
 
 def test_an_output_that_onnxruntime_refuses_fails(pair: Callable[..., tuple[pathlib.Path, ...]]) -> None:
@@ -583,8 +585,9 @@ def test_onnxruntime_missing_is_a_warning_but_a_limit_is_not_kept(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     report = verify_files(small_file, small_file, max_drift=limit)
     assert outcomes(report) == {"bytes": "passed", "checker": "passed", "runtime": "warning", "drift": outcome}
-    expected = "could not verify: onnxruntime is not installed (pip install onnxruntime)"
-    assert detail(report, "runtime") == expected
+    missing = "onnxruntime is not installed (pip install 'oxiprune-gpu[run]')"
+    assert detail(report, "runtime") == f"could not verify: {missing}"
+    assert detail(report, "drift") == f"not measured: {missing}"
 
 
 def test_importing_verify_does_not_import_onnxruntime() -> None:
