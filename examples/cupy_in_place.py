@@ -10,10 +10,16 @@ Needs a GPU and CuPy (pip install 'oxiprune-gpu[gpu]'):
 
 from __future__ import annotations
 
-import cupy
+import sys
+
 import numpy as np
 
 from oxiprune_gpu import NonFiniteWeight, PruningConfig, WeightTensor, deferred_checks, prune_tensor_inplace
+
+try:
+    import cupy
+except ImportError:
+    sys.exit("this example needs CuPy and an NVIDIA GPU: pip install 'oxiprune-gpu[gpu]'; `oxiprune doctor` says more")
 
 SHAPES = {"up": (256, 64), "down": (64, 256), "head": (10, 64)}
 

@@ -9,13 +9,18 @@ Needs a GPU and CuPy (pip install 'oxiprune-gpu[gpu]'); prints how long the part
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from time import perf_counter
 
-import cupy
 import numpy as np
 
 from oxiprune_gpu import PruningConfig, WeightTensor, prune_tensor_inplace
+
+try:
+    import cupy
+except ImportError:
+    sys.exit("this example needs CuPy and an NVIDIA GPU: pip install 'oxiprune-gpu[gpu]'; `oxiprune doctor` says more")
 
 
 def main(shards: int = 8, elements: int = 32 << 20) -> None:

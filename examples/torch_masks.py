@@ -10,9 +10,14 @@ Needs torch (and on a GPU, CuPy):
 
 from __future__ import annotations
 
-import torch
+import sys
 
 from oxiprune_gpu import PruningConfig, WeightTensor, apply_mask, prune_tensor_inplace
+
+try:
+    import torch
+except ImportError:
+    sys.exit("this example needs torch: pip install torch")
 
 
 def main() -> None:
