@@ -88,7 +88,7 @@ def main() -> None:
         table.add_row(*cells)
     console.print()
     console.print(table)
-    console.print(f"The pruned models and their reports (JSON) are in {OUTPUT}.")
+    console.print(f"The pruned models and their reports (JSON) are in {OUTPUT}. The command is .venv/bin/oxiprune.")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ To add one: a file with a subclass of `ImportanceMetric`, and a row here.
 
 from __future__ import annotations
 
+from inspect import signature
+
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.metrics.base import ImportanceMetric, Positions
 from oxiprune_gpu.metrics.magnitude import L1Magnitude, L2Magnitude
@@ -32,8 +34,13 @@ def parse_metric(metric: str | ImportanceMetric) -> ImportanceMetric:
         raise InvalidOption(f"metric must be text or an ImportanceMetric, not {type(metric).__name__}")
     name, colon, argument = metric.partition(":")
     if name not in METRICS:
-        raise InvalidOption(f"unknown metric '{metric}': use one of l1, l2, taylor, random:SEED")
+        raise InvalidOption(f"unknown metric '{metric}': use one of {', '.join(map(_usage, METRICS))}")
     return METRICS[name].from_text(argument if colon else None)
+
+
+def _usage(name: str) -> str:
+    """How a metric is written as text: its name, and what it takes, as in `random:SEED`."""
+    return ":".join([name, *(argument.upper() for argument in signature(METRICS[name]).parameters)])
 
 
 __all__ = [
