@@ -14,7 +14,7 @@
     ├── ShapeMismatch          a shape, mask or gradient that does not fit the data
     ├── UnsupportedDtype       not float16, bfloat16, float32 or float64
     ├── UnsupportedArray       not an array, or one on a device that no backend serves
-    ├── GpuUnavailable         CuPy, NVRTC or the CUDA headers are missing or do not work
+    ├── GpuUnavailable         CuPy, NVRTC, the driver or the GPU is missing or does not work
     └── ReadOnlyTarget         pruning in place something that can't be written
 
 The texts of the first group (invalid sparsity, empty, not two-dimensional, below min_nonzero) are the reference's,
@@ -129,13 +129,14 @@ class UnsupportedArray(PruningError, TypeError):
 
 
 class GpuUnavailable(PruningError, RuntimeError):
-    """CuPy, NVRTC or the CUDA headers are missing, or do not work."""
+    """CuPy, NVRTC, the CUDA headers, the driver or the GPU is missing, or does not work.
 
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            f"{why}. For CUDA 12: pip install 'oxiprune-gpu[gpu]'; for CUDA 13: pip install "
-            "'oxiprune-gpu[gpu-cuda13]'; `oxiprune doctor` shows what is missing"
-        )
+    `missing`: it is something that one of the extras installs.
+    """
+
+    def __init__(self, why: str, *, missing: bool = True) -> None:
+        install = "For CUDA 12: pip install 'oxiprune-gpu[gpu]'; for CUDA 13: pip install 'oxiprune-gpu[gpu-cuda13]'; "
+        super().__init__(f"{why}. {install if missing else ''}`oxiprune doctor` shows what stands in the way")
 
 
 class ReadOnlyTarget(PruningError, ValueError):

@@ -78,9 +78,9 @@ def usable_cupy() -> Any:
     try:
         devices = cupy.cuda.runtime.getDeviceCount()
     except RuntimeError as error:
-        raise GpuUnavailable(f"no GPU can be used: {error}") from error
+        raise GpuUnavailable(f"no GPU can be used: {error}", missing=False) from error
     if not devices:
-        raise GpuUnavailable("no GPU can be used: there is none")
+        raise GpuUnavailable("no GPU can be used: there is none", missing=False)
     return cupy
 
 

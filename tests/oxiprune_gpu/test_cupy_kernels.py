@@ -62,24 +62,31 @@ def test_null_pointers_are_numbers(cupy):
 
 
 @pytest.mark.parametrize(
-    "failure",
+    ("failure", "missing"),
     [
-        RuntimeError('Failure finding "libnvrtc.so.12"'),
-        ImportError("libcudart.so.12"),
-        OSError("cache"),
-        AssertionError("not supported"),
-        CompileException('cannot open\n  source file "cuda_fp16.h"'),
+        (RuntimeError('Failure finding "libnvrtc.so.12"'), True),
+        (ImportError("libcudart.so.12"), True),
+        (OSError("cache"), True),
+        (CompileException('cannot open\n  source file "cuda_fp16.h"'), True),
+        (RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), False),
+        (RuntimeError("cudaErrorInsufficientDriver"), False),
+        (AssertionError("not supported"), False),
+        (CompileException('x.cu(3): error: identifier "y" is undefined'), False),
     ],
-    ids=lambda failure: type(failure).__name__,
+    ids=lambda value: type(value).__name__,
 )
-def test_what_cupy_says_becomes_gpu_unavailable(cupy, failure):
+def test_what_cupy_says_becomes_gpu_unavailable(cupy, failure, missing):
+    """What to install is said only where that mends it."""
     cupy.failure = failure
     with pytest.raises(GpuUnavailable) as caught:
         CupyKernels().kernel("units", "prune_units", F32_L1)
     text = str(caught.value)
-    assert text.startswith(f"kernel prune_units of units (F32 L1) can't be compiled: {type(failure).__name__}: ")
+    assert text.startswith(
+        f"kernel prune_units of units (F32 L1) can't be compiled or loaded: {type(failure).__name__}: "
+    )
     assert " ".join(str(failure).split()) in text
-    assert "pip install 'oxiprune-gpu[gpu]'" in text
+    assert ("pip install 'oxiprune-gpu[gpu]'" in text) == missing
+    assert "`oxiprune doctor`" in text
 
 
 def test_long_complaints_are_cut(cupy):

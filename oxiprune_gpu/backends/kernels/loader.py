@@ -14,6 +14,7 @@ from oxiprune_gpu.errors import GpuUnavailable
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"\n', re.MULTILINE)
 _ONCE = "#pragma once\n"
+_NAMES_WHAT_IS_MISSING = re.compile(r"nvrtc|(cannot|could not) open source file|\bheaders?\b", re.IGNORECASE)
 _NULL = np.uint64(0)
 _MOST_SAID = 600
 """Characters of a compiler's complaint that an error text repeats."""
@@ -92,6 +93,9 @@ def _compiled(cupy: Any, family: str, name: str, defines: Mapping[str, str]) -> 
     try:
         return cupy.RawModule(code=source_of(family), options=options).get_function(name)
     except failures as error:  # no NVRTC: RuntimeError from CuPy or cuda-pathfinder; no headers: CompileException
-        said = " ".join(str(error).split())[:_MOST_SAID]
+        said = " ".join(str(error).split())
         what = f"{family} ({' '.join(value for _, value in sorted(defines.items()))})"
-        raise GpuUnavailable(f"kernel {name} of {what} can't be compiled: {type(error).__name__}: {said}") from error
+        raise GpuUnavailable(
+            f"kernel {name} of {what} can't be compiled or loaded: {type(error).__name__}: {said[:_MOST_SAID]}",
+            missing=isinstance(error, ImportError | OSError) or bool(_NAMES_WHAT_IS_MISSING.search(said)),
+        ) from error
