@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from oxiprune_gpu.backends import cuda_backend
+from oxiprune_gpu.backends.choice import OLDEST_CAPABILITY
 from oxiprune_gpu.backends.gpu_facts import Device, GpuFacts, gpu_facts, installed_version
 from oxiprune_gpu.backends.self_test import Outcome, run
 from oxiprune_gpu.device_arrays import import_cupy
@@ -70,6 +71,15 @@ def _findings(facts: GpuFacts) -> Iterator[Finding]:
     elif not facts.driver_devices:
         yield Finding("the NVIDIA driver shows no device", "look at nvidia-smi and CUDA_VISIBLE_DEVICES")
     yield from _cupy_findings(facts)
+    for device in facts.devices:
+        major, _, minor = device.compute_capability.partition(".")
+        if int(major) * 10 + int(minor) < OLDEST_CAPABILITY:
+            yield Finding(
+                f"GPU {device.number} ({device.name}) has compute capability {device.compute_capability}: the kernels "
+                f"need {OLDEST_CAPABILITY // 10}.{OLDEST_CAPABILITY % 10} (Volta) or newer",
+                "prune on the CPU (--backend cpu), or hide this GPU by CUDA_VISIBLE_DEVICES",
+                True,
+            )
 
 
 def _cupy_findings(facts: GpuFacts) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of, deferred_checks
-from oxiprune_gpu.backends.choice import goes_to_gpu, usable_cupy
+from oxiprune_gpu.backends.choice import failures_told, goes_to_gpu, usable_cupy
 from oxiprune_gpu.backends.transfer import download, upload
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
@@ -212,7 +212,8 @@ def prune_blocks(
     if not goes_to_gpu(backend, source, config.metric):
         return _counted(job, NumpyBackend(), source, "cpu")
     try:
-        bits, counts = _pruned_on_gpu(source, job)
+        with failures_told():
+            bits, counts = _pruned_on_gpu(source, job)
     except (GpuUnavailable, MemoryError) as error:
         if backend == "auto":
             return _counted(job, NumpyBackend(), source, "cpu")

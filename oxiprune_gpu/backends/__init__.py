@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
-from oxiprune_gpu.backends.choice import resolve_backend
+from oxiprune_gpu.backends.choice import check_capability, resolve_backend
 from oxiprune_gpu.backends.deferred import deferred_checks
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
 from oxiprune_gpu.backends.one_by_one import OneByOne, Step
@@ -23,11 +23,16 @@ _BLOCKS_A_MULTIPROCESSOR = 8
 
 
 def cuda_backend() -> Backend:
-    """The CUDA backend on CuPy."""
+    """The CUDA backend on CuPy.
+
+    Raises:
+        GpuUnavailable: CuPy is missing, or the current GPU is too old for the kernels.
+    """
     from oxiprune_gpu.backends.cuda_backend import CudaBackend
     from oxiprune_gpu.backends.kernels import CupyKernels
 
     cupy = import_cupy()
+    check_capability(cupy)
     blocks = cupy.cuda.Device().attributes["MultiProcessorCount"] * _BLOCKS_A_MULTIPROCESSOR
     return CudaBackend(cupy, CupyKernels(), blocks)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,10 @@ WEIGHT_PAYS_FROM = 16 << 20
 """Bytes from which a weight pays for its way to the GPU. A weight in a cached file takes the CPU about 0.6 s a GB on
 two threads (three memory copies and the reading); the GPU 0.15 s, nearly all of it the way there and back over PCIe at
 20 GB/s beside the reading and writing. At 16 MiB that saves 7 ms, against about 1 ms to begin with."""
+
+OLDEST_CAPABILITY = 70
+"""Compute capability 7.0, Volta. Older GPUs have no `__nanosleep`, and do not promise that a warp goes on which others
+wait for, as the tiles that look back for ties do."""
 
 START_PAYS_FROM = 4 << 30
 """Bytes of all weights from which it pays to start CuPy at all: its import, a context on the GPU and the loading of
@@ -69,10 +75,10 @@ def goes_to_gpu(backend: str, source: BlockSource, metric: ImportanceMetric) -> 
 
 
 def usable_cupy() -> Any:
-    """CuPy, where there is a GPU.
+    """CuPy, where there is a GPU that runs the kernels.
 
     Raises:
-        GpuUnavailable: there is none, or CuPy or the driver is missing.
+        GpuUnavailable: there is none, it is too old, or CuPy or the driver is missing.
     """
     cupy = import_cupy()
     try:
@@ -81,7 +87,49 @@ def usable_cupy() -> Any:
         raise GpuUnavailable(f"no GPU can be used: {error}", missing=False) from error
     if not devices:
         raise GpuUnavailable("no GPU can be used: there is none", missing=False)
+    check_capability(cupy)
     return cupy
+
+
+def check_capability(cupy: Any) -> None:
+    """Look whether the current GPU runs the kernels.
+
+    Raises:
+        GpuUnavailable: it is older than `OLDEST_CAPABILITY`, or can't be asked.
+    """
+    try:
+        capability = int(cupy.cuda.Device().compute_capability)  # "61" for 6.1
+    except RuntimeError as error:
+        raise GpuUnavailable(f"no GPU can be used: {error}", missing=False) from error
+    if capability < OLDEST_CAPABILITY:
+        has, needed = (f"{number // 10}.{number % 10}" for number in (capability, OLDEST_CAPABILITY))
+        raise GpuUnavailable(
+            f"this GPU has compute capability {has}: the kernels need {needed} (Volta) or newer", missing=False
+        )
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Turn what CuPy raises for the driver inside the block (launches, events, page-locked memory) into our error.
+
+    Raises:
+        GpuUnavailable: the driver, or CUDA's runtime, has failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, _driver_failures()):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise GpuUnavailable(f"the GPU has failed: {said}", missing=False) from error
+
+
+def _driver_failures() -> tuple[type[RuntimeError], ...]:
+    """CuPy's errors of CUDA's runtime and of the driver; none where nobody has imported CuPy."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return ()
+    return cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
 
 
 def _check_name(backend: str) -> None:

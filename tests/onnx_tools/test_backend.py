@@ -31,6 +31,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     if reason := cuda_on_cpu.available():
         pytest.skip(reason)
     monkeypatch.setattr(transfer, "PIECE_BYTES", 1 << 14)
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "70", raising=False)
     return fake_cupy.installed(monkeypatch)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 
 import oxiprune_gpu as ox
 from onnx_tools.file_blocks import FileBlocks
-from oxiprune_gpu.backends import choice, transfer
+from oxiprune_gpu.backends import BACKENDS, choice, transfer
 from tests import cuda_on_cpu, fake_cupy
 
 HALF = ox.PruningConfig(0.5)
@@ -31,6 +31,14 @@ CONFIGS = [
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64]
 
 
+class CUDARuntimeError(RuntimeError):
+    """As CuPy's."""
+
+
+class CUDADriverError(RuntimeError):
+    """As CuPy's."""
+
+
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A CuPy without a GPU, and pieces so short that a small weight is many."""
@@ -38,7 +46,11 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         pytest.skip(reason)
     monkeypatch.setattr(transfer, "PIECE_BYTES", 512)
     monkeypatch.setattr(choice, "WEIGHT_PAYS_FROM", 1024)
-    return fake_cupy.installed(monkeypatch)
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "70", raising=False)
+    fake = fake_cupy.installed(monkeypatch)
+    monkeypatch.setattr(fake.cuda.runtime, "CUDARuntimeError", CUDARuntimeError, raising=False)
+    monkeypatch.setattr(fake.cuda, "driver", SimpleNamespace(CUDADriverError=CUDADriverError), raising=False)
+    return fake
 
 
 class Stored(ox.BlockSource):
@@ -168,6 +180,42 @@ def test_auto_stays_on_the_cpu_where_the_gpu_fails(cupy, monkeypatch):
         refusal = ox.GpuUnavailable if isinstance(error, ox.GpuUnavailable) else ox.InvalidOption
         with pytest.raises(refusal, match=r"compiled|free memory: use the backend auto or cpu"):
             where(weight.copy(), "cuda")
+
+
+@pytest.mark.parametrize("failure", [CUDARuntimeError, CUDADriverError, RuntimeError])
+@pytest.mark.parametrize("what", ["alloc_pinned_memory", "Event", "a launch"])
+def test_what_the_driver_says_becomes_gpu_unavailable(cupy, monkeypatch, what, failure):
+    """`auto` leaves the weight to the CPU then; errors of other kinds are not the GPU's."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise failure("out\nof memory")
+
+    if what == "a launch":
+        monkeypatch.setattr(fake_cupy.FakeKernels, "kernel", lambda *_: fail)
+    else:
+        monkeypatch.setattr(cupy.cuda, what, fail)
+    stored, expected = Stored(normal(600)), ox.prune_tensor(normal(600), HALF)[0]
+    if failure is RuntimeError:
+        with pytest.raises(RuntimeError, match=r"^out\nof memory$"):
+            ox.prune_blocks(stored, HALF, backend="auto")
+        return
+    with pytest.raises(
+        ox.GpuUnavailable, match=f"the GPU has failed: {failure.__name__}: out of memory.*doctor"
+    ) as told:
+        ox.prune_blocks(stored, HALF, backend="cuda")
+    assert "pip" not in str(told.value)
+    assert stored.stores == 0
+    assert ox.prune_blocks(stored, HALF, backend="auto").backend == "cpu"
+    assert stored.array.tobytes() == expected.tobytes()
+
+
+def test_a_gpu_before_volta_is_refused(cupy, monkeypatch):
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", "61")
+    assert where(normal(600)) == "cpu"
+    assert ox.resolve_backend("auto", 1 << 50) == "cpu"
+    for call in (lambda: where(normal(6), "cuda"), lambda: ox.resolve_backend("cuda", 0), BACKENDS["cupy"]):
+        with pytest.raises(ox.GpuUnavailable, match=r"has compute capability 6\.1: the kernels need 7\.0 \(Volta\)"):
+            call()
 
 
 def test_no_device_is_said_with_what_to_do(cupy, monkeypatch):

@@ -61,6 +61,12 @@ CASES = {
         CUDA_13,
     ),
     "no headers": (facts(runtime=12090, no_headers="CompileException: cuda_fp16.h"), True, "CUDA headers", CUDA_12),
+    "a GPU before Volta": (
+        facts(driver=12080, runtime=12090, devices=(diagnosis.Device(0, "Tesla P100", "6.0", 16 << 30),)),
+        True,
+        "GPU 0 (Tesla P100) has compute capability 6.0: the kernels need 7.0 (Volta) or newer",
+        "--backend cpu",
+    ),
     "no device": (facts(devices=(), no_devices="no CUDA-capable device"), True, "no CUDA-capable device", "nvidia-smi"),
 }
 
