@@ -279,8 +279,10 @@ def torch_two_of_four(work: Any) -> Any:
 
 
 def rows_and_columns(gpu: Gpu, side: int, result: Result) -> None:
-    """By L2, with a mask of units only. The error check, which waits for the device, is inside the time, since the
-    block of `deferred_checks` ends there. Plans are timed without theirs.
+    """By L2, with a mask of units only.
+
+    The error check, which waits for the device, is inside the time, since the block of `deferred_checks` ends there.
+    Plans are timed without theirs.
     """
     ox: Any = importlib.import_module("oxiprune_gpu")
     source = gpu.normals(side * side).reshape(side, side)
