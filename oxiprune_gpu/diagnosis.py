@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from oxiprune_gpu.backends import cuda_backend
+from oxiprune_gpu.backends import backend_on_gpu
 from oxiprune_gpu.backends.choice import OLDEST_CAPABILITY
 from oxiprune_gpu.backends.gpu_facts import Device, GpuFacts, gpu_facts, installed_version
 from oxiprune_gpu.backends.self_test import Outcome, run
@@ -51,7 +51,7 @@ def self_test(device: int) -> Iterator[Outcome]:
     """Compare every kernel with numpy, on one GPU; see `oxiprune_gpu.backends.self_test`."""
     cupy = import_cupy()
     with cupy.cuda.Device(device):
-        yield from run(cuda_backend(), cupy)
+        yield from run(backend_on_gpu(), cupy)
 
 
 def _findings(facts: GpuFacts) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from oxiprune_gpu.backends import Backend, NumpyBackend, cuda_backend, kernels
+from oxiprune_gpu.backends import Backend, NumpyBackend, backend_on_gpu, kernels
 from oxiprune_gpu.backends.base import Plan, PlanMember, Statistics
 from oxiprune_gpu.backends.cuda_backend import CudaBackend
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight
@@ -57,7 +57,7 @@ class UploadingBackend(Backend):
         import cupy
 
         self._xp = cupy
-        self._inner = cuda_backend()
+        self._inner = backend_on_gpu()
 
     def adopt(self, array: np.ndarray, dtype: np.dtype | None = None) -> Uploaded:
         bits = self._xp.asarray(np.ascontiguousarray(array).reshape(-1).view(f"u{array.dtype.itemsize}"))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from oxiprune_gpu.backends.cuda_tables import kernel_instances
 from oxiprune_gpu.backends.kernels import source_of
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
 PTX_ARCHITECTURE = 90
 MACHINE_GROUP = "4"
 """Groups of every length are compiled to PTX, but only these to machine code: it is always the same text, unrolled."""

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from oxiprune_gpu.backends import cuda_backend, cuda_tables, self_test
+from oxiprune_gpu.backends import backend_on_gpu, cuda_tables, self_test
 
 
 def main() -> int:
@@ -14,7 +14,7 @@ def main() -> int:
 
     cupy.cuda.set_allocator(None)  # every array its own allocation, so that its ends are known
     cuda_tables._SAMPLE_FROM, cuda_tables._SAMPLES = 20_000, 1 << 11
-    outcomes = list(self_test.run(cuda_backend(), cupy, dtypes=[np.float32, np.float16], large=40_003))
+    outcomes = list(self_test.run(backend_on_gpu(), cupy, dtypes=[np.float32, np.float16], large=40_003))
     for outcome in outcomes:
         print(*(outcome.family, outcome.dtype, outcome.metric, outcome.problem or "ok"), sep="  ", flush=True)
     return 1 if any(not outcome.ok for outcome in outcomes) else 0

@@ -22,7 +22,7 @@ _BLOCKS_A_MULTIPROCESSOR = 8
 """Blocks of 256 threads that a multiprocessor holds at once."""
 
 
-def cuda_backend() -> Backend:
+def backend_on_gpu() -> Backend:
     """The CUDA backend on CuPy.
 
     Raises:
@@ -37,7 +37,7 @@ def cuda_backend() -> Backend:
     return CudaBackend(cupy, CupyKernels(), blocks)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": NumpyBackend, "cupy": cuda_backend}
+BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": NumpyBackend, "cupy": backend_on_gpu}
 """Library of the arrays that a backend works on -> what makes it."""
 
 
@@ -61,7 +61,7 @@ __all__ = [
     "Statistics",
     "Step",
     "backend_of",
-    "cuda_backend",
+    "backend_on_gpu",
     "deferred_checks",
     "resolve_backend",
 ]

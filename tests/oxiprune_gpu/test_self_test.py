@@ -73,7 +73,7 @@ def test_a_kernel_that_does_not_compile_is_told_of():
 def test_kernels_pass_on_a_gpu(dtype):
     import cupy
 
-    from oxiprune_gpu.backends import cuda_backend
+    from oxiprune_gpu.backends import backend_on_gpu
 
-    outcomes = list(self_test.run(cuda_backend(), cupy, dtypes=[dtype]))
+    outcomes = list(self_test.run(backend_on_gpu(), cupy, dtypes=[dtype]))
     assert [outcome for outcome in outcomes if not outcome.ok] == []
