@@ -18,8 +18,9 @@ from oxiprune_gpu.backends.kernels import source_of
 
 ARCHITECTURES = (70, 75, 80, 86, 89, 90, 100, 120)
 PTX_ARCHITECTURE = 90
-MACHINE_GROUP = "4"
-"""Groups of every length are compiled to PTX, but only these to machine code: it is always the same text, unrolled."""
+MACHINE_GROUP, MACHINE_METRIC = "4", "L1"
+"""Groups of every length, and units of every metric, are compiled to PTX; to machine code only these, unless all are
+asked for: it is always the same text, and takes long."""
 
 FORBIDDEN = {
     "flushes denormal numbers": re.compile(r"^\s*\S+\.ftz\b.*$", re.MULTILINE),
@@ -76,20 +77,26 @@ def complaints(job: Job) -> Iterator[str]:
         yield f"{job}: no kernel in it"
 
 
-def jobs(only: str | None) -> list[Job]:
-    """Every instance for every architecture, and once more as PTX."""
+def jobs(only: str | None, *, all_of_them: bool = False) -> list[Job]:
+    """Every instance as PTX, and for every architecture those that stand for the others, or all of them."""
     from cupy_backends.cuda.libs import nvrtc
 
     known = [arch for arch in ARCHITECTURES if arch in nvrtc.getSupportedArchs()]
     print(f"NVRTC {'.'.join(map(str, nvrtc.getVersion()))}: sm_{', sm_'.join(map(str, known))}", flush=True)
     instances = [(family, defines) for family, defines in kernel_instances() if only in (None, family)]
-    machine = [(family, defines) for family, defines in instances if defines.get("OF", MACHINE_GROUP) == MACHINE_GROUP]
+    machine = [instance for instance in instances if all_of_them or _stands_for_others(*instance)]
     kinds = [(arch, False, machine) for arch in known] + [(PTX_ARCHITECTURE, True, instances)]
     return [
         Job(family, tuple(sorted(defines.items())), arch, ptx)
         for arch, ptx, wanted in kinds
         for family, defines in wanted
     ]
+
+
+def _stands_for_others(family: str, defines: dict[str, str]) -> bool:
+    if family in ("groups", "units"):
+        return defines["METRIC"] == MACHINE_METRIC and defines.get("OF", MACHINE_GROUP) == MACHINE_GROUP
+    return True
 
 
 def broken_source_is_noticed() -> bool:
@@ -102,8 +109,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--family", help="only this one")
     parser.add_argument("--ptx-only", action="store_true", help="read the PTX, make no machine code")
+    parser.add_argument("--all", action="store_true", help="make machine code of every instance; takes long")
     options = parser.parse_args()
-    work = [job for job in jobs(options.family) if job.ptx or not options.ptx_only]
+    work = [job for job in jobs(options.family, all_of_them=options.all) if job.ptx or not options.ptx_only]
     if not broken_source_is_noticed():
         print("a broken source was not noticed")
         return 1
