@@ -72,6 +72,11 @@ def aligned(array: Any, name: str) -> Any:
     return bytes_of(array).copy().view(array.dtype).reshape(array.shape)
 
 
+def device_name(array: Any) -> str:
+    """Where a numpy or CuPy array lies, in words."""
+    return "the CPU" if isinstance(array, np.ndarray) else f"GPU {array.device.id}"
+
+
 def bytes_of(array: Any) -> Any:
     """A C-contiguous CuPy array as its bytes, in the same memory."""
     return array.reshape(-1).view(np.uint8)

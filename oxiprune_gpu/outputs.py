@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from oxiprune_gpu.device_arrays import device_name
 from oxiprune_gpu.errors import InvalidOption, ShapeMismatch, UnsupportedArray
 from oxiprune_gpu.tensor import Borrowed, see_array
 
@@ -42,7 +43,7 @@ def check_apart(name: str, arrays: Mapping[str, Any]) -> None:
     """Raise `InvalidOption` when two of several arrays, by what they are called, share memory. None is no array."""
     given = [(what, array) for what, array in arrays.items() if array is not None]
     for (what, array), (other_what, other) in combinations(given, 2):
-        if _device(array) == _device(other) and _may_overlap(array, other):
+        if device_name(array) == device_name(other) and _may_overlap(array, other):
             raise InvalidOption(
                 f"{what} and {other_what} of tensor '{name}' share memory: give each an array of its own"
             )
@@ -61,9 +62,11 @@ def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> 
         array, found, writable = see_array(target, what)
     except UnsupportedArray as error:
         raise InvalidOption(f"{label} is no array: {error}") from None
-    if isinstance(array, np.ndarray) != isinstance(weight.data, np.ndarray) or _device(array) != _device(weight.data):
+    if isinstance(array, np.ndarray) != isinstance(weight.data, np.ndarray) or device_name(array) != device_name(
+        weight.data
+    ):
         raise InvalidOption(
-            f"{label} lies on {_device(array)}, the weight on {_device(weight.data)}: bring them together"
+            f"{label} lies on {device_name(array)}, the weight on {device_name(weight.data)}: bring them together"
         )
     if found != dtype:
         raise InvalidOption(f"{label} has dtype {found}: it must be {dtype}")
@@ -76,10 +79,6 @@ def _fitting(target: Any, weight: Borrowed, dtype: np.dtype[Any], what: str) -> 
     if not writable:
         raise InvalidOption(f"{label} is read-only: give an array that can be written, or leave {what}= away")
     return array
-
-
-def _device(array: Any) -> str:
-    return "the CPU" if isinstance(array, np.ndarray) else f"GPU {array.device.id}"
 
 
 def _may_overlap(array: Any, other: Any) -> bool:

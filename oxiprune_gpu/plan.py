@@ -16,7 +16,7 @@ import numpy as np
 
 from oxiprune_gpu.backends import Backend, OneByOne, Plan, PlanMember, Step, backend_of
 from oxiprune_gpu.config import PruningConfig
-from oxiprune_gpu.device_arrays import order_after, order_before
+from oxiprune_gpu.device_arrays import device_name, order_after, order_before
 from oxiprune_gpu.errors import EmptyTensor, InvalidOption, ReadOnlyTarget
 from oxiprune_gpu.granularity import Unstructured
 from oxiprune_gpu.jobs import Job, check_config, job_for
@@ -159,9 +159,9 @@ def _check_places(weights: Sequence[Borrowed]) -> Backend:
             raise ReadOnlyTarget(
                 weight.name, "a plan prunes arrays where they lie, and this one is not C-contiguous, or not aligned"
             )
-        if _device(data) != _device(first.data):
+        if device_name(data) != device_name(first.data):
             raise InvalidOption(
-                f"tensor '{weight.name}' lies on {_device(data)}, '{first.name}' on {_device(first.data)}: "
+                f"tensor '{weight.name}' lies on {device_name(data)}, '{first.name}' on {device_name(first.data)}: "
                 "make a plan for each device"
             )
     by_place = sorted(weights, key=_extent)
@@ -171,10 +171,6 @@ def _check_places(weights: Sequence[Borrowed]) -> Backend:
                 f"tensors '{low.name}' and '{high.name}' share memory: give a weight that is used twice once"
             )
     return backend_of(first.data)
-
-
-def _device(array: Any) -> str:
-    return "the CPU" if isinstance(array, np.ndarray) else f"GPU {array.device.id}"
 
 
 def _extent(weight: Borrowed) -> tuple[int, int]:

@@ -19,3 +19,9 @@ def multiply_bits(values: NDArray[Any], kept: NDArray[np.bool_], factors: NDArra
     np.copyto(factors, kept)
     bits = values.view(factors.dtype)
     np.multiply(bits, factors, out=bits)
+
+
+def count_nonzeros(values: NDArray[Any]) -> int:
+    """Values that are not zero: the sign bit is shifted out, what is left is 0 only for +0.0 and -0.0."""
+    bits = values.view(bits_dtype(values.dtype))
+    return int(np.count_nonzero(bits + bits))

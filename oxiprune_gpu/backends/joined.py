@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Plan, PlanMember
-from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
+from oxiprune_gpu.backends.bits import bits_dtype, count_nonzeros, multiply_bits
 from oxiprune_gpu.backends.parallel import BLOCK, Span, blocks_of, over_spans, quietly, spans_of
 from oxiprune_gpu.backends.scored import ScoredWeight
 from oxiprune_gpu.backends.threshold import check_finite, find_lowest
@@ -157,8 +157,7 @@ def _zero(weight: BlockSource, kept: NDArray[np.bool_]) -> int:
                 block = weight.load(start, stop, scratch)
                 multiply_bits(block, kept[start:stop], factors[: stop - start])
                 weight.store(start, block)
-                bits = block.view(factors.dtype)
-                left += int(np.count_nonzero(bits + bits))  # the sign is shifted out: -0.0 is 0
+                left += count_nonzeros(block)
             return left
 
         return work

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
-from oxiprune_gpu.backends.bits import bits_dtype, multiply_bits
+from oxiprune_gpu.backends.bits import bits_dtype, count_nonzeros, multiply_bits
 from oxiprune_gpu.backends.groups import prune_groups
 from oxiprune_gpu.backends.joined import JoinedPlan
 from oxiprune_gpu.backends.one_by_one import OneByOne, Step
@@ -171,7 +171,7 @@ class NumpyBackend(Backend):
 
         def make_worker() -> Callable[[Span], int]:
             scratch = np.empty(min(BLOCK, size), weight.dtype)
-            return lambda span: sum(_nonzeros(weight.load(*block, scratch)) for block in blocks_of(span))
+            return lambda span: sum(count_nonzeros(weight.load(*block, scratch)) for block in blocks_of(span))
 
         return sum(over_spans(make_worker, spans_of(size)))
 
@@ -205,12 +205,6 @@ def _mark_and_zero(weight: BlockSource, lowest: Lowest, kept: Mask, *, write: bo
         return work
 
     over_spans(make_worker, lowest.spans)
-
-
-def _nonzeros(values: Array) -> int:
-    """Values that are not zero: the sign bit is shifted out, what is left is 0 only for +0.0 and -0.0."""
-    bits = values.view(bits_dtype(values.dtype))
-    return int(np.count_nonzero(bits + bits))
 
 
 def _prune_runs(weight: BlockSource, length: int, kept: Mask, flags: Mask | None, write: bool) -> None:
