@@ -533,7 +533,7 @@ def test_interrupted_nothing_is_left(
 
 
 def test_the_metrics_of_the_command_are_those_of_the_package() -> None:
-    from onnx_tools.cli import METRICS
+    from onnx_tools.cli.prune import METRICS
     from oxiprune_gpu.metrics import METRICS as OF_THE_PACKAGE
 
     assert set(METRICS) == set(OF_THE_PACKAGE)

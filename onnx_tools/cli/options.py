@@ -1,0 +1,92 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_tools.usage import WrongUsage
+
+VERIFYING = "Verification"  # headings of the help
+REPORTING = "Reporting"
+SELECTING = "Which weights"
+WRITING = "Writing"
+
+Models = Annotated[
+    list[Path],
+    typer.Argument(help="ONNX models; external data is found beside them.", metavar="MODEL...", readable=False),
+]
+Reports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the report to FILE too (.json, .csv, .md), replacing an old one. Repeatable. Of several models, "
+        "put {stem} or {parent} into the name: they stand for the model's name and folder.",
+        rich_help_panel=REPORTING,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.", rich_help_panel=REPORTING)
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON: an object, of several models a list, with an error for each that is refused.",
+        rich_help_panel=REPORTING,
+    ),
+]
+Compressed = Annotated[
+    bool,
+    typer.Option(
+        "--compressed-sizes",
+        help="Report what the files weigh compressed (zstd level 3) too; takes longer than pruning.",
+        rich_help_panel=REPORTING,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="NPZ",
+        exists=True,
+        dir_okay=False,
+        readable=False,
+        help="Inputs to run the models on: an array for each input, under its name. Without: random inputs.",
+        rich_help_panel=VERIFYING,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Seed of the random inputs.", rich_help_panel=VERIFYING)
+]
+
+
+def _checked_drift(limit: float | None) -> float | None:
+    if limit is not None and not limit >= 0:
+        raise typer.BadParameter(f"{limit} must be a number, 0 or more")
+    return limit
+
+
+MaxDrift = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drift",
+        metavar="D",
+        callback=_checked_drift,
+        help="Fail when an output moves by more than this, as relative L2. Without: drift is told and never fails.",
+        rich_help_panel=VERIFYING,
+    ),
+]
+
+
+def checked_reports(reports: list[str] | None) -> tuple[str, ...]:
+    """The report files that were asked for; an ending that no renderer has is wrong usage."""
+    from onnx_tools.renderers import known_suffixes
+
+    for report in reports or ():
+        if Path(report).suffix.lower() not in known_suffixes():
+            raise WrongUsage(f"--report {report}: the ending must be one of {', '.join(known_suffixes())}")
+    return tuple(reports or ())

@@ -1,0 +1,54 @@
+"""`oxiprune verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_tools.cli.application import EXIT_CODES, app, run_command
+from onnx_tools.cli.options import (
+    REPORTING,
+    VERIFYING,
+    Data,
+    MaxDrift,
+    Quiet,
+    Seed,
+)
+from onnx_tools.usage import SectionedCommand, WrongUsage
+
+
+@app.command(cls=SectionedCommand, epilog=EXIT_CODES)
+def verify(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", readable=False, help="The model before pruning.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", readable=False, help="The pruned model.")],
+    data: Data = None,
+    max_drift: MaxDrift = None,
+    seed: Seed = 0,
+    runtime: Annotated[
+        bool,
+        typer.Option("--runtime/--no-runtime", help="Run both models in onnxruntime.", rich_help_panel=VERIFYING),
+    ] = True,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=REPORTING)] = False,
+) -> None:
+    """Check that AFTER is BEFORE with more zeros, and nothing else.
+
+    Compares every byte, the verdicts of onnx's checker and onnxruntime, and the outputs on your data.
+
+    \b
+    Examples:
+      oxiprune verify model.onnx pruned.onnx
+      oxiprune verify model.onnx pruned.onnx --data inputs.npz --max-drift 0.1
+    """  # noqa: D301
+    if not runtime and (data is not None or max_drift is not None):
+        raise WrongUsage("--data and --max-drift need onnxruntime; leave out --no-runtime")
+
+    def run() -> int:
+        from onnx_tools import commands
+
+        checks = commands.Checks(data, max_drift, seed, runtime)
+        return commands.verify_models(before, after, checks, quiet=quiet, as_json=as_json)
+
+    run_command(run)
