@@ -10,7 +10,7 @@ from oxiprune_gpu.backends import Backend
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import BelowMinNonzero, EmptyTensor, InvalidOption, PruningError
 from oxiprune_gpu.granularity import GroupView, PruningGranularity, UnitView
-from oxiprune_gpu.selection import units_to_prune
+from oxiprune_gpu.selection import checked_count, most_units, units_to_prune
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,18 @@ def check_config(config: PruningConfig) -> None:
     config.check()
 
 
-def job_for(shape: tuple[int, ...], config: PruningConfig, name: str) -> Job:
-    """Check all that can be checked without reading the weight, and say how many units fall."""
+def job_for(shape: tuple[int, ...], config: PruningConfig, name: str, count: int | None = None) -> Job:
+    """Check all that can be checked without reading the weight, and say how many units fall.
+
+    With `count` so many fall, whatever the sparsity; `min_nonzero` limits them all the same.
+    """
     check_config(config)
     size = math.prod(shape)
     if size == 0:
         raise EmptyTensor(name)
     try:
         view = _view(config.granularity, shape)
-        k = _units_that_fall(view, size, config)
+        k = _units_that_fall(view, size, config) if count is None else _counted_units(view, size, config, count, name)
     except PruningError as error:
         error.add_note(f"tensor '{name}'")  # the reference's texts do not name it
         raise
@@ -76,5 +79,16 @@ def _units_that_fall(view: UnitView | GroupView | None, size: int, config: Pruni
         if config.min_nonzero > kept:
             raise BelowMinNonzero(config.min_nonzero, size, f": {config.granularity.text} keeps {kept}")
         return view.pruned
-    units, unit_size = (size, 1) if view is None else (view.count, view.unit_size)
-    return units_to_prune(config.sparsity, units, unit_size, config.min_nonzero)
+    return units_to_prune(config.sparsity, *_units(view, size), config.min_nonzero)
+
+
+def _counted_units(view: UnitView | GroupView | None, size: int, config: PruningConfig, count: int, name: str) -> int:
+    if isinstance(view, GroupView):
+        raise InvalidOption(f"count {count!r} of tensor '{name}': granularity {config.granularity.text} says it itself")
+    units, unit_size = _units(view, size)
+    return min(checked_count(count, units, name), most_units(units, unit_size, config.min_nonzero))
+
+
+def _units(view: UnitView | None, size: int) -> tuple[int, int]:
+    """How many units there are, and how many elements each has."""
+    return (size, 1) if view is None else (view.count, view.unit_size)

@@ -188,7 +188,7 @@ def prune_model(
 
 
 def prune_blocks(
-    source: BlockSource, config: PruningConfig, name: str = "blocks", *, backend: str = "cpu"
+    source: BlockSource, config: PruningConfig, name: str = "blocks", *, backend: str = "cpu", count: int | None = None
 ) -> PruneCounts:
     """Prune a weight that is read and written in blocks, in place: a tensor in a file, for instance.
 
@@ -202,13 +202,15 @@ def prune_blocks(
         backend: "cpu"; "cuda", the current GPU; or "auto", the GPU where one is present, the weight is large enough to
             pay for the way there and fits into its free memory. What is stored is the same, to the bit.
             `resolve_backend` weighs a job of several weights.
+        count: how many units fall (elements, where it is unstructured), in place of what the sparsity says;
+            `min_nonzero` limits them all the same. Not for N:M.
 
     Returns:
-        The counts of elements. Errors as in `prune_tensor`, and GpuUnavailable; nothing has been stored when one of
-        them is raised.
+        The counts of elements. Errors as in `prune_tensor`, GpuUnavailable, and InvalidOption where there are not so
+        many units; nothing has been stored when one of them is raised.
     """
     _check_source(source, name, writing=True)
-    job = job_for(source.shape, config, name)
+    job = job_for(source.shape, config, name, count)
     if not goes_to_gpu(backend, source, config.metric):
         return _counted(job, NumpyBackend(), source, "cpu")
     try:

@@ -735,3 +735,39 @@ def test_torch_integers_are_refused():
     torch = pytest.importorskip("torch")
     with pytest.raises(ox.UnsupportedDtype, match="int64"):
         ox.prune_tensor(torch.arange(4), HALF)
+
+
+# A count in place of the sparsity
+
+
+@pytest.mark.parametrize(
+    ("granularity", "min_nonzero", "count", "falls"),
+    [
+        ("unstructured", 1, 0, 0),
+        ("unstructured", 1, 7, 7),
+        ("unstructured", 0, 24, 24),
+        ("unstructured", 1, 24, 23),
+        ("row", 1, 3, 18),
+        ("row", 7, 4, 12),
+        ("axis:1", 0, 6, 24),
+    ],
+)
+def test_so_many_units_fall(granularity, min_nonzero, count, falls):
+    weight = normal(4, 6)
+    config = ox.PruningConfig(0.1, "l1", granularity, min_nonzero)
+    expected = ox.prune_tensor(weight, ox.PruningConfig(falls / 24, "l1", granularity, 0))[0] if falls < 24 else 0
+    counts = ox.prune_blocks(ox.ArrayBlocks(weight), config, count=count)
+    assert counts.pruned == falls
+    assert np.array_equal(weight, np.broadcast_to(expected, weight.shape))
+
+
+@pytest.mark.parametrize("count", [-1, 25, 2.0, True, "3"])
+def test_a_count_that_can_not_be(count):
+    with pytest.raises(ox.InvalidOption) as caught:
+        ox.prune_blocks(ox.ArrayBlocks(normal(4, 6)), HALF, "fc", count=count)
+    assert str(caught.value) == (f"tensor 'fc' has 24 units: count {count!r} must be a whole number from 0 to that")
+
+
+def test_groups_have_no_count():
+    with pytest.raises(ox.InvalidOption, match="count 4 of tensor 'fc': granularity 2:4 says it itself"):
+        ox.prune_blocks(ox.ArrayBlocks(normal(4, 4)), ox.PruningConfig(granularity="2:4"), "fc", count=4)
