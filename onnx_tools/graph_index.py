@@ -38,6 +38,7 @@ _LITERAL_TYPES = {
 }
 _MOST_LETTERS = 200
 _MOST_INTS = 256
+_LONGEST_TEXT = 500
 _RANDOM = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
 
 
@@ -163,6 +164,11 @@ class Node:
         """An integer attribute, or `default`."""
         attribute = self._attributes.get(name)
         return default if attribute is None else int(attribute.i)
+
+    def text_attribute(self, name: str) -> str:
+        """A text attribute; "" when absent, or longer than any that makes sense."""
+        attribute = self._attributes.get(name)
+        return "" if attribute is None or len(attribute.s) > _LONGEST_TEXT else _text(attribute.s)
 
     def ints_attribute(self, name: str) -> tuple[int, ...] | None:
         """A list of integers given as attribute; None when absent. A very long one is cut: it fits no tensor."""

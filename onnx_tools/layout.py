@@ -305,6 +305,31 @@ def _sliced(axis: TracedAxis, bounds: tuple[int, ...] | None) -> TracedAxis:
     return axis if size == axis.size and bounds[2] == 1 else replace(axis, size=size, cut=True)
 
 
+def _expand(node: Node, output: int, layout: Layout) -> Layout:
+    """Expand to the shape that the tensor has already, but for new axes of size 1 in front."""
+    assert layout.axes is not None
+    target, rank = node.input_ints(1), len(layout.axes)
+    if target is None or len(target) > MOST_AXES:
+        return layout.lost(f"the target of Expand '{node.label}' is not a small constant")
+    new = max(len(target) - rank, 0)
+    wanted = (1,) * (rank - len(target)) + target
+    sizes = (1,) * new + tuple(axis.size for axis in layout.axes)
+    if any(n not in (1, size) for n, size in zip(wanted, sizes, strict=True)):
+        return layout.lost(f"Expand '{node.label}' repeats the tensor")
+    return replace(layout, axes=(TracedAxis(1, ()),) * new + layout.axes)
+
+
+def _picked(node: Node, output: int, layout: Layout) -> Layout:
+    """Gather by stored indices: entries of one axis, or one entry and the axis is gone."""
+    assert layout.axes is not None
+    shape, axis, rank = node.input_shape(1), node.int_attribute("axis", 0), len(layout.axes)
+    if shape is None or len(shape) > 1 or not -rank <= axis < rank:
+        return layout.lost(f"the entries that Gather '{node.label}' picks are not known")
+    if shape:
+        return _recut(layout, axis, shape[0])
+    return replace(layout, axes=tuple(found for i, found in enumerate(layout.axes) if i != axis % rank))
+
+
 def _split(node: Node, output: int, layout: Layout) -> Layout:
     assert layout.axes is not None
     sizes, axis = node.ints("split", 1), node.int_attribute("axis", 0)
@@ -358,6 +383,8 @@ PASS_THROUGH = (
     PassThrough("Unsqueeze", _unsqueeze),
     PassThrough("Slice", _slice),
     PassThrough("Split", _split, outputs=None),
+    PassThrough("Expand", _expand),
+    PassThrough("Gather", _picked, when=lambda node: node.constant),
     PassThrough("Concat", _concat, inputs=None, joins=True),
     *(
         PassThrough(f"{way}Linear", _same, domain=domain, quantises=True)

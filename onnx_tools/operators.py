@@ -7,10 +7,11 @@ that a weight may pass on its way have theirs in `layout.PASS_THROUGH`. Indices 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 
+from onnx_tools.einsum import is_contracted, operand_axes
 from onnx_tools.graph_index import Node
 
 CONTRIB = "com.microsoft"
@@ -41,35 +42,49 @@ class UnitAxis:
         return (1, 1, prod(before), size, prod(after)) if size > 1 else (1, 1, 1, 1, prod(self.view_shape))
 
 
+Axes = tuple[int | None, int | None]
+"""(output axis, reduction axis) of a weight; None where it has no such axis."""
+
+
 @dataclass(frozen=True)
 class WeightSlot:
     """Input `index` of an operator holds a weight.
 
-    `output`, `reduction`: its axes of output channels and of the sum, negative from the end. `swapped_by`: the
-    attribute that exchanges them (Gemm's transB). `groups`: the attribute that says into how many groups axis 0 is
-    cut, or `FIRST_AXIS` where each entry of axis 0 stands alone (the directions of an LSTM).
+    `output`, `reduction`: its axes of output channels and of the sum, negative from the end; a `reduction` of None: the
+    operator sums nothing (an entry of a table is looked up). `swapped_by`: the attribute that exchanges them (Gemm's
+    transB). `rotated_by`: the attribute that puts axis -2 in front of the batch axes (FusedMatMul's transBatchB).
+    `groups`: the attribute that says into how many groups axis 0 is cut, or `FIRST_AXIS` where each entry of axis 0
+    stands alone (the directions of an LSTM). `axes_of`: finds the axes where they are not that simple, from (node,
+    input, rank). `when`: asked of the node, the input and the rank (None: not known); no: this is no weight. `kind`:
+    why it is pruned only if it is asked for, one of the keys of `OPTIONAL`; "" for the others.
     """
 
     op_type: str
     index: int
     output: int
-    reduction: int
+    reduction: int | None
     domain: str = ""
     swapped_by: str = ""
+    rotated_by: str = ""
     groups: str = ""
+    axes_of: Callable[[Node, int, int], Axes] | None = None
+    when: Callable[[Node, int, int | None], bool] | None = None
+    kind: str = ""
 
-    def axes(self, node: Node, rank: int) -> tuple[int | None, int | None]:
+    def axes(self, node: Node, rank: int) -> Axes:
         """(output axis, reduction axis) of a weight with `rank` axes; None where it has no such axis.
 
         A vector (MatMul of one) has nothing but the axis that is summed.
         """
-        pair = (self.output, self.reduction)
-        if self.swapped_by and node.int_attribute(self.swapped_by, 0):
-            pair = (self.reduction, self.output)
-        if rank == 1:
+        if self.axes_of is not None:
+            return self.axes_of(node, self.index, rank)
+        if rank == 1 and self.reduction is not None:
             return None, 0
-        output, reduction = (axis if -rank <= axis < rank else None for axis in pair)
-        return (None if output is None else output % rank), (None if reduction is None else reduction % rank)
+        swapped = self.swapped_by and node.int_attribute(self.swapped_by, 0)
+        rotated = self.rotated_by and node.int_attribute(self.rotated_by, 0)
+        pair = (self.reduction, self.output) if swapped else (self.output, self.reduction)
+        output, reduction = (0 if rotated and axis == -2 else axis for axis in pair)
+        return _within(output, rank), _within(reduction, rank)
 
     def group_count(self, node: Node, first_axis: int | None) -> int | None:
         """Groups of axis 0, which has `first_axis` entries; None where that is not known."""
@@ -80,9 +95,13 @@ class WeightSlot:
     def is_depthwise(self, node: Node, shape: tuple[int | None, ...]) -> bool:
         """Whether each group of a grouped convolution reads a single channel."""
         groups = self.group_count(node, None)
-        if groups is None or groups <= 1 or len(shape) < 2:
+        if groups is None or groups <= 1 or len(shape) < 2 or self.reduction is None:
             return False
         return shape[self.reduction] == (groups if self.reduction == 0 else 1)
+
+
+def _within(axis: int | None, rank: int) -> int | None:
+    return None if axis is None or not -rank <= axis < rank else axis % rank
 
 
 @dataclass(frozen=True)
@@ -97,6 +116,85 @@ class OtherSlot:
 
 FIRST_AXIS = "axis 0"
 
+EMBEDDING = "embedding"
+LINEAR_MODEL = "linear model"
+OPTIONAL = {EMBEDDING: "--embeddings", LINEAR_MODEL: "--linear-models"}
+"""Kinds of weights that are pruned only if that is asked for, with the option that asks."""
+
+_MOST_TERMS = 8
+"""Operands of an Einsum that are looked at."""
+
+
+def _einsum_axes(node: Node, index: int, rank: int) -> Axes:
+    return operand_axes(node.text_attribute("equation"), index, rank)
+
+
+def _contracted(node: Node, index: int, rank: int | None) -> bool:
+    return is_contracted(node.text_attribute("equation"), index)
+
+
+def _table_axes(node: Node, index: int, rank: int) -> Axes:
+    """Of a table of two axes, one is looked up and the other holds the channels."""
+    axis = node.int_attribute("axis", 0)
+    return (1 - axis % 2 if rank == 2 and -2 <= axis < 2 else None), None
+
+
+def _is_table(node: Node, index: int, rank: int | None) -> bool:
+    return rank is None or rank == 2
+
+
+def _expert_axes(node: Node, index: int, rank: int) -> Axes:
+    """(experts, output, input) as documented since onnxruntime 1.23; (experts, input, output) if only the bias fits."""
+    weight, bias = node.input_shape(index), node.input_shape(index + 1)
+    if rank != 3:
+        return None, None
+    if weight is not None and bias is not None and len(weight) == 3 and len(bias) == 2:
+        return (2, 1) if bias[1] == weight[2] != weight[1] else (1, 2)
+    return 1, 2
+
+
+_FUSED_PRODUCTS = (
+    *(
+        WeightSlot(op_type, index, out, summed, CONTRIB, swapped_by=f"trans{side}", rotated_by=f"transBatch{side}")
+        for op_type in ("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul")
+        for index, side, out, summed in ((0, "A", -2, -1), (1, "B", -1, -2))
+    ),
+    *(
+        WeightSlot(op_type, index, out, summed, CONTRIB, swapped_by=f"trans{side}")
+        for op_type in ("FusedGemm", "GemmFloat8")
+        for index, side, out, summed in ((0, "A", 0, 1), (1, "B", 1, 0))
+    ),
+    WeightSlot("GemmFastGelu", 1, output=-1, reduction=-2, domain=CONTRIB),
+)
+"""Weights of com.microsoft's MatMul and Gemm. transBatch moves axis 0 behind the batch axes, before trans swaps."""
+
+_FUSED_CONVOLUTIONS = (
+    *(
+        WeightSlot(op_type, 1, output=0, reduction=1, domain=CONTRIB, groups="group")
+        for op_type in ("FusedConv", "NhwcConv", "NhwcFusedConv")
+    ),
+    WeightSlot("ConvTransposeWithDynamicPads", 1, output=1, reduction=0, domain=CONTRIB, groups="group"),
+)
+"""Kernels of com.microsoft's convolutions: (M, C / group, ...) for the channels-last ones too."""
+
+_PROJECTIONS = (
+    *(
+        WeightSlot(op_type, 1, output=1, reduction=0, domain=CONTRIB)
+        for op_type in ("Attention", "PackedAttention", "DecoderMaskedSelfAttention", "LongformerAttention")
+    ),
+    WeightSlot("LongformerAttention", 4, output=1, reduction=0, domain=CONTRIB),
+    *(WeightSlot("DecoderAttention", index, output=1, reduction=0, domain=CONTRIB) for index in (2, 3)),
+    *(WeightSlot("AttnLSTM", index, 1, 2, domain=CONTRIB, groups=FIRST_AXIS) for index in (1, 2)),
+    *(WeightSlot("AttnLSTM", index, 2, 1, domain=CONTRIB, groups=FIRST_AXIS) for index in (8, 9, 13)),
+    *(WeightSlot("MoE", index, 1, 2, domain=CONTRIB, groups=FIRST_AXIS, axes_of=_expert_axes) for index in (2, 4, 6)),
+)
+"""Weights that com.microsoft's attention holds itself, Q, K and V side by side: (input_hidden, 3 * hidden)."""
+
+_CONTRIB_TABLES = (
+    *(WeightSlot("EmbedLayerNormalization", index, 1, None, CONTRIB, kind=EMBEDDING) for index in (2, 3, 4)),
+    WeightSlot("TorchEmbedding", 0, 1, None, CONTRIB, kind=EMBEDDING),
+)
+
 WEIGHT_SLOTS = (
     WeightSlot("MatMul", 0, output=-2, reduction=-1),
     WeightSlot("MatMul", 1, output=-1, reduction=-2),
@@ -109,7 +207,18 @@ WEIGHT_SLOTS = (
         for op_type in ("LSTM", "GRU", "RNN")
         for index in (1, 2)
     ),
+    WeightSlot("DeformConv", 1, output=0, reduction=1, groups="group"),
+    *(
+        WeightSlot("Einsum", index, output=-1, reduction=-2, axes_of=_einsum_axes, when=_contracted)
+        for index in range(_MOST_TERMS)
+    ),
+    WeightSlot("Gather", 0, output=1, reduction=None, axes_of=_table_axes, when=_is_table, kind=EMBEDDING),
+    *_FUSED_PRODUCTS,
+    *_FUSED_CONVOLUTIONS,
+    *_PROJECTIONS,
+    *_CONTRIB_TABLES,
 )
+"""Sources: the operators' pages of the ONNX specification; of onnxruntime's, docs/ContribOperators.md (1.32)."""
 
 OTHER_SLOTS = (
     OtherSlot("Conv", (2,), "bias"),
@@ -155,13 +264,40 @@ OTHER_SLOTS = (
     OtherSlot("QGemm", (1, 4, 7), "scale", CONTRIB),
     OtherSlot("QGemm", (2, 5, 8), "zero point", CONTRIB),
     OtherSlot("QGemm", (6,), "bias", CONTRIB),
-    OtherSlot("FusedConv", (2,), "bias", CONTRIB),
-    OtherSlot("FusedGemm", (2,), "bias", CONTRIB),
-    OtherSlot("Attention", (2,), "bias", CONTRIB),
+    *(
+        OtherSlot(op_type, (2,), "bias", CONTRIB)
+        for op_type in (
+            "FusedConv",
+            "NhwcConv",
+            "NhwcFusedConv",
+            "FusedGemm",
+            "GemmFloat8",
+            "GemmFastGelu",
+            "Attention",
+            "PackedAttention",
+            "DecoderMaskedSelfAttention",
+            "CausalConvWithState",
+        )
+    ),
+    OtherSlot("LongformerAttention", (2, 5), "bias", CONTRIB),
+    OtherSlot("DecoderAttention", (4,), "bias", CONTRIB),
+    OtherSlot("ConvTransposeWithDynamicPads", (3,), "bias", CONTRIB),
+    OtherSlot("AttnLSTM", (3,), "bias", CONTRIB),
+    OtherSlot("MoE", (3, 5, 7), "bias", CONTRIB),
     OtherSlot("QAttention", (2,), "bias", CONTRIB),
     OtherSlot("QAttention", (3, 4), "scale", CONTRIB),
     OtherSlot("QAttention", (6, 7), "zero point", CONTRIB),
     OtherSlot("MultiHeadAttention", (3,), "bias", CONTRIB),
+    *(
+        OtherSlot(op_type, (0, 1, 2), "query, key or value", domain)
+        for op_type, domain in (("MultiHeadAttention", CONTRIB), ("GroupQueryAttention", CONTRIB), ("Attention", ""))
+    ),
+    OtherSlot("Attention", (3,), "mask"),
+    OtherSlot("RotaryEmbedding", (1, 2), "rotary table"),
+    *(OtherSlot("CausalConvWithState", (1,), "depthwise kernel", domain) for domain in ("", CONTRIB)),
+    OtherSlot("CausalConvWithState", (2,), "bias"),
+    OtherSlot("Gather", (0,), "table"),
+    OtherSlot("Einsum", (), "operand that is summed with no other"),
     OtherSlot("GroupQueryAttention", (7, 8), "rotary table", CONTRIB),
     OtherSlot("RotaryEmbedding", (2, 3), "rotary table", CONTRIB),
 )
@@ -171,9 +307,6 @@ UNCOVERED_SLOTS = (
     OtherSlot("QLinearMatMul", (0, 3), "quantised weight"),
     OtherSlot("MatMulInteger", (0, 1), "quantised weight"),
     OtherSlot("ConvInteger", (1,), "quantised weight"),
-    OtherSlot("DeformConv", (1,), "weight"),
-    OtherSlot("Gather", (0,), "embedding or table"),
-    OtherSlot("Einsum", (), "weight"),
     OtherSlot("MatMulNBits", (1,), "quantised weight", CONTRIB),
     OtherSlot("MatMulBnb4", (1,), "quantised weight", CONTRIB),
     OtherSlot("MatMulIntegerToFloat", (0, 1), "quantised weight", CONTRIB),
@@ -182,16 +315,6 @@ UNCOVERED_SLOTS = (
     OtherSlot("QGemm", (0, 3), "quantised weight", CONTRIB),
     OtherSlot("QAttention", (1,), "quantised weight", CONTRIB),
     OtherSlot("GatherBlockQuantized", (0,), "quantised embedding", CONTRIB),
-    OtherSlot("Attention", (1,), "weight", CONTRIB),
-    OtherSlot("MultiHeadAttention", (0, 1, 2), "weight", CONTRIB),
-    OtherSlot("GroupQueryAttention", (0, 1, 2), "weight", CONTRIB),
-    OtherSlot("FusedMatMul", (0, 1), "weight", CONTRIB),
-    OtherSlot("FusedConv", (1,), "weight", CONTRIB),
-    OtherSlot("FusedGemm", (0, 1), "weight", CONTRIB),
-    OtherSlot("NhwcConv", (1,), "weight", CONTRIB),
-    OtherSlot("ConvTransposeWithDynamicPads", (1,), "weight", CONTRIB),
-    OtherSlot("EmbedLayerNormalization", (2, 3, 4), "embedding", CONTRIB),
-    OtherSlot("MoE", (2, 4, 6), "weight", CONTRIB),
     OtherSlot("QMoE", (2, 5, 8), "quantised weight", CONTRIB),
     OtherSlot("If", (), "data passed into a subgraph"),
     OtherSlot("Loop", (), "data passed into a subgraph"),
@@ -201,6 +324,9 @@ UNCOVERED_SLOTS = (
 
 HARMLESS = frozenset({("", "Shape", 0), ("", "Size", 0), ("", "CastLike", 1)})
 """(domain, op type, input): reads the shape or the type, never the values."""
+
+LOOKED_UP = frozenset(slot.op_type for slot in WEIGHT_SLOTS if slot.kind == EMBEDDING)
+"""Operators that look entries of an embedding up."""
 
 _WEIGHTS = {(slot.domain, slot.op_type, slot.index): slot for slot in WEIGHT_SLOTS}
 
@@ -213,17 +339,22 @@ _OTHERS = _table(OTHER_SLOTS)
 _UNCOVERED = _table(UNCOVERED_SLOTS)
 
 
-def weight_slot(node: Node, index: int) -> WeightSlot | None:
-    """The row for input `index` of `node` if that is a weight."""
-    return _WEIGHTS.get((node.domain, node.op_type, index))
+def weight_slot(node: Node, index: int, rank: int | None = None) -> WeightSlot | None:
+    """The row for input `index` of `node` if that is a weight; `rank`: how many axes it has there, if that is known."""
+    row = _WEIGHTS.get((node.domain, node.op_type, index))
+    return None if row is None or (row.when is not None and not row.when(node, index, rank)) else row
 
 
 def other_slot(node: Node, index: int) -> OtherSlot | None:
     """The row for input `index` of `node` if that is known not to be a weight."""
-    return _OTHERS.get((node.domain, node.op_type, index))
+    return _row(_OTHERS, node, index)
 
 
 def uncovered_slot(node: Node, index: int) -> OtherSlot | None:
     """The row for input `index` of `node` if that is a weight which can't be pruned yet."""
+    return _row(_UNCOVERED, node, index)
+
+
+def _row(table: dict[tuple[str, str, int | None], OtherSlot], node: Node, index: int) -> OtherSlot | None:
     key = (node.domain, node.op_type)
-    return _UNCOVERED.get((*key, index)) or _UNCOVERED.get((*key, None))
+    return table.get((*key, index)) or table.get((*key, None))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from onnx_tools.errors import PatternMatchesNothing
+from onnx_tools.operators import EMBEDDING, LINEAR_MODEL, LOOKED_UP, OPTIONAL
 from onnx_tools.weights import FoundWeights, LeftAlone, Weight
 
 
@@ -14,13 +15,21 @@ class Selection:
     """Which weights to prune.
 
     `include`, `exclude`: glob patterns (case matters) for names, or "op:Conv" for op types; no include: all. A weight
-    must also have `min_elements`, and depthwise kernels need `depthwise`: pruning those ruins most models.
+    must also have `min_elements`, and depthwise kernels need `depthwise`: pruning those ruins most models. Tables that
+    entries are looked up in need `embeddings`, also where they are a weight elsewhere in the model; the coefficients of
+    ONNX-ML's LinearClassifier and LinearRegressor need `linear_models`.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     min_elements: int = 2048
     depthwise: bool = False
+    embeddings: bool = False
+    linear_models: bool = False
+
+    def wants(self, kind: str) -> bool:
+        """Whether weights of an optional kind are pruned; "" is none."""
+        return {EMBEDDING: self.embeddings, LINEAR_MODEL: self.linear_models}.get(kind, True)
 
 
 def select_weights(found: FoundWeights, selection: Selection) -> FoundWeights:
@@ -49,10 +58,18 @@ def _deselected(weight: Weight, selection: Selection) -> str:
     reasons = []
     if weight.depthwise and not selection.depthwise:
         reasons.append("depthwise kernel (--depthwise prunes it)")
+    if not selection.wants(weight.optional):
+        reasons.append(_optional(weight))
     if weight.elements < selection.min_elements:
         reasons.append(f"fewer than {selection.min_elements:,} elements (--min-elements)")
     also = f", although --include '{included}' matches" if included and reasons else ""
     return "; ".join(reasons) + also
+
+
+def _optional(weight: Weight) -> str:
+    tied = [op_type for op_type in weight.op_types if op_type not in LOOKED_UP]
+    what = f"{weight.optional}, tied to {tied[0]}" if weight.optional == EMBEDDING and tied else weight.optional
+    return f"{what} ({OPTIONAL[weight.optional]} prunes it)"
 
 
 def _matches(weight: Weight, pattern: str) -> bool:

@@ -34,6 +34,7 @@ class Weight:
     `path`: where its TensorProto lies. `op_types`, `consumers`: the nodes that use it, each named by its name or first
     output. `rows`: its output channels, `columns`: its input channels (the axis that is summed); None where it has
     none, and `rows_missing`, `columns_missing` say why. `depthwise`: a convolution with one input channel per group.
+    `optional`: why it is pruned only if that is asked for, a key of `operators.OPTIONAL`; "" for the others.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Weight:
     rows_missing: str = ""
     columns_missing: str = ""
     depthwise: bool = False
+    optional: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | Lef
 
 def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: list[_Reading]) -> Weight:
     rows, rows_missing = _agreed([_units(reading, 0) for reading in readings], "output axis")
-    columns, columns_missing = _agreed([_units(reading, 1) for reading in readings], "reduction axis")
+    summing = [reading for reading in readings if reading.slot and reading.slot.reduction is not None]
+    columns, columns_missing = _agreed([_units(reading, 1) for reading in summing or readings[:1]], "reduction axis")
     nodes = [reading.node for reading in readings if reading.node is not None]
     return Weight(
         name=name,
@@ -134,6 +137,7 @@ def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: lis
         rows_missing=rows_missing,
         columns_missing=columns_missing,
         depthwise=any(_is_depthwise(reading) for reading in readings),
+        optional=next((reading.slot.kind for reading in readings if reading.slot and reading.slot.kind), ""),
     )
 
 
@@ -151,6 +155,8 @@ def _units(reading: _Reading, which: int) -> UnitAxis | str:
     if layout.axes is None:
         return layout.why
     axis = slot.axes(node, len(layout.axes))[which]
+    if which == 1 and slot.reduction is None:
+        return f"{node.op_type} '{node.label}' looks entries up and sums nothing"
     if axis is None:
         kind = ("output", "reduction")[which]
         return f"{node.op_type} '{node.label}' gives a tensor of {len(layout.axes)} axes no {kind} axis"
@@ -324,7 +330,7 @@ def _reading(step: _Step, reader: Reader) -> _Reading:
     op = _op_name(node)
     if node.local:
         return _Reading(f"passed to local function {op}: {_NOT_COVERED}", node)
-    slot = operators.weight_slot(node, i)
+    slot = operators.weight_slot(node, i, None if step.layout.axes is None else len(step.layout.axes))
     if slot is not None:
         return _Reading(f"weight of {op}", node, slot, step.layout, step.quantiser)
     if (node.domain, node.op_type, i) in operators.HARMLESS:

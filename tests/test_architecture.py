@@ -40,7 +40,7 @@ ORDER = {
         weights
         layout
         operators
-        graph_index
+        einsum graph_index
         values model_copy
         temporaries model_file
         file_blocks

@@ -19,6 +19,27 @@ from onnx_tools.operators import UnitAxis
 HEADER = '<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> g (float[N] x) => (float[N] y)'
 
 
+EINSUMS = (
+    ("ij,jk->ik", 1, 2, (1, 0)),
+    ("ij,jk", 1, 2, (1, 0)),
+    ("ij,jk", 0, 2, (0, 1)),
+    (" b i j , j k -> b i k ", 1, 2, (1, 0)),
+    ("...ij,kj->...ik", 1, 2, (0, 1)),
+    ("ij,...jk->...ik", 1, 4, (3, 2)),
+    ("ij,k...j->ik...", 1, 3, (0, 2)),
+    ("ij,k...j->ik...", 1, 2, (0, 1)),
+    ("ij,k...j->ik...", 1, 1, (None, None)),
+    ("bij,bjk->bik", 1, 3, (2, 1)),
+    ("btd,dnh->btnh", 1, 3, (None, 0)),
+    ("btnh,nhd->btd", 1, 3, (2, None)),
+    ("ij,jk,kl->il", 2, 2, (1, 0)),
+    ("ij,jj->i", 1, 2, (None, None)),
+    ("ij,jk->ik", 1, 3, (None, None)),
+    ("iJ,Jj->ij", 1, 2, (1, 0)),
+)
+"""Equation, operand, rank, axes."""
+
+
 def only_node(text: str, **ints: list[int]) -> Node:
     model = onnx.parser.parse_model(f"{HEADER} {{ {text} }}")
     for name, values in ints.items():
@@ -48,31 +69,84 @@ def slices_of(array: np.ndarray, axis: int) -> set[frozenset[int]]:
     return {frozenset(np.take(array, i, axis).ravel().tolist()) for i in range(array.shape[axis])}
 
 
-@pytest.mark.parametrize(
-    ("text", "index", "rank", "axes"),
-    [
-        ("y = MatMul(w, x)", 0, 2, (0, 1)),
-        ("y = MatMul(x, w)", 1, 2, (1, 0)),
-        ("y = MatMul(w, x)", 0, 4, (2, 3)),
-        ("y = MatMul(x, w)", 1, 3, (2, 1)),
-        ("y = MatMul(x, w)", 1, 1, (None, 0)),
-        ("y = MatMul(w, x)", 0, 1, (None, 0)),
-        ("y = Gemm(w, x)", 0, 2, (0, 1)),
-        ("y = Gemm <transA = 1> (w, x)", 0, 2, (1, 0)),
-        ("y = Gemm(x, w)", 1, 2, (1, 0)),
-        ("y = Gemm <transB = 1> (x, w)", 1, 2, (0, 1)),
-        ("y = Conv(x, w)", 1, 3, (0, 1)),
-        ("y = Conv(x, w)", 1, 4, (0, 1)),
-        ("y = Conv(x, w)", 1, 5, (0, 1)),
-        ("y = ConvTranspose(x, w)", 1, 4, (1, 0)),
-        ("y = LSTM(x, w, r)", 1, 3, (1, 2)),
-        ("y = LSTM(x, w, r)", 2, 3, (1, 2)),
-        ("y = GRU(x, w, r)", 1, 3, (1, 2)),
-        ("y = RNN(x, w, r)", 2, 3, (1, 2)),
-        ("y = LSTM(x, w, r)", 1, 2, (1, None)),
-        ("y = Conv(x, w)", 1, 0, (None, None)),
-    ],
-)
+AXES = [
+    ("y = MatMul(w, x)", 0, 2, (0, 1)),
+    ("y = MatMul(x, w)", 1, 2, (1, 0)),
+    ("y = MatMul(w, x)", 0, 4, (2, 3)),
+    ("y = MatMul(x, w)", 1, 3, (2, 1)),
+    ("y = MatMul(x, w)", 1, 1, (None, 0)),
+    ("y = MatMul(w, x)", 0, 1, (None, 0)),
+    ("y = Gemm(w, x)", 0, 2, (0, 1)),
+    ("y = Gemm <transA = 1> (w, x)", 0, 2, (1, 0)),
+    ("y = Gemm(x, w)", 1, 2, (1, 0)),
+    ("y = Gemm <transB = 1> (x, w)", 1, 2, (0, 1)),
+    ("y = Conv(x, w)", 1, 3, (0, 1)),
+    ("y = Conv(x, w)", 1, 4, (0, 1)),
+    ("y = Conv(x, w)", 1, 5, (0, 1)),
+    ("y = ConvTranspose(x, w)", 1, 4, (1, 0)),
+    ("y = LSTM(x, w, r)", 1, 3, (1, 2)),
+    ("y = LSTM(x, w, r)", 2, 3, (1, 2)),
+    ("y = GRU(x, w, r)", 1, 3, (1, 2)),
+    ("y = RNN(x, w, r)", 2, 3, (1, 2)),
+    ("y = LSTM(x, w, r)", 1, 2, (1, None)),
+    ("y = Conv(x, w)", 1, 0, (None, None)),
+    ("y = DeformConv(x, w, x)", 1, 4, (0, 1)),
+    ("y = Gather(w, x)", 0, 2, (1, None)),
+    ("y = Gather <axis = 1> (w, x)", 0, 2, (0, None)),
+    ("y = Gather <axis = -2> (w, x)", 0, 2, (1, None)),
+    ("y = Gather <axis = 2> (w, x)", 0, 2, (None, None)),
+    *(
+        (f"y = com.microsoft.{op} {attributes} {inputs}", index, rank, axes)
+        for op in ("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul")
+        for attributes, inputs, index, rank, axes in (
+            ("", "(w, x)", 0, 3, (1, 2)),
+            ("<transA = 1>", "(w, x)", 0, 3, (2, 1)),
+            ("<transBatchA = 1>", "(w, x)", 0, 3, (0, 2)),
+            ("<transA = 1, transBatchA = 1>", "(w, x)", 0, 4, (3, 0)),
+            ("<transA = 1>", "(x, w)", 1, 2, (1, 0)),
+            ("<transB = 1>", "(x, w)", 1, 2, (0, 1)),
+            ("<transBatchB = 1>", "(x, w)", 1, 4, (3, 0)),
+            ("<transB = 1, transBatchB = 1>", "(x, w)", 1, 3, (0, 2)),
+            ("<transB = 1>", "(x, w)", 1, 1, (None, 0)),
+        )
+    ),
+    *(
+        (f"y = com.microsoft.{op} {attributes} {inputs}", index, 2, axes)
+        for op in ("FusedGemm", "GemmFloat8")
+        for attributes, inputs, index, axes in (
+            ("", "(w, x)", 0, (0, 1)),
+            ("<transA = 1>", "(w, x)", 0, (1, 0)),
+            ("<transB = 1>", "(x, w)", 1, (0, 1)),
+        )
+    ),
+    ("y = com.microsoft.GemmFastGelu(x, w)", 1, 2, (1, 0)),
+    ("y = com.microsoft.FusedConv(x, w)", 1, 4, (0, 1)),
+    ("y = com.microsoft.NhwcConv(x, w)", 1, 4, (0, 1)),
+    ("y = com.microsoft.NhwcFusedConv(x, w)", 1, 3, (0, 1)),
+    ("y = com.microsoft.ConvTransposeWithDynamicPads(x, w, x)", 1, 4, (1, 0)),
+    ("y = com.microsoft.Attention(x, w)", 1, 2, (1, 0)),
+    ("y = com.microsoft.PackedAttention(x, w)", 1, 2, (1, 0)),
+    ("y = com.microsoft.DecoderMaskedSelfAttention(x, w)", 1, 2, (1, 0)),
+    ("y = com.microsoft.LongformerAttention(x, w, x, x, w)", 1, 2, (1, 0)),
+    ("y = com.microsoft.LongformerAttention(x, x, x, x, w)", 4, 2, (1, 0)),
+    ("y = com.microsoft.DecoderAttention(x, x, w, x)", 2, 2, (1, 0)),
+    ("y = com.microsoft.DecoderAttention(x, x, x, w)", 3, 2, (1, 0)),
+    ("y = com.microsoft.AttnLSTM(x, w)", 1, 3, (1, 2)),
+    ("y = com.microsoft.AttnLSTM(x, x, w)", 2, 3, (1, 2)),
+    *((f"y = com.microsoft.AttnLSTM({'x, ' * index} w)", index, 3, (2, 1)) for index in (8, 9, 13)),
+    *((f"y = com.microsoft.MoE({'x, ' * index} w)", index, 3, (1, 2)) for index in (2, 4, 6)),
+    ("y = com.microsoft.MoE(x, x, w)", 2, 2, (None, None)),
+    *((f"y = com.microsoft.EmbedLayerNormalization({'x, ' * index} w)", index, 2, (1, None)) for index in (2, 3, 4)),
+    ("y = com.microsoft.TorchEmbedding(w, x)", 0, 2, (1, None)),
+    *(
+        (f'y = Einsum <equation = "{text}"> ({"x, " * index} w)', index, rank, axes)
+        for text, index, rank, axes in EINSUMS
+    ),
+]
+"""A node, which input is the weight, its rank, its (output, reduction) axes."""
+
+
+@pytest.mark.parametrize(("text", "index", "rank", "axes"), AXES)
 def test_axes_of_a_weight(text: str, index: int, rank: int, axes: tuple[int | None, int | None]) -> None:
     node = only_node(text)
     slot = operators.weight_slot(node, index)
@@ -81,13 +155,47 @@ def test_axes_of_a_weight(text: str, index: int, rank: int, axes: tuple[int | No
 
 
 def test_every_weight_slot_has_a_case_above() -> None:
-    covered = {("MatMul", 0), ("MatMul", 1), ("Gemm", 0), ("Gemm", 1), ("Conv", 1), ("ConvTranspose", 1)}
-    covered |= {(op, index) for op in ("LSTM", "GRU", "RNN") for index in (1, 2)}
-    assert {(slot.op_type, slot.index) for slot in operators.WEIGHT_SLOTS} == covered
+    nodes = [(only_node(text), index) for text, index, _, _ in AXES]
+    covered = {(node.domain, node.op_type, index) for node, index in nodes}
+    slots = {(slot.domain, slot.op_type, slot.index) for slot in operators.WEIGHT_SLOTS if slot.op_type != "Einsum"}
+    assert slots - covered == {("", "GRU", 2), ("", "RNN", 1)}, "which have the row of the LSTM"
+
+
+@pytest.mark.parametrize(
+    "equation", ["", "ij", "ij,jk->ik,", "i j", "ij->ji", "i,j->ij", "bij,bij->bij", "ij,1k->ik", "..", "->", "é,é->"]
+)
+def test_equations_in_which_the_second_operand_is_no_weight(equation: str) -> None:
+    node = only_node(f'y = Einsum <equation = "{equation}"> (x, w)')
+    assert operators.weight_slot(node, 1) is None
+    row = operators.other_slot(node, 1)
+    assert row is not None
+    assert row.what == "operand that is summed with no other"
+
+
+def test_an_equation_as_long_as_a_book_is_not_read() -> None:
+    node = only_node("y = Einsum(x, w)")
+    node.proto.attribute.append(onnx.helper.make_attribute("equation", "ij," * 1_000_000 + "jk"))
+    assert operators.weight_slot(node, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("bias", "axes"), [((4, 6), (1, 2)), ((4, 8), (2, 1)), ((4, 5), (1, 2)), ((6,), (1, 2)), (None, (1, 2))]
+)
+def test_experts_whose_bias_shows_the_older_layout(
+    bias: tuple[int, ...] | None, axes: tuple[int | None, int | None]
+) -> None:
+    model = onnx.parser.parse_model(f"{HEADER} {{ y = com.microsoft.MoE(x, x, w, b) }}")
+    for name, shape in (("w", (4, 6, 8)), ("b", bias)):
+        if shape is not None:
+            model.graph.initializer.add(name=name, dims=shape, data_type=1)
+    node = GraphIndex(model).nodes[-1]
+    slot = operators.weight_slot(node, 2)
+    assert slot is not None
+    assert slot.axes(node, 3) == axes
 
 
 def test_no_input_has_two_rows() -> None:
-    keys = [(slot.domain, slot.op_type, slot.index) for slot in operators.WEIGHT_SLOTS]
+    keys = [(slot.domain, slot.op_type, slot.index) for slot in operators.WEIGHT_SLOTS if slot.when is None]
     for row in (*operators.OTHER_SLOTS, *operators.UNCOVERED_SLOTS):
         keys += [(row.domain, row.op_type, index) for index in row.indices]
     assert len(keys) == len(set(keys))
@@ -96,9 +204,9 @@ def test_no_input_has_two_rows() -> None:
 @pytest.mark.parametrize("row", operators.OTHER_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
 def test_rows_of_what_is_no_weight_are_found(row: operators.OtherSlot) -> None:
     node = Node(onnx.helper.make_node(row.op_type, ["a"] * 9, ["y"], domain=row.domain), (("node", 0),), None)  # type: ignore[arg-type]
-    for index in row.indices:
+    for index in row.indices or range(9):
         assert operators.other_slot(node, index) == row
-        assert operators.weight_slot(node, index) is None
+        assert operators.weight_slot(node, index, rank=3) is None
 
 
 @pytest.mark.parametrize("row", operators.UNCOVERED_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
@@ -170,6 +278,10 @@ def test_depthwise(text: str, shape: tuple[int, ...], depthwise: bool) -> None:
         ((4, 6), "y = Cast <to = 10> (w)", {}, (4, 6)),
         ((4, 6), "y = CastLike(w, x)", {}, (4, 6)),
         ((4, 6), "y = Dropout(w)", {}, (4, 6)),
+        ((4, 1), "y = Expand(w, s)", {"s": [1, 4, 1]}, (1, 4, 1)),
+        ((4, 6), "y = Expand(w, s)", {"s": [6]}, (4, 6)),
+        ((4, 6), "y = Gather(w, s)", {"w": [1], "s": [0, 2, 2]}, (3, 6)),
+        ((4, 6), "y = Gather <axis = -1> (w, s)", {"w": [1], "s": [0]}, (4, 1)),
     ],
 )
 def test_shapes_are_followed(start: tuple[int, ...], text: str, ints: dict[str, list[int]], shape: object) -> None:
@@ -193,6 +305,10 @@ def test_shapes_are_followed(start: tuple[int, ...], text: str, ints: dict[str, 
         ("y = Unsqueeze(w, s)", {"s": [9]}),
         ("y = Slice(w, s, e, a)", {"s": [0], "e": [1], "a": [5]}),
         ("y = Split <axis = 4> (w)", {}),
+        ("y = Expand(w, s)", {}),
+        ("y = Expand(w, s)", {"s": [2, 4, 6]}),
+        ("y = Expand(w, s)", {"s": [4, 7]}),
+        ("y = Gather <axis = 5> (w, s)", {"w": [1], "s": [0]}),
         ("y = Concat <axis = -3> (w, v)", {}),
     ],
 )
@@ -202,7 +318,7 @@ def test_what_does_not_fit_loses_the_axes_and_says_why(text: str, ints: dict[str
     assert "'y'" in str(layout.unit_axis(0))
 
 
-@pytest.mark.parametrize("text", ["y = Cast <to = 7> (w)", "y = Dropout(w, r, t)", "y = Relu(w)"])
+@pytest.mark.parametrize("text", ["y = Cast <to = 7> (w)", "y = Dropout(w, r, t)", "y = Relu(w)", "y = Gather(w, i)"])
 def test_what_changes_the_values_is_not_passed(text: str) -> None:
     assert pass_through(only_node(text), 0) is None
 

@@ -226,8 +226,8 @@ def test_a_weight_as_wide_as_a_stack_of_experts() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("e = Gather(w, i) y = MatMul(e, w)",
-         "weight of MatMul, but also embedding or table of Gather: not yet covered 'e'"),
+        ("e = Gather(w, i) s = Shape(x) v = Reshape(w, s) u = Gather(v, i) y = MatMul(e, w) z = Add(u, w)",
+         "weight of Gather, but also read by Add 'z'"),
         ("e = Add(x, w) y = MatMul(e, w)", "weight of MatMul, but also read by Add 'e'"),
         ("e = Conv(x, x, w) y = MatMul(e, w)", "weight of MatMul, but also bias of Conv 'e'"),
         ("y = Identity(w) z = MatMul(x, w)", "weight of MatMul, but also graph output"),
@@ -238,6 +238,26 @@ def test_a_weight_that_is_also_something_else_is_left_alone(body: str, expected:
     found = find(body, w=(8, 8))
     assert found.weights == ()
     assert reason("w", found) == expected
+
+
+TIED = "e = Gather(w, i) t = Transpose(w) y = MatMul(e, t)"
+
+
+def test_an_embedding_has_channels_and_sums_nothing() -> None:
+    weight = only_weight("y = Gather(w, x)", w=(60, 8))
+    assert (weight.optional, weight.rows, weight.columns) == ("embedding", UnitAxis((60, 8), 1), None)
+    assert weight.columns_missing == "Gather 'y' looks entries up and sums nothing"
+
+
+def test_a_tied_embedding_is_one_weight_with_the_products_reduction_axis() -> None:
+    weight = only_weight(TIED, w=(60, 8))
+    assert (weight.optional, weight.op_types) == ("embedding", ("Gather", "MatMul"))
+    assert (weight.columns, weight.rows_missing) == (UnitAxis((60, 8), 1), "consumers disagree on the output axis")
+
+
+def test_entries_picked_by_stored_indices_are_a_slice() -> None:
+    weight = only_weight("v = Gather(w, i) y = MatMul(x, v)", w=(8, 6), i=[0, 3])
+    assert (weight.optional, weight.op_types, weight.rows) == ("", ("MatMul",), UnitAxis((8, 6), 1))
 
 
 def test_shape_readers_do_no_harm() -> None:
@@ -262,10 +282,10 @@ def test_shape_readers_do_no_harm() -> None:
         ("a = A(w) b = B(w) c = C(w) y = D(w)", "read only by A, B, C, 1 more (not a weight slot)"),
         ("y = Identity(w)", "graph output"),
         ("y = Relu(x)", "unused by any node"),
-        ("y = Gather(w, x)", "embedding or table of Gather: not yet covered"),
-        ("y = Einsum <equation = \"ij,jk\"> (x, w)", "weight of Einsum: not yet covered"),
-        ("y = com.microsoft.FusedMatMul(x, w)", "weight of com.microsoft FusedMatMul: not yet covered"),
-        ("y = com.microsoft.Attention(x, w, x)", "weight of com.microsoft Attention: not yet covered"),
+        ("v = Unsqueeze(w, a) y = Gather(v, x)", "table of Gather"),
+        ("y = Einsum <equation = \"ij,kl->ijkl\"> (x, w)", "operand that is summed with no other of Einsum"),
+        ("y = com.microsoft.MultiHeadAttention(x, w, x)",
+         "query, key or value of com.microsoft MultiHeadAttention"),
         ("v = Concat <axis = 0> (x, w) y = MatMul(v, x)", "joined with computed values by Concat"),
         ("v = Cast <to = 7> (w) y = MatMul(x, v)", "read only by Cast (not a weight slot)"),
         ("v = QuantizeLinear(w, s) u = DequantizeLinear(v, s) y = MatMul(x, u)",
@@ -275,7 +295,7 @@ def test_shape_readers_do_no_harm() -> None:
     ],
 )  # fmt: skip
 def test_reasons(body: str, expected: str) -> None:
-    found = find(body, w=(8, 8))
+    found = find(body, w=(8, 8), a=[0])
     assert found.weights == ()
     assert reason("w", found) == expected
 
@@ -641,6 +661,20 @@ def test_the_defaults_leave_small_and_depthwise_weights_alone() -> None:
 
 def test_the_defaults_can_be_switched_off() -> None:
     assert selected(min_elements=0, depthwise=True)[0] == ["small", "big", "kernel", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("y = Gather(w, i)", "embedding (--embeddings prunes it)"),
+        (TIED, "embedding, tied to MatMul (--embeddings prunes it)"),
+        ("y = com.microsoft.EmbedLayerNormalization(x, x, w)", "embedding (--embeddings prunes it)"),
+    ],
+)
+def test_embeddings_are_left_alone_unless_asked_for(body: str, expected: str) -> None:
+    found = find(body, w=(600, 8))
+    assert reason("w", select_weights(found, Selection())) == expected
+    assert len(select_weights(found, Selection(embeddings=True)).weights) == 1
 
 
 def test_exclude() -> None:
