@@ -37,10 +37,12 @@ MUTANTS = (
     ),
     Mutant("stored past the end", "tensors.cuh", "&& first + WIDTH <= size) {", "&& first < size) {"),
     Mutant("last tensor not found", "tensors.cuh", "u32 low = 0, high = count;", "u32 low = 0, high = count - 1;"),
-    Mutant("bools past the end", "apply.cu", "if (first + e < size) mask[first + e] =", "mask[first + e] ="),
-    Mutant("bools stored whole", "apply.cu", "(WIDTH - 1)) == 0 && first + WIDTH <= size) {", "(WIDTH - 1)) == 0) {"),
-    Mutant("bits past the end", "apply.cu", "if (first + 8 * byte < size) mask", "mask"),
-    Mutant("loose bits in the last byte", "apply.cu", "if (first + e >= size) kept &= ~(1u << e);", ";"),
+    Mutant("bools past the end", "outputs.cuh", "if (first + e < size) mask[first + e] =", "mask[first + e] ="),
+    Mutant(
+        "bools stored whole", "outputs.cuh", "(WIDTH - 1)) == 0 && first + WIDTH <= size) {", "(WIDTH - 1)) == 0) {"
+    ),
+    Mutant("bits past the end", "outputs.cuh", "if (first + 8 * byte < size) mask", "mask"),
+    Mutant("loose bits in the last byte", "outputs.cuh", "if (first + e >= size) kept &= ~(1u << e);", ";"),
     Mutant(
         "last patch forgotten",
         "groups.cu",
@@ -139,7 +141,11 @@ MUTANTS = (
         "first element in 32 bits", "tensors.cuh", "return tile * LENGTH +", "return (u32)(tile * LENGTH) +", tests=FAR
     ),
     Mutant(
-        "byte of bits in 32 bits", "apply.cu", "*(u32*)(mask + first / 8)", "*(u32*)(mask + (u32)first / 8)", tests=FAR
+        "byte of bits in 32 bits",
+        "outputs.cuh",
+        "*(u32*)(mask + first / 8)",
+        "*(u32*)(mask + (u32)first / 8)",
+        tests=FAR,
     ),
     Mutant(
         "scattered index in 32 bits",
@@ -223,20 +229,22 @@ MUTANTS = (
         "if (scope.last_tensor >= first_nan) break;",
         "if (tensor.number >= first_nan) break;",
     ),
-    Mutant("NaN of a sum not counted", "units.cu", "if (nan && sum != sum) atomicAdd(nan, 1ull);", ""),
+    Mutant(
+        "NaN of a sum not counted", "units.cu", "if (units.nan && sum != sum) atomicAdd((u64*)units.nan, 1ull);", ""
+    ),
     # Random streams, masks, options.
     Mutant("stream one output back", "metrics.cuh", "stream.output(seed, index + 1)", "stream.output(seed, index)"),
     Mutant(
         "jump with the new multiplier", "metrics.cuh", "c *= m + 1;\n        m *= m;", "m *= m;\n        c *= m + 1;"
     ),
-    Mutant("written though not asked to", "apply.cu", "if (changed && write)", "if (changed)"),
+    Mutant("written though not asked to", "outputs.cuh", "if (changed && write)", "if (changed)"),
     Mutant(
         "counted for the wrong tensor",
         "apply.cu",
         "counter.turn_to((u32)tensor.number);",
         "counter.turn_to((u32)tensor.scope);",
     ),
-    Mutant("highest key of the last warp", "units.cu", "atomicMax(&extremes[1], high);", "extremes[1] = high;"),
+    Mutant("highest key of the last warp", "elements.cu", "atomicMax(&extremes[1], high);", "extremes[1] = high;"),
     # Races, which ThreadSanitizer sees.
     Mutant(
         "plain sum of counts", "reduce.cuh", "atomicAdd(word, sum);", "*word += sum;", "ties_published_before", True

@@ -31,6 +31,7 @@ GROUPS = ("tests/oxiprune_gpu/test_cuda_groups.py", "tests/oxiprune_gpu/test_cud
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "units.cu": (UNITS,),
     "sums.cuh": (UNITS,),
+    "elements.cu": (UNITS,),
     "groups.cu": (GROUPS,),
 }
 """Arguments of one run of pytest after another, for a file; SELECTION, then CONTRACT for those not named."""

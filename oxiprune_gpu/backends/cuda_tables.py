@@ -42,7 +42,7 @@ TENSOR_FIELDS = ("data", "size", "first_tile", "scope", "gradient", "seed", "mas
 SCOPE_FIELDS = (
     *("k", "size", "first_tile", "tiles", "mode", "low", "high", "below", "at_low", "between", "at_high", "capacity"),
     *("candidates", "sample", "sampled", "first_rank", "last_rank", "rank", "threshold", "ties_fall", "ties", "done"),
-    *("nonzero", "last_tensor"),
+    "last_tensor",
 )
 
 SEARCH, WHOLE = 0, 1

@@ -11,21 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address, defines, tensor_table
+from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, defines, tensor_table
+from oxiprune_gpu.backends.cuda_unit_sums import THREADS, UnitSums, UnitWork, merged
 from oxiprune_gpu.backends.kernels import Kernel
 from oxiprune_gpu.granularity import UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random
-
-THREADS = 256
-"""Threads of a block."""
-
-_WARPS = THREADS // 32
-_CHUNK, _LANES, _SLOTS = 1 << 14, 128, 4
-"""Terms of a chunk, lanes of a chunk, lanes of a thread: as in kernels/sums.cuh."""
-
-_WIDE = 32
-_SECTOR = 32
-"""Columns of a block of the wide kind, and bytes of a row of the narrow kind."""
 
 _VECTOR = 16
 """Bytes that a thread loads or stores at once."""
@@ -74,7 +64,7 @@ class Units:
         if weight.size:
             key = np.asarray(mean, weight.score_dtype).reshape(1).view(weight.key_dtype)[0]
             view = UnitView(1, 1, 1, weight.size)
-            self._add(member, view, metric, sums=sums, mean=np.uint64(key))
+            self._add(member, view, metric, sums=sums, mean=int(key))
         return sums
 
     def extremes(self, member: Member, metric: ImportanceMetric) -> tuple[Any, Any]:
@@ -83,7 +73,7 @@ class Units:
         A NaN has a key above that of infinity. Without elements the lowest key is all ones and the highest 0.
         """
         extremes, nan = self._xp.asarray(np.array([2**64 - 1, 0], np.uint64)), self._xp.zeros(1, np.uint64)
-        kernel = self._kernel_of("units", "find_extremes", defines(member.weight.dtype, metric))
+        kernel = self._kernel_of("elements", "find_extremes", defines(member.weight.dtype, metric))
         self._launch(kernel, -(-member.weight.size // THREADS), (self._table(member), extremes, nan))
         return extremes, nan
 
@@ -97,7 +87,7 @@ class Units:
         """
         if not weight.size or not (write or mask is not None):
             return
-        groups, outer, units, inner = _merged(view).shape
+        groups, outer, units, inner = merged(view).shape
         threads = self._blocks * THREADS
         width = _VECTOR // weight.dtype.itemsize
         # Few units: several threads share the elements of each one.
@@ -125,41 +115,15 @@ class Units:
         sums: Any = None,
         scores: Any = None,
         nan: Any = None,
-        mean: np.uint64 | None = None,
+        mean: int | None = None,
     ) -> None:
         """Add up the terms of every unit: the scores, or with a mean (a key) the squared deviations from it.
 
         What comes of it goes to `sums` or to `scores`, whichever is given.
         """
-        chunks = -(-view.unit_size // _CHUNK)
-        results = (sums, scores)
-        if chunks > 1:
-            results = (self._xp.empty(view.count * chunks, np.float64), None)
         options = defines(member.weight.dtype, metric) | ({} if mean is None else {"TERM": "Deviation"})
-        name, blocks, sizes = self._way(member.weight, _merged(view), mean)
-        self._launch(self._kernel_of("units", name, options), blocks, (self._table(member), *sizes, *results, nan))
-        if chunks > 1:
-            counts = np.uint64(view.count), np.uint64(chunks)
-            kernel = self._kernel_of("units", "add_chunks", options)
-            self._launch(kernel, -(-view.count // _WARPS), (results[0], *counts, sums, scores))
-
-    def _way(
-        self, weight: DeviceWeight, view: UnitView, mean: np.uint64 | None
-    ) -> tuple[str, int, tuple[np.uint64 | np.uint32, ...]]:
-        """The kernel that adds up the units of a view, the blocks that it has work for, and its arguments of sizes."""
-        groups, outer, units, inner = (np.uint64(size) for size in view.shape)
-        pieces = view.count * -(-view.unit_size // _CHUNK)
-        if view.outer > 1 and view.inner == 1:
-            narrow = _SECTOR // weight.dtype.itemsize
-            strips = pieces // view.units * -(-view.units // _WIDE)
-            wide = strips >= self._blocks
-            blocks = strips if wide else pieces // view.units * -(-view.units // narrow)
-            return "sum_columns", blocks, (groups, outer, units, np.uint32(wide))
-        blocks = -(-pieces * _team(view.unit_size) // THREADS)
-        start = mean or np.uint64(0)
-        if view.outer == 1 and _in_vectors(weight, view.inner):
-            return "sum_runs", blocks, (units, inner, start)
-        return "sum_scattered", blocks, (groups, outer, units, inner, start)
+        work = UnitWork(member, merged(view), sums, scores, nan, mean or 0)
+        UnitSums(self._xp, lambda name: self._kernel_of("units", name, options), self._blocks, [work]).launch()
 
     def _table(self, member: Member) -> Any:
         return self._xp.asarray(tensor_table([member]))
@@ -167,20 +131,3 @@ class Units:
     def _launch(self, kernel: Kernel, blocks: int, arguments: tuple[Any, ...]) -> None:
         """Launch as many blocks as there is work for, or fewer that take several shares."""
         kernel((max(1, min(self._blocks, blocks)),), (THREADS,), arguments)
-
-
-def _merged(view: UnitView) -> UnitView:
-    """The same units in the simplest view: those that lie in one piece become rows."""
-    if view.units == 1 or view.outer == 1:
-        return UnitView(1, 1, view.count, view.unit_size)
-    return view
-
-
-def _in_vectors(weight: DeviceWeight, length: int) -> bool:
-    """True when every row begins where a thread can load the terms of its lanes at once."""
-    return length % _SLOTS == 0 and address(weight.bits) % min(_VECTOR, _SLOTS * weight.dtype.itemsize) == 0
-
-
-def _team(unit_size: int) -> int:
-    """Threads that add a chunk; see `team_for` in kernels/sums.cuh."""
-    return min(_LANES, 1 << (unit_size - 1).bit_length()) // _SLOTS or 1

@@ -31,6 +31,7 @@ from tests.kernel_tables import (
     key_of,
     placed,
     tile_length,
+    unit_row,
     untouched,
 )
 
@@ -465,7 +466,7 @@ def test_plain_passes_past_32_bits():
     assert found.tolist() == [np.count_nonzero(far.end), 2, 2]
     assert keys[far.first :].tobytes() == np.abs(far.end.astype(np.float32)).tobytes()
     extremes = np.array([NONE, 0], np.uint64)
-    run_far("units", "find_extremes", tiles, WINDOW, (tensor, extremes, found[:1]))
+    run_far("elements", "find_extremes", tiles, WINDOW, (tensor, extremes, found[:1]))
     assert extremes[0] == 0
     assert extremes[1] > key_of(np.inf)
     kept = np.arange(far.end.size) % 3 > 0
@@ -508,15 +509,15 @@ def test_unit_sums_past_32_bits(name):
     end = few(count, np.float16)
     weight[-count:] = end
     tensor = Table([weight], [0], window=2).tensors
-    u64 = [np.uint64(value) for value in (groups, outer, units, inner, 0)]
+    row = unit_row((groups, outer, units, inner), sums=sums, wide=1)
     teams = {"sum_runs": THREADS // 32, "sum_scattered": THREADS // 4, "sum_columns": 0}[name]
-    sizes, blocks, some = {
-        "sum_runs": ((u64[2], u64[3], u64[4]), units, 9),
-        "sum_scattered": (tuple(u64), groups * units, 64 * 15),
-        "sum_columns": ((*u64[:3], np.uint32(1)), groups * 2, 128),
+    blocks, some = {
+        "sum_runs": (units, 9),
+        "sum_scattered": (groups * units, 64 * 15),
+        "sum_columns": (groups * 2, 128),
     }[name]
     blocks, some = (-(-blocks // teams), -(-some // teams) + 1) if teams else (blocks, some)
-    run_far("units", name, blocks, some, (tensor, *sizes, sums, None, None))
+    run_far("units", name, blocks, some, (tensor, row, np.uint32(1)))
     wide = np.abs(end.astype(np.float64))
     expected = wide.reshape(-1, inner).sum(1) if name == "sum_runs" else None
     if expected is None:
@@ -530,8 +531,8 @@ def test_chunks_of_units_past_32_bits():
     units, chunks = 2**25 + 8, 129
     terms, sums = untouched(units * chunks, np.float64), untouched(units, np.float64)
     terms[-8 * chunks :] = np.arange(8 * chunks)
-    arguments = (terms, np.uint64(units), np.uint64(chunks), sums, None)
-    run_far("units", "add_chunks", units // 8, 1, arguments)
+    row = unit_row((1, 1, units, chunks << 14), chunk_sums=terms, sums=sums)
+    run_far("units", "add_chunks", units // 8, 1, (row, np.uint32(1)))
     assert sums[-8:].tolist() == np.arange(8 * chunks).reshape(8, chunks).sum(1).tolist()
 
 

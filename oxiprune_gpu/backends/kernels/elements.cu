@@ -1,6 +1,6 @@
 // Passes over the elements of one tensor that need no selection.
 //
-// Specialised by -DDTYPE; scan_scores by -DMETRIC too.
+// Specialised by -DDTYPE; scan_scores and find_extremes by -DMETRIC too.
 #include "metrics.cuh"
 #include "reduce.cuh"
 
@@ -35,6 +35,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) scan_scores(const Tensor* 
     found += key > D::INFINITY_KEY;
     if (keys) keys[index] = key;
   });
+  add_to_word(found, nan);
+}
+
+// Lowest and highest key; extremes[0] is all ones before, extremes[1] zero. Counts NaN, whose keys are the highest.
+extern "C" __global__ void __launch_bounds__(THREADS) find_extremes(const Tensor* tensor, u64* extremes, u64* nan) {
+  const Metric metric(*tensor);
+  u64 low = ~0ull, high = 0, found = 0;
+  for_each_element((const Bits*)tensor->data, tensor->size, [&](u64 index, Bits bits) {
+    const Key key = metric.key(bits, index);
+    low = key < low ? key : low;
+    high = key > high ? key : high;
+    found += key > D::INFINITY_KEY;
+  });
+#pragma unroll
+  for (int distance = 16; distance; distance >>= 1) {
+    const u64 other_low = __shfl_xor_sync(ALL_LANES, low, distance);
+    const u64 other_high = __shfl_xor_sync(ALL_LANES, high, distance);
+    low = other_low < low ? other_low : low;
+    high = other_high > high ? other_high : high;
+  }
+  if ((threadIdx.x & 31) == 0) {
+    atomicMin(&extremes[0], low);
+    atomicMax(&extremes[1], high);
+  }
   add_to_word(found, nan);
 }
 

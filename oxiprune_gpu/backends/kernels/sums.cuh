@@ -4,7 +4,7 @@
 // another; lanes are folded in halves: lane j += lane j + 64, then 32, ... 1. All additions are float64. Lanes that get
 // no term stay 0 and need not be there: adding them changes nothing, since no term is negative.
 #pragma once
-#include "types.cuh"
+#include "tensors.cuh"
 
 const u32 CHUNK = 16384;
 const u32 LANES = 128;
@@ -58,14 +58,14 @@ struct Piece {
   u32 length;
 };
 
-// Call work(piece, exists) for each piece that this thread's team adds. All threads of a warp call it alike; where no
+// Call work(piece, exists) for each piece that this thread's team adds in its block's share. All threads of a warp call it alike; where no
 // piece is left for a team, its length is 0.
 template <class Work>
-__device__ __forceinline__ void for_each_piece(u64 units, u64 unit_size, u32 team, Work work) {
+__device__ __forceinline__ void for_each_piece(u64 units, u64 unit_size, u32 team, Share share, Work work) {
   const u64 chunks = chunks_in(unit_size), pieces = units * chunks;
   const u32 teams = 32 / team;  // in a warp
-  const u64 warp = (u64)blockIdx.x * WARPS + threadIdx.x / 32;
-  for (u64 at = warp * teams; at < pieces; at += (u64)gridDim.x * WARPS * teams) {
+  const u64 warp = share.number * WARPS + threadIdx.x / 32;
+  for (u64 at = warp * teams; at < pieces; at += share.of * WARPS * teams) {
     const u64 number = at + (threadIdx.x & 31) / team;
     const u64 unit = chunks == 1 ? number : quotient(number, chunks);
     const u64 first = (number - unit * chunks) * CHUNK;

@@ -43,13 +43,28 @@ struct Scope {
   u64 ties_fall;   // how many keys equal to the threshold fall, of how many
   u64 ties;
   u64 done;        // tiles that have been counted in this pass
-  u64 nonzero;     // elements that are not zero after pruning
   u64 last_tensor; // number of its last tensor
 };
 
 struct Header {
   u64 first_nan;  // number of the first tensor that holds a NaN; all ones for none. From its scope on nothing is written.
 };
+
+// The row of a table that this block works on, and what the block is among those that share the row.
+struct Share {
+  u32 row;
+  u64 number, of;
+};
+
+// The blocks of a launch are dealt out to the rows of a table: row r has those from rows[r].first_block on, at least
+// one. The rows may be cut from a longer table.
+template <class Row>
+__device__ __forceinline__ Share share_of_block(const Row* rows, u32 count) {
+  const u64 origin = rows[0].first_block, block = origin + blockIdx.x;
+  const u32 row = row_of(count, block, [=](u32 other) { return rows[other].first_block; });
+  const u64 end = row + 1 < count ? rows[row + 1].first_block : origin + gridDim.x;
+  return Share{row, block - rows[row].first_block, end - rows[row].first_block};
+}
 
 struct Tiles {
   u64 first, last;
@@ -60,14 +75,20 @@ __device__ __forceinline__ Tiles tiles_of_block(u64 tiles) {
   return Tiles{tiles * blockIdx.x / gridDim.x, tiles * (blockIdx.x + 1) / gridDim.x};
 }
 
-// The tensor that a tile belongs to: the last one that does not begin after it and is not empty.
-__device__ inline u32 tensor_of_tile(const Tensor* tensors, u32 count, u64 tile) {
+// The row of a table that a place belongs to: the last one that does not begin after it. first_of(row) ascends.
+template <class FirstOf>
+__device__ __forceinline__ u32 row_of(u32 count, u64 place, FirstOf first_of) {
   u32 low = 0, high = count;
   while (high - low > 1) {
     const u32 middle = (low + high) / 2;
-    if (tensors[middle].first_tile <= tile) low = middle; else high = middle;
+    if (first_of(middle) <= place) low = middle; else high = middle;
   }
   return low;
+}
+
+// The tensor that a tile belongs to: the last one that does not begin after it and is not empty.
+__device__ inline u32 tensor_of_tile(const Tensor* tensors, u32 count, u64 tile) {
+  return row_of(count, tile, [=](u32 row) { return tensors[row].first_tile; });
 }
 
 template <class Bits>

@@ -16,8 +16,6 @@ const u32 WARPS = THREADS / 32;
 
 #ifndef CUDA_ON_CPU
 
-#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
-
 __device__ __forceinline__ float unflushed_mul(float a, float b) {
   float product;
   asm("mul.rn.f32 %0, %1, %2;" : "=f"(product) : "f"(a), "f"(b));

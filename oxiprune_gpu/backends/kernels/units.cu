@@ -3,7 +3,8 @@
 //
 // Specialised by -DDTYPE and -DMETRIC as select.cu, and by -DTERM=Deviation where squared deviations are added.
 #include "metrics.cuh"
-#include "reduce.cuh"
+#include "outputs.cuh"
+#include "scopes.cuh"
 #include "sums.cuh"
 
 #ifndef TERM
@@ -15,6 +16,24 @@ typedef METRIC<D> Metric;
 typedef D::Bits Bits;
 typedef D::Key Key;
 typedef D::Score Score;
+
+// How a weight is seen: see UnitView in granularity/base.py.
+struct View {
+  u64 groups, outer, units, inner;
+};
+
+// The units of one tensor, and what is to come of them. The row beside it in the table of tensors is that tensor.
+struct Units {
+  View view;
+  u64 first_block;  // its blocks in the launches that add up
+  u64 wide;         // columns: see sum_columns
+  u64 mean;         // a key: deviations from it are added
+  u64 chunk_sums;   // addresses, 0 for none: sums of chunks, where units have several;
+  u64 sums;         // sums of units,
+  u64 scores;       // or what becomes of them;
+  u64 nan;          // a word that is not 0 afterwards if a score is NaN;
+  u64 kept;         // which units are kept, a byte each
+};
 
 // What is added up: made for a tensor, gives the float64 term of an element. `mean` is a key.
 struct ElementScore {
@@ -35,19 +54,20 @@ struct Deviation {
   }
 };
 
-// Where sums go: to the scores of units of one chunk, or else to the sums of chunks. Scores are not negative, so a sum
-// is NaN exactly where one of them is; chunks that hold one are counted, where `nan` is given.
-struct Results {
-  double* sums;
-  Score* scores;
-  u64* nan;
+// Where sums go is looked up when there is one: held in registers, it would cost more than it saves.
 
-  __device__ __forceinline__ void give(u64 number, double sum) const {
-    if (scores) scores[number] = Metric::unit_score(sum);
-    else sums[number] = sum;
-    if (nan && sum != sum) atomicAdd(nan, 1ull);
-  }
-};
+__device__ __forceinline__ void give_unit(const Units& units, u64 unit, double sum) {
+  if (units.scores) ((Score*)units.scores)[unit] = Metric::unit_score(sum);
+  else ((double*)units.sums)[unit] = sum;
+}
+
+// A chunk may be a whole unit. Scores are not negative, so a sum is NaN exactly where one of them is; chunks that hold
+// one are counted, where `nan` is given.
+__device__ __forceinline__ void give_chunk(const Units& units, u64 number, double sum) {
+  if (units.chunk_sums) ((double*)units.chunk_sums)[number] = sum;
+  else give_unit(units, number, sum);
+  if (units.nan && sum != sum) atomicAdd((u64*)units.nan, 1ull);
+}
 
 // Terms are loaded AT_ONCE vectors or elements at a time before any is added, in a turn. Where a turn is WHOLE no place
 // in it is past the end, and nothing is asked.
@@ -72,11 +92,12 @@ __device__ __forceinline__ void add_vectors(double (&lanes)[SLOTS], const Bits* 
 // Units that lie in one piece, their lengths multiples of SLOTS and their data aligned for it: thread t of a team owns
 // the lanes 4t..4t+3.
 template <int AT_ONCE>
-__device__ __forceinline__ void sum_runs_of(const Tensor& tensor, u64 units, u64 length, u64 mean, Results results) {
-  const TERM term(tensor, mean);
+__device__ __forceinline__ void sum_runs_of(const Tensor& tensor, const Units& units, Share share) {
+  const TERM term(tensor, units.mean);
+  const u64 length = units.view.inner;
   const Bits* data = (const Bits*)tensor.data;
   const u32 team = team_for(length), thread = (threadIdx.x & 31) % team;
-  for_each_piece(units, length, team, [&](const Piece& piece, bool exists) {
+  for_each_piece(units.view.units, length, team, share, [&](const Piece& piece, bool exists) {
     const u64 start = piece.unit * length + piece.first;
     double lanes[SLOTS] = {};
     u32 i = thread * SLOTS;
@@ -86,15 +107,16 @@ __device__ __forceinline__ void sum_runs_of(const Tensor& tensor, u64 units, u64
 #pragma unroll
     for (int slot = 0; slot < SLOTS; slot++) lanes[slot] = fold_team(lanes[slot], team);
     const double sum = fold_slots<SLOTS>(lanes);
-    if (exists && thread == 0) results.give(piece.number, sum);
+    if (exists && thread == 0) give_chunk(units, piece.number, sum);
   });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_runs(const Tensor* tensor, u64 units, u64 length, u64 mean, double* sums, Score* scores, u64* nan) {
-  const Results results = {sums, scores, nan};
-  if (length <= LANES) sum_runs_of<1>(*tensor, units, length, mean, results);
-  else sum_runs_of<32 / sizeof(Bits)>(*tensor, units, length, mean, results);  // 128 bytes in flight a thread
+    sum_runs(const Tensor* tensors, const Units* table, u32 count) {
+  const Share share = share_of_block(table, count);
+  const Units& units = table[share.row];
+  if (units.view.inner <= LANES) sum_runs_of<1>(tensors[share.row], units, share);
+  else sum_runs_of<32 / sizeof(Bits)>(tensors[share.row], units, share);  // 128 bytes in flight a thread
 }
 
 // A turn of elements: those at `place` and after, numbers i, i + stride, ... of the piece. The n-th goes to lane
@@ -125,11 +147,6 @@ __device__ __forceinline__ void add_terms(double (&lanes)[COUNT], const Bits* da
   if (i < length) add_elements<AT_ONCE, false>(lanes, data, term, place, i, stride, length);
 }
 
-// How a weight is seen: see UnitView in granularity/base.py.
-struct View {
-  u64 groups, outer, units, inner;
-};
-
 // Index of every stride-th term of a unit. Term i stands at i, and after each `inner` terms the other units' are
 // skipped.
 struct Scattered {
@@ -159,26 +176,26 @@ struct Scattered {
 
 // Units that lie anyhow: thread t of a team owns the lanes t, t + team, ...: neighbours read neighbours.
 template <int AT_ONCE>
-__device__ __forceinline__ void sum_scattered_of(const Tensor& tensor, const View& view, u64 mean, Results results) {
-  const TERM term(tensor, mean);
+__device__ __forceinline__ void sum_scattered_of(const Tensor& tensor, const Units& units, Share share) {
+  const TERM term(tensor, units.mean);
+  const View view = units.view;
   const u64 unit_size = view.outer * view.inner;
   const u32 team = team_for(unit_size), thread = (threadIdx.x & 31) % team;
-  for_each_piece(view.groups * view.units, unit_size, team, [&](const Piece& piece, bool exists) {
+  for_each_piece(view.groups * view.units, unit_size, team, share, [&](const Piece& piece, bool exists) {
     double lanes[SLOTS] = {};
     const Scattered place(view, piece.unit, piece.first + thread, team);
     add_terms<AT_ONCE>(lanes, (const Bits*)tensor.data, term, place, thread, team, piece.length);
     const double sum = fold_team(fold_slots<SLOTS>(lanes), team);
-    if (exists && thread == 0) results.give(piece.number, sum);
+    if (exists && thread == 0) give_chunk(units, piece.number, sum);
   });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_scattered(const Tensor* tensor, u64 groups, u64 outer, u64 units, u64 inner, u64 mean, double* sums,
-                  Score* scores, u64* nan) {
-  const View view = {groups, outer, units, inner};
-  const Results results = {sums, scores, nan};
-  if (outer * inner <= LANES) sum_scattered_of<SLOTS>(*tensor, view, mean, results);
-  else sum_scattered_of<4 * SLOTS>(*tensor, view, mean, results);
+    sum_scattered(const Tensor* tensors, const Units* table, u32 count) {
+  const Share share = share_of_block(table, count);
+  const Units& units = table[share.row];
+  if (units.view.outer * units.view.inner <= LANES) sum_scattered_of<SLOTS>(tensors[share.row], units, share);
+  else sum_scattered_of<4 * SLOTS>(tensors[share.row], units, share);
 }
 
 struct Column {
@@ -193,14 +210,15 @@ struct Column {
 // Columns of matrices (groups, rows, columns): a block adds one chunk of COLUMNS columns. Its threads stand in ROWS
 // rows; row r owns the lanes r, r + ROWS, ... of its columns.
 template <int COLUMNS>
-__device__ __forceinline__ void sum_columns_of(const Tensor& tensor, const View& view, Results results) {
+__device__ __forceinline__ void sum_columns_of(const Tensor& tensor, const Units& units, Share share) {
+  const View view = units.view;
   const u32 ROWS = THREADS / COLUMNS;
   const int COUNT = LANES / ROWS, AT_ONCE = 16;
   __shared__ double parts[ROWS][COLUMNS];
   const ElementScore term(tensor, 0);
   const u32 row = threadIdx.x / COLUMNS, place = threadIdx.x % COLUMNS;
   const u64 chunks = chunks_in(view.outer), strips = (view.units + COLUMNS - 1) / COLUMNS;
-  for (u64 tile = blockIdx.x; tile < view.groups * chunks * strips; tile += gridDim.x) {
+  for (u64 tile = share.number; tile < view.groups * chunks * strips; tile += share.of) {
     const u64 above = quotient(tile, strips), group = quotient(above, chunks), chunk = above - group * chunks;
     const u64 column = (tile - above * strips) * COLUMNS + place, first = chunk * CHUNK;
     const u64 left = column < view.units ? view.outer - first : 0;
@@ -214,27 +232,25 @@ __device__ __forceinline__ void sum_columns_of(const Tensor& tensor, const View&
       __syncthreads();
     }
     // The first row reads its own here, so the next tile may be written without another barrier.
-    if (row == 0 && left) results.give((group * view.units + column) * chunks + chunk, parts[0][place]);
+    if (row == 0 && left) give_chunk(units, (group * view.units + column) * chunks + chunk, parts[0][place]);
   }
 }
 
 // `wide`: 32 columns a block; else as many as a sector of 32 bytes holds, for matrices that would occupy few blocks.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_columns(const Tensor* tensor, u64 groups, u64 rows, u64 columns, u32 wide, double* sums, Score* scores,
-                u64* nan) {
-  const View view = {groups, rows, columns, 1};
-  const Results results = {sums, scores, nan};
-  if (wide) sum_columns_of<32>(*tensor, view, results);
-  else sum_columns_of<32 / sizeof(Bits)>(*tensor, view, results);
+    sum_columns(const Tensor* tensors, const Units* table, u32 count) {
+  const Share share = share_of_block(table, count);
+  const Units& units = table[share.row];
+  if (units.wide) sum_columns_of<32>(tensors[share.row], units, share);
+  else sum_columns_of<32 / sizeof(Bits)>(tensors[share.row], units, share);
 }
 
 // Add the chunks of each unit one after another: a warp a unit, which loads the next 32 while it adds these.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    add_chunks(const double* chunk_sums, u64 units, u64 chunks, double* sums, Score* scores) {
+__device__ __forceinline__ void add_chunks_of(const Units& units, Share share) {
   const u32 lane = threadIdx.x & 31;
-  const Results results = {sums, scores, nullptr};
-  for (u64 unit = (u64)blockIdx.x * WARPS + threadIdx.x / 32; unit < units; unit += (u64)gridDim.x * WARPS) {
-    const double* mine = chunk_sums + unit * chunks;
+  const u64 count = units.view.groups * units.view.units, chunks = chunks_in(units.view.outer * units.view.inner);
+  for (u64 unit = share.number * WARPS + threadIdx.x / 32; unit < count; unit += share.of * WARPS) {
+    const double* mine = (const double*)units.chunk_sums + unit * chunks;
     double total = 0, following = lane < chunks ? mine[lane] : 0;
     for (u64 first = 0; first < chunks; first += 32) {
       const double held = following;
@@ -242,8 +258,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
       for (int chunk = 0; chunk < 32; chunk++) total = add_double(total, __shfl_sync(ALL_LANES, held, chunk));
     }
-    if (lane == 0) results.give(unit, total);
+    if (lane == 0) give_unit(units, unit, total);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) add_chunks(const Units* table, u32 count) {
+  const Share share = share_of_block(table, count);
+  if (table[share.row].chunk_sums) add_chunks_of(table[share.row], share);
 }
 
 // Random scores of units need no sums. They are NaN where `nan` says that the weight holds one: nothing is then pruned.
@@ -252,42 +273,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const bool refused = *nan != 0;
   for (u64 unit = (u64)blockIdx.x * THREADS + threadIdx.x; unit < units; unit += (u64)gridDim.x * THREADS)
     scores[unit] = refused ? D::score(D::NAN_KEY) : Random<D>::seeded_unit_score(seed + unit);
-}
-
-// Lowest and highest key; extremes[0] is all ones before, extremes[1] zero. Counts NaN, whose keys are the highest.
-extern "C" __global__ void __launch_bounds__(THREADS) find_extremes(const Tensor* tensor, u64* extremes, u64* nan) {
-  typedef TileElements<Bits> Elements;
-  const u64 size = tensor->size;
-  const Metric metric(*tensor);
-  u64 low = ~0ull, high = 0, found = 0;
-  for (u64 tile = blockIdx.x; tile < tiles_in<Bits>(size); tile += gridDim.x) {
-    Elements elements;
-    elements.load((const Bits*)tensor->data, size, tile);
-#pragma unroll
-    for (int s = 0; s < Elements::STEPS; s++) {
-      const u64 first = Elements::first_of(tile, s);
-#pragma unroll
-      for (int e = 0; e < Elements::WIDTH; e++) {
-        if (first + e >= size) continue;
-        const Key key = metric.key(elements.step[s].at[e], first + e);
-        low = key < low ? key : low;
-        high = key > high ? key : high;
-        found += key > D::INFINITY_KEY;
-      }
-    }
-  }
-#pragma unroll
-  for (int distance = 16; distance; distance >>= 1) {
-    const u64 other_low = __shfl_xor_sync(ALL_LANES, low, distance);
-    const u64 other_high = __shfl_xor_sync(ALL_LANES, high, distance);
-    low = other_low < low ? other_low : low;
-    high = other_high > high ? other_high : high;
-  }
-  if ((threadIdx.x & 31) == 0) {
-    atomicMin(&extremes[0], low);
-    atomicMax(&extremes[1], high);
-  }
-  add_to_word(found, nan);
 }
 
 // Zero the elements of units that fall, and write the mask of elements, each where it is given. A thread takes WIDTH
@@ -330,4 +315,63 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const bool aligned = units * inner % WIDTH == 0 && ((u64)data & 15) == 0 && ((u64)mask & (WIDTH - 1)) == 0;
   if (aligned) prune_strips<WIDTH>(data, mask, kept, view, shares);
   else prune_strips<1>(data, mask, kept, view, shares);
+}
+
+// The units of elements that follow each other.
+struct UnitsInOrder {
+  const View& view;
+  u64 column, unit, outer, group;  // column: place of the element in its run of `inner`
+
+  __device__ __forceinline__ UnitsInOrder(const View& view, u64 index) : view(view) {
+    const u64 run = quotient(index, view.inner), slab = quotient(run, view.units);
+    group = quotient(slab, view.outer);
+    outer = slab - group * view.outer;
+    unit = run - slab * view.units;
+    column = index - run * view.inner;
+  }
+
+  __device__ __forceinline__ u64 next() {
+    const u64 here = group * view.units + unit;
+    if (++column < view.inner) return here;
+    column = 0;
+    if (++unit < view.units) return here;
+    unit = 0;
+    if (++outer < view.outer) return here;
+    outer = 0;
+    group++;
+    return here;
+  }
+};
+
+// Of every tensor before the first NaN, zero the elements of units that fall; write masks, and count what is left:
+// `nonzero` has one word a tensor, by its number. Row r of `table` belongs to the tensor whose scope is r.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    apply_units(const Tensor* tensors, u32 count, u64 tiles, const Units* table, u64* nonzero, u32 mask_kind,
+                const Header* header) {
+  typedef TileElements<Bits> Elements;
+  const u64 first_nan = header->first_nan;
+  NonzeroCounter counter(nonzero);
+  for_each_run(tensors, count, tiles, [&](const Tensor tensor, u64 first, u64 last) {
+    if (tensor.number >= first_nan) return;
+    const View view = table[tensor.scope].view;
+    const u8* stay = (const u8*)table[tensor.scope].kept;
+    counter.turn_to((u32)tensor.number);
+    for (u64 tile = first; tile < last; tile++) {
+      Elements elements;
+      elements.load((const Bits*)tensor.data, tensor.size, tile);
+#pragma unroll
+      for (int s = 0; s < Elements::STEPS; s++) {
+        const u64 index = Elements::first_of(tile, s);
+        UnitsInOrder units(view, index);
+        u32 kept = 0;
+#pragma unroll
+        for (int e = 0; e < Elements::WIDTH; e++) {
+          const u64 unit = units.next();
+          kept |= (u32)(index + e >= tensor.size || stay[unit] != 0) << e;
+        }
+        finish_step(elements, tensor, tile, s, kept, true, mask_kind, counter);
+      }
+    }
+  });
+  counter.hand_over();
 }
