@@ -10,23 +10,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
 
-Path = tuple[tuple[str, int], ...]
-"""Where a message lies in the protobuf: field names with the occurrence's index, from the model down."""
-
-INITIALIZER = "initializer"
-CONSTANT = "constant"
-SPARSE = "sparse initializer"
-ATTRIBUTE = "attribute"
-LITERAL = "literal"
-FUNCTION = "local function"
-TRAINING = "training_info"
+from onnx_tools.body_inputs import unchanged_inputs
+from onnx_tools.function_calls import Functions
+from onnx_tools.graph_parts import (
+    ATTRIBUTE,
+    CONSTANT,
+    FUNCTION,
+    INITIALIZER,
+    LITERAL,
+    SPARSE,
+    TRAINING,
+    Node,
+    Path,
+    Reader,
+    Scope,
+    StoredTensor,
+    Value,
+    shortened,
+    text_of,
+)
 
 _LITERAL_TYPES = {
     "value_float": TensorProto.FLOAT,
@@ -36,188 +42,23 @@ _LITERAL_TYPES = {
     "value_string": TensorProto.STRING,
     "value_strings": TensorProto.STRING,
 }
-_MOST_LETTERS = 200
-_MOST_INTS = 256
-_LONGEST_TEXT = 500
 _RANDOM = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
-
-
-@dataclass(eq=False, repr=False)
-class StoredTensor:
-    """Data that the file holds. `place` is one of the constants above; `what` names the attribute for ATTRIBUTE.
-
-    `value` is the name it is read by; None where nothing in a graph can read it by name.
-    """
-
-    name: str
-    path: Path
-    place: str
-    shape: tuple[int, ...]
-    data_type: int
-    scope: Scope | None = None
-    what: str = ""
-    value: Value | None = None
-    proto: TensorProto | None = None
-
-    @cached_property
-    def ints(self) -> tuple[int, ...] | None:
-        """The elements of a small tensor of integers; else None."""
-        return None if self.proto is None else _small_ints(self.proto)
-
-
-class Reader(NamedTuple):
-    """A node that reads a value, and at which of its inputs."""
-
-    node: Node
-    input_index: int
-
-
-@dataclass(eq=False, repr=False)
-class Value:
-    """A name of one scope. `duplicated`: defined twice there, so that nobody can say what it is.
-
-    `constant`: computed from stored data only. `output_of`: scopes that return it. `fed`: an input of a subgraph,
-    which gets its data from the node around it.
-    """
-
-    name: str
-    tensor: StoredTensor | None = None
-    producer: Node | None = None
-    readers: list[Reader] = field(default_factory=list)
-    output_of: list[Scope] = field(default_factory=list)
-    constant: bool = False
-    duplicated: bool = False
-    fed: bool = False
-
-
-@dataclass(eq=False, repr=False)
-class Scope:
-    """A graph: the main one (`label` is "") or a subgraph (`label` like "If_0/then_branch")."""
-
-    graph: GraphProto
-    path: Path
-    label: str = ""
-    parent: Scope | None = None
-    values: dict[str, Value] = field(default_factory=dict)
-
-    @cached_property
-    def sparse_names(self) -> frozenset[str]:
-        """The names of its sparse initializers."""
-        return frozenset(_text(sparse.values.name) for sparse in self.graph.sparse_initializer)
-
-    def resolve(self, name: str) -> Value | None:
-        """The value that `name` means here: inner names shadow outer ones. None for "" and unknown names."""
-        scope: Scope | None = self if name else None
-        while scope is not None:
-            if name in scope.values:
-                return scope.values[name]
-            scope = scope.parent
-        return None
-
-
-@dataclass(eq=False, repr=False)
-class Node:
-    """A node in its scope. `inputs` and `outputs` keep the positions; None stands for a missing or unknown name.
-
-    `local`: it calls a function of the model itself, whatever operator of ONNX has the same name.
-    """
-
-    proto: NodeProto
-    path: Path
-    scope: Scope
-    inputs: list[Value | None] = field(default_factory=list)
-    outputs: list[Value | None] = field(default_factory=list)
-    local: bool = False
-
-    @cached_property
-    def op_type(self) -> str:
-        """The operator's name, cut if nobody would read it."""
-        return _short(self.proto.op_type)
-
-    @cached_property
-    def domain(self) -> str:
-        """The operator's domain, "" for ai.onnx."""
-        return _domain(self.proto.domain)
-
-    @cached_property
-    def label(self) -> str:
-        """What a person finds it by: its name, else its first output, else its place. Cut if nobody would read it."""
-        outputs = (name for name in self.proto.output if name)
-        return _short(self.proto.name or next(outputs, "")) or f"{self.op_type}[{self.path[-1][1]}]"
-
-    @cached_property
-    def ambiguous(self) -> bool:
-        """Whether the name of an output is defined twice."""
-        return any(output is not None and output.duplicated for output in self.outputs)
-
-    @cached_property
-    def constant(self) -> bool:
-        """Whether what it gives is computed from stored data only."""
-        return all(output is None or output.constant for output in self.outputs)
-
-    @cached_property
-    def _attributes(self) -> dict[str, AttributeProto]:
-        """By name; of those with one name the first."""
-        return {attribute.name: attribute for attribute in reversed(self.proto.attribute)}
-
-    def int_attribute(self, name: str, default: int) -> int:
-        """An integer attribute, or `default`."""
-        attribute = self._attributes.get(name)
-        return default if attribute is None else int(attribute.i)
-
-    def text_attribute(self, name: str) -> str:
-        """A text attribute; "" when absent, or longer than any that makes sense."""
-        attribute = self._attributes.get(name)
-        return "" if attribute is None or len(attribute.s) > _LONGEST_TEXT else _text(attribute.s)
-
-    def ints_attribute(self, name: str) -> tuple[int, ...] | None:
-        """A list of integers given as attribute; None when absent. A very long one is cut: it fits no tensor."""
-        attribute = self._attributes.get(name)
-        return None if attribute is None else tuple(attribute.ints[: _MOST_INTS + 1])
-
-    def ints(self, name: str, index: int) -> tuple[int, ...] | None:
-        """A list of integers that older opsets give as attribute `name` and newer ones as input `index`."""
-        given = self.ints_attribute(name)
-        return self.input_ints(index) if given is None else given
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is ONNX's Constant."""
-        return self.op_type == "Constant" and self.domain == "" and not self.local
-
-    def has_input(self, index: int) -> bool:
-        """Whether optional input `index` is given."""
-        return index < len(self.proto.input) and self.proto.input[index] != ""
-
-    def input_ints(self, index: int) -> tuple[int, ...] | None:
-        """The elements of input `index` when it is a small constant of integers; else None."""
-        value = self.inputs[index] if index < len(self.inputs) else None
-        if value is None or value.duplicated or value.fed:
-            return None
-        if value.tensor is not None and value.tensor.proto is not None:
-            return value.tensor.ints
-        if value.producer is not None and value.producer.is_constant:
-            return value.producer.ints_attribute("value_ints")
-        return None
-
-    def input_shape(self, index: int) -> tuple[int, ...] | None:
-        """The shape of input `index` when it is stored data; else None."""
-        value = self.inputs[index] if index < len(self.inputs) else None
-        return value.tensor.shape if value is not None and value.tensor is not None else None
 
 
 class GraphIndex:
     """The index of one model; built once, then only read.
 
     `scopes` in the order of their appearance, `nodes` and `tensors` in model order (a graph's initializers, then its
-    nodes, each followed by its subgraphs), `functions` the (domain, name) of the model's local functions.
+    nodes, each followed by its subgraphs; the body of a function stands in `nodes` behind each node that calls it, its
+    tensors stand once, behind those of the graphs).
     """
 
     def __init__(self, model: ModelProto) -> None:
         self.scopes: list[Scope] = []
         self.nodes: list[Node] = []
         self.tensors: list[StoredTensor] = []
-        self.functions = frozenset((_domain(f.domain), _short(f.name)) for f in model.functions)
+        self._functions = Functions(model)
+        self._in_functions: dict[Path, StoredTensor] = {}
         self._walk(model.graph)
         self._add_unreachable(model)
         self._connect()
@@ -233,6 +74,8 @@ class GraphIndex:
                 stack.pop()
                 continue
             stack.extend(self._opened(subgraph) for subgraph in reversed(self._visit_attributes(node)))
+            if node.local and (body := self._functions.open(node)) is not None:
+                stack.append(self._opened(body))
 
     def _opened(self, scope: Scope) -> Iterator[Node]:
         """The nodes of `scope`; it is opened when the first is asked for, which keeps model order."""
@@ -240,6 +83,8 @@ class GraphIndex:
 
     def _open_scope(self, scope: Scope) -> Scope:
         self.scopes.append(scope)
+        if isinstance(scope.graph, FunctionProto):
+            return scope
         for graph_input in scope.graph.input:
             value = self._define(scope, graph_input.name)
             if value is not None:
@@ -259,8 +104,13 @@ class GraphIndex:
             self._add(_stored(tensor, below, SPARSE, scope), value if below[-1][0] == "values" else None)
 
     def _add(self, stored: StoredTensor, value: Value | None) -> None:
-        self.tensors.append(stored)
-        stored.value = value
+        if stored.path[0][0] != "functions":
+            self.tensors.append(stored)
+        elif (known := self._in_functions.setdefault(stored.path, stored)) is not stored:
+            known.copies += [] if value is None else [value]
+            stored = known
+        if stored.value is None:
+            stored.value = value
         if value is not None and value.tensor is None:
             value.tensor = stored
 
@@ -271,7 +121,7 @@ class GraphIndex:
             return None
         known = scope.values.get(name)
         if known is None:
-            known = scope.values[name] = Value(_text(name))
+            known = scope.values[name] = Value(text_of(name))
         else:
             known.duplicated |= not is_input or known.tensor is not None
         return known
@@ -279,7 +129,7 @@ class GraphIndex:
     def _nodes_of(self, scope: Scope) -> Iterator[Node]:
         for i, proto in enumerate(scope.graph.node):
             node = Node(proto, (*scope.path, ("node", i)), scope)
-            node.local = (node.domain, node.op_type) in self.functions
+            node.local = self._functions.has(node)
             for name in proto.output:
                 value = self._define(scope, name)
                 if value is not None and value.producer is None:
@@ -294,90 +144,104 @@ class GraphIndex:
         for i, attribute in enumerate(node.proto.attribute):
             path = (*node.path, ("attribute", i))
             for graph, below in _graphs_of(attribute, path):
-                found.append(Scope(graph, below, _scope_label(node, attribute), node.scope))
+                found.append(_subscope(graph, below, node, attribute))
             self._add_attribute_data(node, attribute, path)
         return found
 
     def _add_attribute_data(self, node: Node, attribute: AttributeProto, path: Path) -> None:
         value = node.outputs[0] if node.outputs else None
-        what = f"attribute '{_short(attribute.name)}' of {node.op_type}"
+        what = f"attribute '{shortened(attribute.name)}' of {node.op_type}"
         if node.is_constant and attribute.name in _LITERAL_TYPES:
-            self.tensors.append(_literal(attribute, path, node, value))
+            self._add(_literal(attribute, path, node, value), value)
         elif len(attribute.floats) > 1:
-            self.tensors.append(_listed_floats(attribute, path, node, what))
+            self._add(_listed_floats(attribute, path, node, what), None)
         of_constant = node.is_constant and attribute.name == "value"
         for tensor, below in _data_of(attribute, path):
             place = CONSTANT if of_constant and below[-1][0] == "t" else ATTRIBUTE
             stored = _stored(tensor, below, place, node.scope)
-            stored.what = what
+            stored.what, stored.node = what, node
             stored.name = node.label if place == ATTRIBUTE else (value.name if value else stored.name)
             self._add(stored, value if place == CONSTANT else None)
 
     def _add_unreachable(self, model: ModelProto) -> None:
-        """Tensors that no graph of ours reads: bodies of local functions, training information."""
+        """Tensors of functions; then those that no graph of ours reads: of functions not called, of training_info."""
+        self.tensors += self._in_functions.values()
         for place, repeated in ((FUNCTION, model.functions), (TRAINING, model.training_info)):
             for i, message in enumerate(repeated):
                 name = "functions" if place == FUNCTION else "training_info"
                 for tensor, path in _tensors_below(message, ((name, i),)):
-                    self.tensors.append(_stored(tensor, path, place, None))
+                    if path not in self._in_functions:
+                        self.tensors.append(_stored(tensor, path, place, None))
 
     def _connect(self) -> None:
+        """Readers and results; a call comes before the nodes of its body, so the body's inputs are known there."""
+        bodies = {id(scope.call): scope for scope in self.scopes if scope.call is not None}
         for node in self.nodes:
             node.inputs = [node.scope.resolve(name) for name in node.proto.input]
+            if (body := bodies.get(id(node))) is not None:
+                _give_arguments(node, body)
+                continue
             for i, value in enumerate(node.inputs):
                 if value is not None:
                     value.readers.append(Reader(node, i))
         for scope in self.scopes:
+            if isinstance(scope.graph, FunctionProto):
+                _give_results(scope)
+                continue
             for output in scope.graph.output:
                 value = scope.resolve(output.name)
                 if value is not None and value.output_of[-1:] != [scope]:
                     value.output_of.append(scope)
+        self._connect_bodies()
+
+    def _connect_bodies(self) -> None:
+        """Hand what a Loop and its kin pass on unchanged to the names it has in the body and behind the node."""
+        for scope in self.scopes:
+            for place, inside, after in unchanged_inputs(scope.owner, scope) if scope.owner is not None else ():
+                given = scope.owner.inputs[place] if scope.owner is not None else None
+                if given is not None and scope.owner is not None:
+                    scope.owner.passed.add(place)
+                    given.handed_to += [inside] if after is None else [inside, after]
 
     def _mark_constants(self) -> None:
         """Spread `constant` from stored tensors forward; a cycle simply never becomes constant."""
-        ready = deque(t.value for t in self.tensors if t.value is not None and not t.value.fed)
+        ready = deque(value for t in self.tensors for value in t.values if not value.fed)
         waiting = {id(node): _inputs_to_wait_for(node) for node in self.nodes}
         while ready:
             value = ready.popleft()
             if value.constant:
                 continue
             value.constant = True
+            ready.extend(value.handed_to)
             for node, _ in value.readers:
                 waiting[id(node)] -= 1
                 if waiting[id(node)] == 0:
                     ready.extend(output for output in node.outputs if output is not None and not output.constant)
 
 
-def _text(given: str | bytes) -> str:
-    """A protobuf string for people: one that is not valid UTF-8 arrives as bytes."""
-    return given.decode(errors="backslashreplace") if isinstance(given, bytes) else given
+def _subscope(graph: GraphProto, path: Path, node: Node, attribute: AttributeProto) -> Scope:
+    outside = node.scope
+    inside = f"{node.label.removeprefix(outside.calls)}/{shortened(attribute.name)}"
+    label = shortened(f"{outside.label}/{inside}") if outside.label else inside
+    return Scope(graph, path, label, outside, owner=node, calls=outside.calls, given=outside.given)
 
 
-def _short(given: str | bytes) -> str:
-    """Text that is copied for all that a node holds; else a megabyte of name could become terabytes."""
-    return _text(given) if len(given) <= _MOST_LETTERS else f"{_text(given[:_MOST_LETTERS])}..."
+def _give_arguments(call: Node, body: Scope) -> None:
+    """The inputs of a function are the values that the call gives it; one that is not given is None."""
+    for name, value in zip(body.graph.input, call.inputs, strict=False):
+        text = str(name)
+        if text in body.values:
+            body.values[text].duplicated = True
+        elif value is not None:
+            body.values[text] = value
 
 
-def _scope_label(node: Node, attribute: AttributeProto) -> str:
-    inside = f"{node.label}/{_short(attribute.name)}"
-    return _short(f"{node.scope.label}/{inside}") if node.scope.label else inside
-
-
-def element_count(shape: tuple[int, ...]) -> int:
-    """Elements of a tensor of any shape, 0 with a negative size. Beyond 2^63 some number that is as impossible."""
-    if min(shape, default=1) <= 0:
-        return 0
-    count = 1
-    for size in shape:
-        count *= size
-        if count >= 1 << 63:
-            break
-    return count
-
-
-def _domain(given: str | bytes) -> str:
-    domain = _short(given)
-    return "" if domain == "ai.onnx" else domain
+def _give_results(body: Scope) -> None:
+    assert body.call is not None
+    for name, value in zip(body.graph.output, body.call.outputs, strict=False):
+        result = body.resolve(str(name))
+        if result is not None and value is not None:
+            result.handed_to.append(value)
 
 
 def _inputs_to_wait_for(node: Node) -> int:
@@ -388,7 +252,7 @@ def _inputs_to_wait_for(node: Node) -> int:
 
 
 def _stored(tensor: TensorProto, path: Path, place: str, scope: Scope | None) -> StoredTensor:
-    name = _text(tensor.name) or "/".join(f"{part}[{i}]" for part, i in path if part not in ("graph", "t", "g"))
+    name = text_of(tensor.name) or "/".join(f"{part}[{i}]" for part, i in path if part not in ("graph", "t", "g"))
     return StoredTensor(name, path, place, tuple(tensor.dims), tensor.data_type, scope, proto=tensor)
 
 
@@ -398,13 +262,14 @@ def _literal(attribute: AttributeProto, path: Path, node: Node, value: Value | N
     shape = (count,) if attribute.name.endswith("s") else ()
     name = value.name if value is not None else node.label
     data_type = _LITERAL_TYPES[attribute.name]
-    return StoredTensor(name, path, LITERAL, shape, data_type, node.scope, f"{attribute.name} of Constant", value)
+    what = f"{attribute.name} of Constant"
+    return StoredTensor(name, path, LITERAL, shape, data_type, node.scope, what, node=node)
 
 
 def _listed_floats(attribute: AttributeProto, path: Path, node: Node, what: str) -> StoredTensor:
     """Numbers that an operator holds itself, such as the coefficients of a LinearRegressor."""
-    name, shape = f"{node.label}.{_short(attribute.name)}", (len(attribute.floats),)
-    return StoredTensor(name, path, ATTRIBUTE, shape, TensorProto.FLOAT, node.scope, what)
+    name, shape = f"{node.label}.{shortened(attribute.name)}", (len(attribute.floats),)
+    return StoredTensor(name, path, ATTRIBUTE, shape, TensorProto.FLOAT, node.scope, what, node=node)
 
 
 def _graphs_of(attribute: AttributeProto, path: Path) -> Iterator[tuple[GraphProto, Path]]:
@@ -440,20 +305,3 @@ def _tensors_below(root: Any, path: Path) -> Iterator[tuple[TensorProto, Path]]:
                 items = [value] if hasattr(value, "ListFields") else value
                 found += [(item, (*here, (descriptor.name, i))) for i, item in enumerate(items)]
         stack += reversed(found)
-
-
-def _small_ints(tensor: TensorProto) -> tuple[int, ...] | None:
-    """The elements of a small int32 or int64 tensor; None when they are not there or don't fit the shape."""
-    kinds: dict[int, tuple[str, Any]] = {
-        TensorProto.INT64: ("<i8", tensor.int64_data),
-        TensorProto.INT32: ("<i4", tensor.int32_data),
-    }
-    if tensor.data_type not in kinds or len(tensor.dims) > 1 or tensor.data_location == TensorProto.EXTERNAL:
-        return None
-    width, values = kinds[tensor.data_type]
-    count = tensor.dims[0] if tensor.dims else 1
-    if count > _MOST_INTS:
-        return None
-    if len(tensor.raw_data) == count * np.dtype(width).itemsize:
-        return tuple(int(v) for v in np.frombuffer(tensor.raw_data, width)) if count else ()
-    return tuple(values) if len(values) == count else None

@@ -15,7 +15,7 @@ from itertools import accumulate
 from math import prod
 from operator import mul
 
-from onnx_tools.graph_index import Node
+from onnx_tools.graph_parts import Node
 from onnx_tools.operators import CONTRIB, UnitAxis
 
 Piece = tuple[int, int]

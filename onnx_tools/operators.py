@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from onnx_tools.einsum import is_contracted, operand_axes
-from onnx_tools.graph_index import Node
+from onnx_tools.graph_parts import Node
 
 CONTRIB = "com.microsoft"
 
@@ -296,6 +296,10 @@ OTHER_SLOTS = (
     OtherSlot("RotaryEmbedding", (1, 2), "rotary table"),
     *(OtherSlot("CausalConvWithState", (1,), "depthwise kernel", domain) for domain in ("", CONTRIB)),
     OtherSlot("CausalConvWithState", (2,), "bias"),
+    OtherSlot("If", (), "condition"),
+    OtherSlot("Loop", (), "state that the body changes"),
+    OtherSlot("Scan", (), "state that the body changes, or entries one by one,"),
+    OtherSlot("SequenceMap", (), "entries one by one"),
     OtherSlot("Gather", (0,), "table"),
     OtherSlot("Einsum", (), "operand that is summed with no other"),
     OtherSlot("GroupQueryAttention", (7, 8), "rotary table", CONTRIB),
@@ -316,10 +320,6 @@ UNCOVERED_SLOTS = (
     OtherSlot("QAttention", (1,), "quantised weight", CONTRIB),
     OtherSlot("GatherBlockQuantized", (0,), "quantised embedding", CONTRIB),
     OtherSlot("QMoE", (2, 5, 8), "quantised weight", CONTRIB),
-    OtherSlot("If", (), "data passed into a subgraph"),
-    OtherSlot("Loop", (), "data passed into a subgraph"),
-    OtherSlot("Scan", (), "data passed into a subgraph"),
-    OtherSlot("SequenceMap", (), "data passed into a subgraph"),
 )
 
 HARMLESS = frozenset({("", "Shape", 0), ("", "Size", 0), ("", "CastLike", 1)})

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from onnx_tools import graph_index, operators
-from onnx_tools.graph_index import GraphIndex, Node, Path, Reader, Scope, StoredTensor, Value, element_count
+from onnx_tools import graph_parts, operators
+from onnx_tools.graph_index import GraphIndex
+from onnx_tools.graph_parts import Node, Path, Reader, Scope, StoredTensor, Value, element_count
 from onnx_tools.layout import MOST_AXES, Layout, PassThrough, pass_through
 from onnx_tools.model_file import DTYPES
 from onnx_tools.operators import UnitAxis, WeightSlot
@@ -178,29 +179,30 @@ def _agreed(units: list[UnitAxis | str], what: str) -> tuple[UnitAxis | None, st
 
 def _unusable(tensor: StoredTensor) -> str:
     """Why a tensor can't be a weight, whoever reads it; "" if nothing speaks against it."""
-    if tensor.place not in (graph_index.INITIALIZER, graph_index.CONSTANT):
+    if tensor.place not in (graph_parts.INITIALIZER, graph_parts.CONSTANT):
         return _place_reason(tensor)
     if len(tensor.shape) > MOST_AXES or min(tensor.shape, default=1) < 0:
         return "impossible shape"
     if 0 in tensor.shape:
         return "empty tensor"
-    value = tensor.value
-    if value is not None and value.duplicated:
+    if any(value.duplicated for value in tensor.values):
         return _place_reason(tensor) if _has_sparse_twin(tensor) else "its name is defined twice in one graph"
-    return "overridden by an input of its subgraph" if value is not None and value.fed else ""
+    return "overridden by an input of its subgraph" if any(value.fed for value in tensor.values) else ""
 
 
 def _place_reason(tensor: StoredTensor) -> str:
     """The reason that lies in where the tensor is stored; initializers come here when a sparse one has their name."""
-    if tensor.place in (graph_index.ATTRIBUTE, graph_index.LITERAL):
+    if tensor.place in (graph_parts.ATTRIBUTE, graph_parts.LITERAL):
         return tensor.what + (f": {_NOT_COVERED}" if tensor.data_type in DTYPES else "")
-    if tensor.place in (graph_index.FUNCTION, graph_index.TRAINING):
-        return f"inside a {tensor.place}: {_NOT_COVERED}"
-    return f"{graph_index.SPARSE}: {_NOT_COVERED}"
+    if tensor.place == graph_parts.FUNCTION:
+        return "inside a local function that no call reaches"
+    if tensor.place == graph_parts.TRAINING:
+        return f"inside {tensor.place}"
+    return f"{graph_parts.SPARSE}: {_NOT_COVERED}"
 
 
 def _has_sparse_twin(tensor: StoredTensor) -> bool:
-    if tensor.scope is None or tensor.value is None or tensor.place != graph_index.INITIALIZER:
+    if tensor.scope is None or tensor.value is None or tensor.place != graph_parts.INITIALIZER:
         return False
     return tensor.value.name in tensor.scope.sparse_names
 
@@ -278,15 +280,17 @@ class _Follower:
 
     def readings(self, tensor: StoredTensor) -> list[_Reading]:
         """All uses of a tensor, in the order of distance."""
-        if tensor.value is None:
-            return []
-        todo = deque([_Step(tensor.value, Layout.of(tensor.shape))])
+        todo = deque(_Step(value, Layout.of(tensor.shape)) for value in tensor.values)
         seen = set(todo)
         found: list[_Reading] = []
-        allowed = given = min(self._steps_left, _MOST_STEPS + min(len(tensor.value.readers), _MOST_READERS))
+        readers = sum(len(step.value.readers) for step in todo)
+        allowed = given = min(self._steps_left, _MOST_STEPS + min(readers, _MOST_READERS))
         while todo and allowed >= 0:
             step = todo.popleft()
-            allowed -= len(step.value.readers) + len(step.value.output_of)
+            allowed -= len(step.value.readers) + len(step.value.output_of) + len(step.value.handed_to)
+            fresh = [replace(step, value=value) for value in step.value.handed_to] if allowed >= 0 else []
+            todo.extend(following for following in fresh if following not in seen)
+            seen.update(fresh)
             found += [_Reading(_output_text(scope)) for scope in step.value.output_of] if allowed >= 0 else []
             for reader in step.value.readers if allowed >= 0 else ():
                 onward = _onward(step, reader, tensor, allowed + 2)
@@ -329,7 +333,9 @@ def _reading(step: _Step, reader: Reader) -> _Reading:
     node, i = reader
     op = _op_name(node)
     if node.local:
-        return _Reading(f"passed to local function {op}: {_NOT_COVERED}", node)
+        return _Reading(f"passed to local function {op}, {node.closed}", node)
+    if i in node.passed:
+        return _Reading("")
     slot = operators.weight_slot(node, i, None if step.layout.axes is None else len(step.layout.axes))
     if slot is not None:
         return _Reading(f"weight of {op}", node, slot, step.layout, step.quantiser)

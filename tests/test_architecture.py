@@ -40,7 +40,9 @@ ORDER = {
         weights
         layout
         operators
-        einsum graph_index
+        graph_index
+        body_inputs function_calls
+        einsum graph_parts
         values model_copy
         temporaries model_file
         file_blocks

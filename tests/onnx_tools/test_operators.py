@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_tools import operators
-from onnx_tools.graph_index import GraphIndex, Node
+from onnx_tools.graph_index import GraphIndex
+from onnx_tools.graph_parts import Node, Scope
 from onnx_tools.layout import PASS_THROUGH, Layout, pass_through
 from onnx_tools.operators import UnitAxis
 
@@ -45,6 +46,11 @@ def only_node(text: str, **ints: list[int]) -> Node:
     for name, values in ints.items():
         model.graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.INT64, [len(values)], values))
     return GraphIndex(model).nodes[-1]
+
+
+def node_like(row: operators.OtherSlot) -> Node:
+    proto = onnx.helper.make_node(row.op_type, ["a"] * 9, ["y"], domain=row.domain)
+    return Node(proto, (("node", 0),), Scope(onnx.GraphProto(), ()))
 
 
 def follow(layout: Layout, text: str, output: int = 0, **ints: list[int]) -> Layout:
@@ -203,7 +209,7 @@ def test_no_input_has_two_rows() -> None:
 
 @pytest.mark.parametrize("row", operators.OTHER_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
 def test_rows_of_what_is_no_weight_are_found(row: operators.OtherSlot) -> None:
-    node = Node(onnx.helper.make_node(row.op_type, ["a"] * 9, ["y"], domain=row.domain), (("node", 0),), None)  # type: ignore[arg-type]
+    node = node_like(row)
     for index in row.indices or range(9):
         assert operators.other_slot(node, index) == row
         assert operators.weight_slot(node, index, rank=3) is None
@@ -211,7 +217,7 @@ def test_rows_of_what_is_no_weight_are_found(row: operators.OtherSlot) -> None:
 
 @pytest.mark.parametrize("row", operators.UNCOVERED_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
 def test_rows_of_what_is_not_covered_are_found(row: operators.OtherSlot) -> None:
-    node = Node(onnx.helper.make_node(row.op_type, ["a"] * 9, ["y"], domain=row.domain), (("node", 0),), None)  # type: ignore[arg-type]
+    node = node_like(row)
     for index in row.indices or range(9):
         assert operators.uncovered_slot(node, index) == row
         assert operators.weight_slot(node, index) is None
