@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable
 
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.model_file import ModelFile
-from onnx_tools.operators import UnitAxis
 from onnx_tools.report import InspectedWeight, InspectReport
 from onnx_tools.report_parts import left_alone_reports, versions
 from onnx_tools.rewrite import Progress
 from onnx_tools.values import ValueReader
 from onnx_tools.weights import Weight, find_weights
-from oxiprune_gpu import BlockSource
-
-_SLAB = 1 << 22
-"""Elements looked at at a time."""
+from onnx_tools.zero_patterns import AxisView, Tally, ZeroBits, axis_view, satisfies, zero_counts, zero_units
 
 
 def inspect_file(
@@ -56,14 +49,17 @@ def inspect_file(
         weights=tuple(inspected),
         left_alone=left_alone_reports(found.left_alone),
         files=file_reports(files, None),
+        warnings=_warnings(inspected),
     )
 
 
 def _inspected(weight: Weight, reader: ValueReader) -> InspectedWeight:
-    zeros = _read_zeros(reader.blocks(weight.path, weight.shape))
-    rows = _units(zeros, weight.rows)
-    columns = _units(zeros, weight.columns)
-    groups = _groups_of_four(zeros, weight.columns)
+    bits = ZeroBits(reader.blocks(weight.path, weight.shape))
+    rows = zero_units(bits, weight.rows) if weight.rows else None
+    columns = zero_units(bits, weight.columns) if weight.columns else None
+    summed = axis_view(weight.columns) if weight.columns else None
+    groups, patterns = _along_reduction(bits, summed)
+    axis, others = _other_axes(bits, weight.shape, summed)
     return InspectedWeight(
         name=weight.name,
         op_types=weight.op_types,
@@ -72,7 +68,7 @@ def _inspected(weight: Weight, reader: ValueReader) -> InspectedWeight:
         dtype=str(weight.dtype),
         parameters=weight.elements,
         bytes=weight.elements * weight.dtype.itemsize,
-        zeros=int(np.count_nonzero(zeros)),
+        zeros=bits.zeros,
         rows=rows.count if rows else None,
         zero_rows=rows.zero if rows else None,
         columns=columns.count if columns else None,
@@ -80,48 +76,49 @@ def _inspected(weight: Weight, reader: ValueReader) -> InspectedWeight:
         groups_2_4=groups.count if groups else None,
         satisfying_2_4=groups.zero if groups else None,
         depthwise=weight.depthwise,
+        reduction_axis=axis,
+        reduction=summed.size if summed else None,
+        patterns=patterns,
+        other_axes_2_4=others,
     )
 
 
-@dataclass(frozen=True)
-class _Tally:
-    """How many there are, and how many of them are zero (or, of groups, zero enough)."""
-
-    count: int
-    zero: int
-
-
-def _read_zeros(source: BlockSource) -> NDArray[np.bool_]:
-    """Which elements are zero, flat: a byte an element is all that is held of a weight."""
-    size = math.prod(source.shape)
-    zeros = np.empty(size, np.bool_)
-    scratch = np.empty(min(size, _SLAB), source.dtype)
-    for start in range(0, size, _SLAB):
-        stop = min(start + _SLAB, size)
-        np.equal(source.load(start, stop, scratch), 0, out=zeros[start:stop])
-    return zeros
+def _along_reduction(bits: ZeroBits, view: AxisView | None) -> tuple[Tally | None, tuple[str, ...]]:
+    """Groups of four along the reduction axis, and the N:M patterns that every group of theirs satisfies."""
+    if view is None or view.size < 4:
+        return None, ()
+    counts = zero_counts(bits, view, 4)
+    groups = Tally(int(counts.sum()), int(counts[2:].sum()))
+    holds = {
+        "1:4": groups.count == counts[3:].sum(),
+        "2:4": groups.count == groups.zero,
+        "4:8": satisfies(bits, view, 4, 8),
+    }
+    return groups, tuple(name for name, held in holds.items() if held)
 
 
-def _grouped(zeros: NDArray[np.bool_], axis: UnitAxis) -> NDArray[np.bool_]:
-    """Zeros as (groups, outer, units, inner)."""
-    shape, at = axis.view_shape, axis.axis
-    outer = math.prod(shape[:at]) // axis.groups
-    return zeros.reshape(axis.groups, outer, shape[at], math.prod(shape[at + 1 :]))
+def _other_axes(bits: ZeroBits, shape: tuple[int, ...], summed: AxisView | None) -> tuple[int | None, tuple[str, ...]]:
+    """Which stored axis is summed, if it is one; and along which other axes the weight is 2:4.
+
+    Some tools group along a batch axis, or over input channels and kernel places as one axis.
+    """
+    views = {AxisView.of(shape, axis): f"axis {axis}" for axis in reversed(range(len(shape)))}
+    axis = next((i for i in range(len(shape)) if AxisView.of(shape, i) == summed), None)
+    if len(shape) > 2:
+        views.setdefault(AxisView(shape[0], math.prod(shape[1:]), 1), f"axes 1 to {len(shape) - 1} as one")
+    found = [name for view, name in views.items() if view != summed and satisfies(bits, view, 2, 4)]
+    return axis, tuple(sorted(found))
 
 
-def _units(zeros: NDArray[np.bool_], axis: UnitAxis | None) -> _Tally | None:
-    if axis is None:
-        return None
-    whole = np.logical_and.reduce(_grouped(zeros, axis), axis=(1, 3))
-    return _Tally(whole.size, int(np.count_nonzero(whole)))
-
-
-def _groups_of_four(zeros: NDArray[np.bool_], axis: UnitAxis | None) -> _Tally | None:
-    """Groups of four neighbours along the reduction axis; a remainder that fills no group is not counted."""
-    if axis is None or axis.view_shape[axis.axis] < 4:
-        return None
-    grouped = _grouped(zeros, axis)
-    fours = grouped.shape[2] // 4
-    parts = [grouped[:, :, place : fours * 4 : 4].astype(np.uint8) for place in range(4)]
-    enough = (parts[0] + parts[1] + parts[2] + parts[3]) >= 2
-    return _Tally(enough.size, int(np.count_nonzero(enough)))
+def _warnings(weights: Iterable[InspectedWeight]) -> tuple[str, ...]:
+    """What is pruned 2:4 in a way that no sparse tensor core reads."""
+    wrong = [weight for weight in weights if weight.other_axes_2_4 and "2:4" not in weight.patterns]
+    if not wrong:
+        return ()
+    first = wrong[0]
+    summed = "" if first.reduction_axis is None else f" {first.reduction_axis}"
+    others = f", and {len(wrong) - 1} more weights so" if len(wrong) > 1 else ""
+    return (
+        f"'{first.name}' is 2:4 along {first.other_axes_2_4[0]}, not along the reduction axis{summed}{others}: "
+        "sparse tensor cores (TensorRT) won't use it",
+    )

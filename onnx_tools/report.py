@@ -270,10 +270,12 @@ class InspectedWeight:
     """A weight that could be pruned, and its zeros: by element, whole row (output channel) and column (input channel).
 
     `groups_2_4`: groups of four neighbours along the reduction axis; `satisfying_2_4`: those with two zeros or more.
-    None where the weight has no such axis.
+    None where the weight has no such axis. `reduction_axis`: the stored axis that is summed, None where that is no
+    single one; `reduction`: how many neighbours one sum has along it. `patterns`: of "1:4", "2:4" and "4:8" what holds
+    for every group along it. `other_axes_2_4`: other axes of the stored shape along which every group is 2:4, in words.
     """
 
-    derived: ClassVar[tuple[str, ...]] = ("sparsity", "is_2_4")
+    derived: ClassVar[tuple[str, ...]] = ("sparsity", "is_2_4", "remainder_2_4")
 
     name: str
     op_types: tuple[str, ...]
@@ -290,6 +292,10 @@ class InspectedWeight:
     groups_2_4: int | None = None
     satisfying_2_4: int | None = None
     depthwise: bool = False
+    reduction_axis: int | None = None
+    reduction: int | None = None
+    patterns: tuple[str, ...] = ()
+    other_axes_2_4: tuple[str, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -300,6 +306,11 @@ class InspectedWeight:
     def is_2_4(self) -> bool | None:
         """Whether every group of four has two zeros; None if it has no groups."""
         return self.satisfying_2_4 == self.groups_2_4 if self.groups_2_4 else None
+
+    @property
+    def remainder_2_4(self) -> int | None:
+        """Neighbours at the end of the reduction axis that fill no group of four; they are not looked at."""
+        return None if self.reduction is None else self.reduction % 4
 
 
 @dataclass(frozen=True)

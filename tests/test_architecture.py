@@ -38,7 +38,7 @@ ORDER = {
         plain
         weight_selection
         weights
-        layout
+        layout zero_patterns
         operators
         graph_index
         body_inputs function_calls

@@ -77,10 +77,13 @@ def part_of(part: int | None, total: int | None) -> str:
 
 
 def two_of_four(weight: InspectedWeight) -> str:
-    """How much of a weight is 2:4 sparse, as a fraction of its groups."""
+    """The fraction of groups along the reduction axis that are 2:4; if not all, along which other axis all are."""
     if weight.groups_2_4 is None or weight.satisfying_2_4 is None:
-        return NONE
-    return format_fraction(weight.satisfying_2_4, weight.groups_2_4)
+        share = NONE
+    else:
+        share = format_fraction(weight.satisfying_2_4, weight.groups_2_4)
+    wrong = weight.other_axes_2_4 and not weight.is_2_4
+    return f"{share} (but 2:4 along {weight.other_axes_2_4[0]})" if wrong else share
 
 
 def file_name(file: FileReport) -> str:

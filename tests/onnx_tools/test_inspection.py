@@ -117,10 +117,94 @@ def test_negative_zeros_are_zeros_and_denormals_are_not(tmp_path: pathlib.Path) 
     assert (found.zeros, found.zero_columns) == (2, 1)
 
 
-def test_weights_larger_than_a_slab(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_tools.inspection._SLAB", 100)
-    w = sparse(30, 41)
-    assert_counts(inspect(tmp_path, "y = MatMul(x, w)", w), w, list(w.T), list(w), w.T)
+@pytest.mark.parametrize("slab", [8, 96, 1 << 22])
+@pytest.mark.parametrize(
+    ("body", "shape", "reduction"),
+    [
+        ("y = MatMul(x, w)", (30, 41), 0),
+        ("y = Gemm <transB = 1> (x, w)", (5, 41), 1),
+        ("y = MatMul(x, w)", (3, 9, 20), 1),
+        ("y = Conv <group = 3> (x, w)", (6, 9, 3, 3), 1),
+        ("y = ConvTranspose(x, w)", (12, 2, 5, 2), 0),
+    ],
+)
+def test_weights_larger_than_a_slab(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slab: int,
+    body: str,
+    shape: tuple[int, ...],
+    reduction: int,
+) -> None:
+    w = sparse(*shape)
+    whole = inspect(tmp_path, body, w)
+    monkeypatch.setattr("onnx_tools.zero_patterns._SLAB", slab)
+    found = inspect(tmp_path, body, w)
+    assert found == whole
+    assert (found.groups_2_4, found.satisfying_2_4) == fours(np.moveaxis(w, reduction, -1))
+    assert (found.reduction_axis, found.reduction) == (reduction, shape[reduction])
+
+
+def pruned_along(w: Array, axis: int, keep: int, of: int) -> Array:
+    """A copy in which any `keep` of every `of` neighbours are left; what fills no group stays."""
+    lines = np.moveaxis(w.copy(), axis, -1)
+    order = np.random.default_rng(0).random(lines.shape)
+    for start in range(0, lines.shape[-1] // of * of, of):
+        group = slice(start, start + of)
+        lines[..., group][order[..., group].argsort(-1).argsort(-1) >= keep] = 0
+    return np.moveaxis(lines, -1, axis)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "axis", "others"),
+    [
+        ("y = MatMul(x, w)", (16, 8), 0, ("axis 1",)),
+        ("y = Gemm(x, w)", (16, 8), 0, ("axis 1",)),
+        ("y = Gemm <transB = 1> (x, w)", (8, 16), 1, ("axis 0",)),
+        ("y = MatMul(x, w)", (4, 16, 8), 1, ("axis 0", "axes 1 to 2 as one", "axis 2")),
+        ("y = Conv(x, w)", (8, 16, 3, 3), 1, ("axis 0", "axes 1 to 3 as one")),
+        ("y = Conv(x, w)", (8, 16, 1, 1), 1, ("axis 0",)),
+    ],
+)
+def test_along_which_axis_a_weight_is_2_4(
+    tmp_path: pathlib.Path, body: str, shape: tuple[int, ...], axis: int, others: tuple[str, ...]
+) -> None:
+    w = np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    right = inspect(tmp_path, body, pruned_along(w, axis, 2, 4))
+    assert (right.is_2_4, right.patterns, right.other_axes_2_4) == (True, ("2:4", "4:8"), ())
+    for name in others:
+        flat = w.reshape(shape[0], -1)
+        wrong = pruned_along(flat if "as one" in name else w, 1 if "as one" in name else int(name[5:]), 2, 4)
+        found = inspect(tmp_path, body, wrong.reshape(shape))
+        assert not found.is_2_4
+        assert name in found.other_axes_2_4
+        assert found.reduction_axis == axis
+
+
+@pytest.mark.parametrize(
+    ("keep", "of", "patterns"), [(1, 4, ("1:4", "2:4", "4:8")), (3, 4, ()), (4, 8, ("4:8",)), (3, 8, ("4:8",))]
+)
+def test_other_patterns_along_the_reduction_axis(
+    tmp_path: pathlib.Path, keep: int, of: int, patterns: tuple[str, ...]
+) -> None:
+    w = pruned_along(np.ones((18, 4), np.float32), 0, keep, of)
+    found = inspect(tmp_path, "y = MatMul(x, w)", w)
+    assert (found.patterns, found.remainder_2_4) == (patterns, 2)
+
+
+def test_an_axis_behind_a_transpose_is_the_stored_one(tmp_path: pathlib.Path) -> None:
+    w = pruned_along(np.ones((8, 16), np.float32), 1, 2, 4)
+    found = inspect(tmp_path, "t = Transpose <perm = [1, 0]> (w) y = MatMul(x, t)", w)
+    assert (found.reduction_axis, found.is_2_4) == (1, True)
+
+
+def test_a_wrong_axis_is_a_warning(tmp_path: pathlib.Path) -> None:
+    w = pruned_along(np.ones((8, 16), np.float32), 1, 2, 4)
+    inspect(tmp_path, "y = MatMul(x, w)", w)
+    (warning,) = inspect_file(tmp_path / "model.onnx").warnings
+    assert warning.startswith("'w' is 2:4 along axis 1, not along the reduction axis 0: sparse tensor cores")
+    inspect(tmp_path, "y = Gemm <transB = 1> (x, w)", w)
+    assert inspect_file(tmp_path / "model.onnx").warnings == ()
 
 
 def test_the_report(external_file: pathlib.Path) -> None:
