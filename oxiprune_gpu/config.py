@@ -24,7 +24,7 @@ class PruningConfig:
             where the granularity says it: 2:4 prunes half.
         metric: an `ImportanceMetric` or its text: `l1`, `l2`, `taylor` (the proxy), `random:SEED`.
         granularity: a `PruningGranularity` or its text: `unstructured`, `row`, `column`, `axis:N`, `block:HxW`,
-            `N:M` as in `2:4` (along the last axis) or `2:4@0` (along axis 0).
+            `kernel`, `N:M` as in `2:4` (along the last axis) or `2:4@0` (along axis 0), `2:4+pad`.
         min_nonzero: at least this many elements of each tensor are kept (rounded up to whole units).
 
     Raises:

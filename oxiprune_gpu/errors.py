@@ -6,7 +6,7 @@
     ├── InvalidSparsity        sparsity outside [0, 1), or not the one that N:M has
     ├── InvalidOption          a metric, granularity or option that does not exist
     ├── EmptyTensor            a weight without elements
-    ├── NotTwoDimensional      row or column pruning of a weight without exactly two axes
+    ├── NotTwoDimensional      row or column pruning of a weight without exactly two axes, blocks of one with fewer
     ├── BelowMinNonzero        min_nonzero is larger than the weight, or than what N:M keeps of it
     ├── NonFiniteWeight        NaN in a weight or a gradient
     ├── NonFiniteScore         NaN born in a score (infinity times zero)
@@ -51,7 +51,7 @@ class EmptyTensor(PruningError, ValueError):
 
 
 class NotTwoDimensional(PruningError, ValueError):
-    """Row and column pruning need exactly two axes."""
+    """Row and column pruning need exactly two axes, blocks two at least."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = tuple(shape)

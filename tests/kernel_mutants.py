@@ -52,9 +52,10 @@ MUTANTS = (
     Mutant(
         "rest of a line pruned",
         "groups.cu",
-        "present < RUNS ? ALL_LANES : staying",
-        "present < 1 ? ALL_LANES : staying",
+        "filled ? options.fall : lines.tail_falls",
+        "options.fall",
     ),
+    Mutant("padding falls last", "groups.cu", ": (Key)-1;", ": 0;"),
     Mutant(
         "turn of elements too long",
         "units.cu",

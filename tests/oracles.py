@@ -105,20 +105,25 @@ def fallen_units(size: int, units: list[np.ndarray], scores: np.ndarray, k: int)
     return fallen
 
 
-def block_units(shape: tuple[int, int], height: int, width: int) -> list[np.ndarray]:
-    """Flat element numbers of each block of a matrix, from left to right, then downwards."""
+def block_units(shape: tuple[int, ...], height: int, width: int) -> list[np.ndarray]:
+    """Flat element numbers of each block of the first two axes, from left to right, then downwards."""
     numbers = np.arange(math.prod(shape)).reshape(shape)
     corners = [(row, column) for row in range(0, shape[0], height) for column in range(0, shape[1], width)]
     return [numbers[row : row + height, column : column + width].reshape(-1) for row, column in corners]
 
 
-def fallen_of_groups(scores: np.ndarray, keep: int, of: int, axis: int) -> np.ndarray:
-    """Which elements fall when of every `of` neighbours along an axis the `keep` highest stay; whole groups only."""
+def fallen_of_groups(scores: np.ndarray, keep: int, of: int, axis: int, pad: bool = False) -> np.ndarray:
+    """Which elements fall when of every `of` neighbours along an axis the `keep` highest stay.
+
+    Whole groups only; with `pad` lines are first filled up to whole groups by elements that fall before all others.
+    """
     fallen = np.zeros(scores.shape, bool)
     lines, marks = np.moveaxis(scores, axis, -1), np.moveaxis(fallen, axis, -1)
     for place in np.ndindex(lines.shape[:-1]):
-        for first in range(0, lines.shape[-1] - of + 1, of):
-            marks[place][first : first + of] = lowest(lines[place][first : first + of], of - keep)
+        line = lines[place].tolist() + [-1.0] * (-lines.shape[-1] % of if pad else 0)
+        for first in range(0, len(line) - of + 1, of):
+            falls = lowest(np.array(line[first : first + of]), of - keep)
+            marks[place][first : first + of] = falls[: lines.shape[-1] - first]
     return fallen
 
 

@@ -167,8 +167,8 @@ class Backend(ABC):
     ) -> None:
         """Set all but the `view.keep` elements with the highest scores of each group to +0.0.
 
-        Of equal scores the lowest index falls first. Elements in no group are kept. `mask` and `write` as in
-        `prune_elements`.
+        Of equal scores the lowest index falls first. Of elements that fill no group `view.falls` says how many fall.
+        `mask` and `write` as in `prune_elements`.
         """
 
     @abstractmethod

@@ -65,7 +65,8 @@ def prune_groups(
     if scan:
         kernel_of("elements", "scan_scores", specialised)(_grid(blocks, size), (_THREADS,), (table, None, nan))
     name = _kernel_for(member.weight, view)
-    lines = () if name == IN_A_ROW else tuple(np.uint64(side) for side in (view.outer, view.length, view.inner))
+    sides = () if name == IN_A_ROW else (view.outer, view.length, view.inner, view.falls(view.length % view.of))
+    lines = tuple(np.uint64(side) for side in sides)
     options = np.uint32(view.keep), np.uint32(scan), np.uint32(write)
     prune = kernel_of("groups", name, {**specialised, "OF": str(view.of)})
     prune(_grid(blocks, size // view.of), (_THREADS,), (table, *lines, *options, nan))

@@ -32,7 +32,7 @@ def prune_groups(scored: ScoredWeight, view: GroupView, mask: Mask | None, *, wr
     check_finite(scored)
     if mask is not None:
         mask.reshape(view.outer, view.length, view.inner)[:, view.whole :] = True
-    if not view.whole or (mask is None and not write):
+    if not view.pruned or (mask is None and not write):
         return
     pieces: list[_Run] | list[_Strip] = _runs(view) if _slab(view) <= BLOCK else _strips(view)
     flat = None if mask is None else mask.reshape(-1)
@@ -51,7 +51,7 @@ def prune_groups(scored: ScoredWeight, view: GroupView, mask: Mask | None, *, wr
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive elements: `rows` times so many slabs (of x inner), each row followed by a tail in no group."""
+    """Consecutive elements: `rows` times so many slabs (of x inner), each row followed by a tail that fills none."""
 
     start: int
     rows: int
@@ -68,9 +68,10 @@ class _Strip:
 
     start: int
     length: int
+    members: int
 
     def size(self, view: GroupView) -> int:
-        return view.of * self.length
+        return self.members * self.length
 
 
 def _slab(view: GroupView) -> int:
@@ -88,16 +89,19 @@ def _runs(view: GroupView) -> list[_Run]:
     if row <= BLOCK:
         at_once = BLOCK // row
         return [_Run(first * row, last - first, slabs, tail) for first, last in cut((0, view.outer), at_once)]
-    pieces = cut((0, slabs), max(1, BLOCK // slab))
-    return [_Run(o * row + a * slab, 1, b - a, 0) for o in range(view.outer) for a, b in pieces]
+    runs = [(a * slab, b - a, 0) for a, b in cut((0, slabs), max(1, BLOCK // slab))]
+    if view.falls(tail // view.inner):
+        runs.append((slabs * slab, 0, tail))
+    return [_Run(o * row + start, 1, some, rest) for o in range(view.outer) for start, some, rest in runs]
 
 
 def _strips(view: GroupView) -> list[_Strip]:
     """All groups in strips of about a block."""
-    slab, row = _slab(view), view.length * view.inner
-    slabs = [o * row + g * slab for o in range(view.outer) for g in range(view.length // view.of)]
+    row = view.length * view.inner
+    groups = [(first * view.inner, min(view.of, view.length - first)) for first in range(0, view.length, view.of)]
+    starts = [(o * row + start, members) for o in range(view.outer) for start, members in groups if view.falls(members)]
     pieces = cut((0, view.inner), max(1, BLOCK // view.of))
-    return [_Strip(start + a, b - a) for start in slabs for a, b in pieces]
+    return [_Strip(start + a, b - a, members) for start, members in starts for a, b in pieces]
 
 
 class _Worker:
@@ -127,26 +131,34 @@ class _Worker:
         grouped = run.slabs * _slab(view)
         values = self._reader.load(run.start, stop)
         kept = self._kept[: len(values)] if mask is None else mask[run.start : stop]
-        kept.reshape(run.rows, -1)[:, grouped:] = True
-        shape = (run.rows, run.slabs, view.of, view.inner)
-        keys = self._reader.keys_of(values, run.start).reshape(run.rows, -1)[:, :grouped].reshape(shape)
-        by_member = self._keys[: run.rows * grouped].reshape(view.of, run.rows, run.slabs, view.inner)
-        for member in range(view.of):
-            by_member[member] = keys[:, :, member]
-        stays = self._stays(by_member.reshape(view.of, -1)).reshape(by_member.shape)
-        marks = kept.reshape(run.rows, -1)[:, :grouped].reshape(shape)
-        for member in range(view.of):
-            marks[:, :, member] = stays[member]
+        keys, marks = (flat.reshape(run.rows, -1) for flat in (self._reader.keys_of(values, run.start), kept))
+        if run.slabs:
+            shape = (run.rows, run.slabs, view.of, view.inner)
+            self._mark(keys[:, :grouped].reshape(shape), marks[:, :grouped].reshape(shape))
+        if run.tail:
+            shape = (run.rows, 1, run.tail // view.inner, view.inner)
+            self._mark(keys[:, grouped:].reshape(shape), marks[:, grouped:].reshape(shape))
         if write:
             multiply_bits(values, kept, self._factors[: len(values)])
             self._source.store(run.start, values)
 
+    def _mark(self, keys: Array, marks: Mask) -> None:
+        """Write to `marks` which of the keys (rows, slabs, members, inner) stay in their group; both may be views."""
+        members = keys.shape[2]
+        if not self._view.falls(members):
+            marks[...] = True
+            return
+        by_member = self._keys[: keys.size].reshape(members, *keys.shape[:2], keys.shape[3])
+        by_member[...] = keys.transpose(2, 0, 1, 3)
+        stays = self._stays(by_member.reshape(members, -1)).reshape(by_member.shape)
+        marks[...] = stays.transpose(1, 2, 0, 3)
+
     def _prune_strip(self, strip: _Strip, mask: Mask | None, *, write: bool) -> None:
         """Prune groups whose members are loaded one by one."""
-        view, length = self._view, strip.length
-        starts = [strip.start + member * view.inner for member in range(view.of)]
-        raw = self._raw[: view.of * length].reshape(view.of, length)
-        keys = self._keys[: view.of * length].reshape(view.of, length)
+        members, length = strip.members, strip.length
+        starts = [strip.start + member * self._view.inner for member in range(members)]
+        raw = self._raw[: members * length].reshape(members, length)
+        keys = self._keys[: members * length].reshape(members, length)
         values = [self._source.load(start, start + length, room) for start, room in zip(starts, raw, strict=True)]
         for start, some, room in zip(starts, values, keys, strict=True):
             room[:] = self._reader.keys_of(some, start)
@@ -168,5 +180,5 @@ class _Worker:
             np.less_equal(keys[member], keys[member + 1 :], out=falls)
             ranks[member + 1 :] += falls.view(np.uint8)
             ranks[member] -= np.add.reduce(falls.view(np.uint8), axis=0, dtype=np.uint8)
-        stays: Mask = np.greater_equal(ranks, of - self._view.keep, out=before)
+        stays: Mask = np.greater_equal(ranks, self._view.falls(of), out=before)
         return stays

@@ -198,11 +198,11 @@ def _check_statistics(trial: _Trial) -> None:
 
 def _check_groups(trial: _Trial) -> None:
     """N:M in every way a weight can lie."""
-    for keep, of, shape, axis in _GROUPS if trial.metric_name == "l1" else _GROUPS[:4]:
-        view = NM(keep, of, axis).group_view(shape)
+    for groups, shape in _GROUPS if trial.metric_name == "l1" else _GROUPS[:5]:
+        view = groups.group_view(shape)
         for make in (_normal, _ties, _denormals):
             weight = make(math.prod(shape), trial.dtype)
-            _check_pruning(f"{keep}:{of} along axis {axis} of {shape}", trial, weight, _groups(view))
+            _check_pruning(f"{groups.text} of {shape}", trial, weight, _groups(view))
 
 
 def _elements(k: int) -> _Prune:
@@ -307,17 +307,18 @@ def _views(large: int) -> list[UnitView]:
     return [UnitView(*shape) for shape in shapes]
 
 
-_GROUPS: Sequence[tuple[int, int, tuple[int, ...], int]] = (
-    (2, 4, (37, 64), -1),  # in a row
-    (2, 4, (7, 67), -1),  # a remainder in every row
-    (2, 4, (67, 16), 0),  # wide, with a remainder
-    (2, 4, (5, 33, 9), 1),
-    (4, 8, (37, 64), -1),
-    (1, 3, (64, 33), -1),
-    (5, 32, (64, 8), 0),
-    (31, 32, (3, 128), -1),
+_GROUPS: Sequence[tuple[NM, tuple[int, ...]]] = (
+    (NM(2, 4), (37, 64)),  # in a row
+    (NM(2, 4), (7, 67)),  # a remainder in every row
+    (NM(2, 4, 0), (67, 16)),  # wide, with a remainder
+    (NM(2, 4, 1), (5, 33, 9)),
+    (NM(2, 4, 0, pad=True), (67, 9)),
+    (NM(4, 8), (37, 64)),
+    (NM(1, 3), (64, 33)),
+    (NM(5, 32, 0), (64, 8)),
+    (NM(31, 32), (3, 128)),
 )
-"""keep, of, shape, axis. The first four share their kernels, so every metric takes them."""
+"""The first five share their kernels, so every metric takes them."""
 
 _FAMILIES: dict[str, Callable[[_Trial], None]] = {
     "elements": _check_elements,

@@ -9,6 +9,7 @@ from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.granularity.axis import Axis
 from oxiprune_gpu.granularity.base import GroupView, PruningGranularity, UnitView
 from oxiprune_gpu.granularity.block import Block
+from oxiprune_gpu.granularity.kernel import Kernel
 from oxiprune_gpu.granularity.nm import NM
 from oxiprune_gpu.granularity.structured import StructuredColumn, StructuredRow
 from oxiprune_gpu.granularity.unstructured import Unstructured
@@ -19,6 +20,7 @@ GRANULARITIES: dict[str, type[PruningGranularity]] = {
     "column": StructuredColumn,
     "axis": Axis,
     "block": Block,
+    "kernel": Kernel,
     "N:M": NM,
 }
 """Name of a granularity -> its class. A text is `name` or `name:argument`, but for `N:M`: that is all numbers."""
@@ -27,7 +29,8 @@ GRANULARITIES: dict[str, type[PruningGranularity]] = {
 def parse_granularity(granularity: str | PruningGranularity) -> PruningGranularity:
     """Return the granularity that `granularity` names.
 
-    Texts are `unstructured`, `row`, `column`, `axis:N`, `block:HxW`, and `N:M` as in `2:4` or, along axis 0, `2:4@0`.
+    Texts are `unstructured`, `row`, `column`, `axis:N`, `block:HxW`, `kernel`, and `N:M` as in `2:4` or, along axis 0,
+    `2:4@0`; `2:4+pad` and `2:4@0+pad` fill the last group of a line with zeros.
 
     Raises:
         InvalidOption: there is no such granularity, or its argument is wrong.
@@ -39,8 +42,8 @@ def parse_granularity(granularity: str | PruningGranularity) -> PruningGranulari
     name, argument = _parts(granularity)
     if name not in GRANULARITIES:
         raise InvalidOption(
-            f"unknown granularity '{granularity}': use one of unstructured, row, column, axis:N, block:HxW, or N:M "
-            "as in 2:4"
+            f"unknown granularity '{granularity}': use one of unstructured, row, column, axis:N, block:HxW, "
+            "kernel, or N:M as in 2:4"
         )
     return GRANULARITIES[name].from_text(argument)
 
@@ -59,6 +62,7 @@ __all__ = [
     "Axis",
     "Block",
     "GroupView",
+    "Kernel",
     "PruningGranularity",
     "StructuredColumn",
     "StructuredRow",

@@ -43,7 +43,7 @@ class GroupView:
     """A weight of any shape, seen as (outer, length, inner) in row-major order; `of` neighbours along length compete.
 
     A group is [o, g * of : (g + 1) * of, i]; its `keep` highest scores stay. The last length % of elements of each line
-    are in no group: they are kept.
+    fill no group: they are kept, or with `pad` compete as a group that is filled with zeros, which fall first.
     """
 
     outer: int
@@ -51,16 +51,22 @@ class GroupView:
     inner: int
     of: int
     keep: int
+    pad: bool = False
 
     @property
     def whole(self) -> int:
-        """Elements of a line that are in groups."""
+        """Elements of a line that are in groups which they fill."""
         return self.length // self.of * self.of
 
     @property
     def pruned(self) -> int:
         """Elements that fall."""
-        return self.outer * self.inner * (self.length // self.of) * (self.of - self.keep)
+        groups, rest = divmod(self.length, self.of)
+        return self.outer * self.inner * (groups * self.falls(self.of) + self.falls(rest))
+
+    def falls(self, members: int) -> int:
+        """How many of `members` neighbours fall: of a group, or of those at the end of a line that fill none."""
+        return max(0, members - self.keep) if self.pad or members == self.of else 0
 
 
 class PruningGranularity(ABC):

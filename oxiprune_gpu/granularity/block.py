@@ -1,7 +1,8 @@
-"""Blocks of a matrix."""
+"""Blocks of the first two axes."""
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -12,13 +13,15 @@ from oxiprune_gpu.granularity.base import PruningGranularity, UnitView
 
 @dataclass(frozen=True)
 class Block(PruningGranularity):
-    """Blocks of `height` x `width` elements of a weight with exactly two axes.
+    """Blocks of `height` x `width` over the first two axes of a weight; all that lies below them belongs to a block.
 
-    Blocks are numbered from left to right, then downwards. Both must divide the matrix.
+    Blocks of a matrix have height * width elements; those of a convolution (out, in, kernel ...) span so many output
+    and input channels, with whole kernels. They are numbered from left to right, then downwards. Both sides must divide
+    their axis.
 
     Args:
-        height: rows of a block.
-        width: columns of a block.
+        height: how much of axis 0 a block spans.
+        width: how much of axis 1.
     """
 
     height: int
@@ -34,16 +37,16 @@ class Block(PruningGranularity):
 
     def unit_view(self, shape: tuple[int, ...]) -> UnitView:
         """See `PruningGranularity.unit_view`."""
-        if len(shape) != 2:
+        if len(shape) < 2:
             raise NotTwoDimensional(shape)
-        rows, columns = shape
+        rows, columns, below = shape[0], shape[1], math.prod(shape[2:])
         if rows % self.height or columns % self.width:
             fits = f"{_divisor(rows, self.height)}x{_divisor(columns, self.width)}"
             raise ShapeMismatch(
                 f"shape {list(shape)} can't be cut into blocks of {self.height}x{self.width}: "
                 f"the largest that fit are {fits}"
             )
-        return UnitView(rows // self.height, self.height, columns // self.width, self.width)
+        return UnitView(rows // self.height, self.height, columns // self.width, self.width * below)
 
     @classmethod
     def from_text(cls, argument: str | None) -> Self:

@@ -28,6 +28,7 @@ NAMES = [
     "ImportanceScores",
     "InvalidOption",
     "InvalidSparsity",
+    "Kernel",
     "L1Magnitude",
     "L2Magnitude",
     "ModelSparsitySummary",

@@ -119,7 +119,7 @@ def pruned(
 def check_groups(weight: np.ndarray, granularity: ox.NM, metric: str = "l1", blocks: int = 3, seed: int = 1) -> None:
     """Mask and data are the oracle's, by bits, with and without the scan; with write=False the data stay."""
     chosen, scores = scored(weight, metric)
-    fallen = oracles.fallen_of_groups(scores, granularity.keep, granularity.of, granularity.axis)
+    fallen = oracles.fallen_of_groups(scores, granularity.keep, granularity.of, granularity.axis, granularity.pad)
     expected = oracles.zeroed(weight, fallen).tobytes()
     for launch in (Launch(blocks, seed), Launch(blocks, seed, scan=False), Launch(blocks, seed, write=False)):
         mask, work = np.full(weight.shape, 7, np.uint8), aligned(weight)
@@ -136,6 +136,13 @@ def check_groups(weight: np.ndarray, granularity: ox.NM, metric: str = "l1", blo
 @pytest.mark.parametrize("of", [2, 4, 5, 8, 16, 32])
 def test_shapes(shape, axis, of, blocks, seed):
     check_groups(made("few distinct", shape), ox.NM(max(1, of // 3), of, axis), "l1", blocks, seed)
+
+
+@shapes
+@grids
+@pytest.mark.parametrize("of", [2, 4, 5, 32])
+def test_lines_that_are_padded(shape, axis, of, blocks, seed):
+    check_groups(made("few distinct", shape), ox.NM(max(1, of // 3), of, axis, pad=True), "l1", blocks, seed)
 
 
 @shapes

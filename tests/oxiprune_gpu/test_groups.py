@@ -78,7 +78,7 @@ def check_groups(backend, weight: np.ndarray, granularity: ox.NM, metric: str = 
     """Mask and data are the oracle's, by bits; with write=False the data stay; without a mask they are the same."""
     chosen, scores = scored(weight, metric)
     view = granularity.group_view(weight.shape)
-    fallen = oracles.fallen_of_groups(scores, granularity.keep, granularity.of, granularity.axis)
+    fallen = oracles.fallen_of_groups(scores, granularity.keep, granularity.of, granularity.axis, granularity.pad)
     assert view.pruned == fallen.sum()
     mask, work = np.zeros(weight.shape, bool), weight.copy()
     backend.prune_groups(backend.adopt(work), view, chosen, "w", mask=mask, write=False)
@@ -96,6 +96,24 @@ def check_groups(backend, weight: np.ndarray, granularity: ox.NM, metric: str = 
 @shapes
 def test_shapes(backend, threads, shape, axis, keep, of):
     check_groups(backend, made("normal", shape), ox.NM(keep, of, axis))
+
+
+@shapes
+@pytest.mark.parametrize(("keep", "of"), [(1, 2), (2, 4), (1, 4), (2, 5), (5, 16), (31, 32)])
+def test_lines_that_are_padded(backend, threads, shape, axis, keep, of):
+    check_groups(backend, made("few distinct", shape), ox.NM(keep, of, axis, pad=True))
+
+
+@dtypes
+@pytest.mark.parametrize("kind", DATA)
+def test_padding_of_any_data(backend, kind, dtype):
+    for shape, axis in [((9, 67), 1), ((67, 9), 0), ((67, 16), 0)]:
+        check_groups(backend, made(kind, shape, dtype), ox.NM(2, 4, axis, pad=True))
+
+
+def test_padding_falls_before_zeros():
+    mask = ox.compute_mask(np.zeros((2, 7), np.float32), ox.PruningConfig(granularity="2:4+pad"))
+    assert mask.tolist() == [[False, False, True, True, False, True, True]] * 2
 
 
 @dtypes
@@ -227,6 +245,8 @@ def test_nothing_is_stored_when_blocks_are_refused():
         ("1:4", ox.NM(1, 4, -1)),
         ("4:8@0", ox.NM(4, 8, 0)),
         ("2:4@-2", ox.NM(2, 4, -2)),
+        ("2:4+pad", ox.NM(2, 4, pad=True)),
+        ("1:4@0+pad", ox.NM(1, 4, 0, True)),
         ("block:16x8", ox.Block(16, 8)),
     ],
 )
@@ -248,9 +268,14 @@ def test_texts(text, granularity):
         ("2:4@", "got '2:4@'"),
         ("2:4@x", "got '2:4@x'"),
         ("2:4:1", "got '2:4:1'"),
+        ("2:4+", "got '2:4+'"),
+        ("2:4+pad@0", "got '2:4+pad@0'"),
         ("2:4 ", "got '2:4 '"),
         ("²:4", "got '²:4'"),
-        (":4", "unknown granularity ':4': use one of unstructured, row, column, axis:N, block:HxW, or N:M as in 2:4"),
+        (
+            ":4",
+            "unknown granularity ':4': use one of unstructured, row, column, axis:N, block:HxW, kernel, or N:M as in",
+        ),
         ("N:M", "unknown granularity 'N:M'"),
         ("block", "granularity block needs two numbers, as in block:16x16; got ''"),
         ("block:16", "got '16'"),
@@ -263,6 +288,12 @@ def test_wrong_texts(text, says):
     with pytest.raises(ox.InvalidOption) as caught:
         ox.PruningConfig(0.5, "l1", text)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("pad", [1, None, "yes"])
+def test_padding_is_yes_or_no(pad):
+    with pytest.raises(ox.InvalidOption, match="must be True or False"):
+        ox.NM(2, 4, pad=pad)
 
 
 @pytest.mark.parametrize("make", [lambda: ox.NM(2.0, 4), lambda: ox.NM(True, 4), lambda: ox.Block(2, "2")])
@@ -327,13 +358,38 @@ def test_every_verb():
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "random:5"])
 @pytest.mark.parametrize(
-    ("shape", "sides"), [((8, 12), (2, 3)), ((8, 12), (8, 1)), ((6, 6), (1, 1)), ((32, 64), (16, 16))]
+    ("shape", "sides"),
+    [
+        ((8, 12), (2, 3)),
+        ((8, 12), (8, 1)),
+        ((6, 6), (1, 1)),
+        ((32, 64), (16, 16)),
+        ((8, 6, 3, 3), (4, 2)),
+        ((4, 4, 5), (1, 4)),
+    ],
 )
-def test_blocks_of_a_matrix(shape, sides, metric):
-    weight = made("normal", shape)
-    units = oracles.block_units(shape, *sides)
+def test_blocks_of_the_first_two_axes(verbs_backend, shape, sides, metric):
+    check_units(made("normal", shape), oracles.block_units(shape, *sides), metric, ox.Block(*sides))
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "random:5"])
+@pytest.mark.parametrize("shape", [(6, 5, 3, 3), (2, 3, 4), (1, 8, 1, 1), (2, 2, 2, 2, 2)])
+def test_kernels(verbs_backend, shape, metric):
+    numbers = np.arange(np.prod(shape)).reshape(shape)
+    units = [numbers[o, i].reshape(-1) for o, i in np.ndindex(shape[:2])]
+    check_units(made("normal", shape), units, metric, "kernel")
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4)])
+def test_weights_without_kernels(shape):
+    with pytest.raises(ox.ShapeMismatch, match=r"has no kernels.*: use granularity unstructured"):
+        ox.prune_tensor(np.ones(shape, np.float32), ox.PruningConfig(0.5, "l1", ox.Kernel()))
+
+
+def check_units(weight, units, metric, granularity) -> None:
+    """Half of the units fall, those that the oracle says."""
     fallen = oracles.fallen_units(weight.size, units, oracles.unit_scores(weight, units, metric), len(units) // 2)
-    pruned, mask = ox.prune_tensor(weight, ox.PruningConfig(0.5, metric, ox.Block(*sides)))
+    pruned, mask = ox.prune_tensor(weight, ox.PruningConfig(0.5, metric, granularity))
     assert np.array_equal(~mask.reshape(-1), fallen)
     assert pruned.tobytes() == oracles.zeroed(weight, fallen).tobytes()
 
@@ -344,4 +400,4 @@ def test_blocks_that_do_not_fit():
     assert str(caught.value) == "shape [100, 64] can't be cut into blocks of 16x16: the largest that fit are 10x16"
     assert caught.value.__notes__ == ["tensor 'fc'"]
     with pytest.raises(ox.NotTwoDimensional):
-        ox.prune_tensor(made("normal", (2, 2, 2)), ox.PruningConfig(0.5, "l1", "block:2x2"))
+        ox.prune_tensor(made("normal", (8,)), ox.PruningConfig(0.5, "l1", "block:2x2"))

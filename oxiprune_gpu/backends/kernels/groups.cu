@@ -90,7 +90,7 @@ struct Options {
 };
 
 // The runs that begin at `first` and every `distance` elements after it. A patch in which fewer than RUNS are present
-// is the end of a line, which is in no group and stays.
+// is the end of a line, whose last members are missing: they have the highest key, so that none falls for them.
 template <class Layout>
 struct Patch {
   static const int N = Layout::LENGTH, RUNS = Layout::RUNS;
@@ -116,10 +116,10 @@ struct Patch {
 #pragma unroll
       for (int m = 0; m < OF; m++) {
         const int r = Layout::run(g, m), e = Layout::place(g, m);
-        keys[m] = r < present ? metric.key(runs[r].at[e], first + r * distance + e) : 0;
-        nan += keys[m] > D::INFINITY_KEY;
+        keys[m] = r < present ? metric.key(runs[r].at[e], first + r * distance + e) : (Key)-1;
+        nan += r < present && keys[m] > D::INFINITY_KEY;
       }
-      const u32 stay = present < RUNS ? ALL_LANES : staying(keys, options.fall);
+      const u32 stay = options.fall ? staying(keys, options.fall) : ALL_LANES;
 #pragma unroll
       for (int m = 0; m < OF; m++) kept[Layout::run(g, m)] |= (stay >> m & 1) << Layout::place(g, m);
     }
@@ -145,6 +145,7 @@ struct Patch {
 
 struct Lines {
   u64 outer, length, inner;
+  u32 tail_falls;  // how many of the last length % OF
 };
 
 struct Division {
@@ -170,8 +171,9 @@ __device__ __forceinline__ u64 prune_lines(const Tensor& tensor, const Metric& m
     const Division inside = divided(item, across), row = divided(inside.whole, rows);
     const u64 first = (row.whole * lines.length + row.rest * OF) * lines.inner + inside.rest * N;
     Patch<Interleaved<N>> patch;
-    patch.load(tensor, first, lines.inner, row.rest < groups ? OF : rest);
-    nan += patch.prune(tensor, metric, options);
+    const bool filled = row.rest < groups;
+    patch.load(tensor, first, lines.inner, filled ? OF : rest);
+    nan += patch.prune(tensor, metric, Options{filled ? options.fall : lines.tail_falls, options.write});
   }
   return nan;
 }
@@ -201,22 +203,23 @@ __device__ __forceinline__ u64 prune_in_a_row(const Tensor& tensor, const Metric
 
 // any lines;
 extern "C" __global__ void __launch_bounds__(THREADS)
-    prune_groups(const Tensor* tensors, u64 outer, u64 length, u64 inner, u32 keep, u32 scanned, u32 write, u64* nan) {
+    prune_groups(const Tensor* tensors, u64 outer, u64 length, u64 inner, u64 tail_falls, u32 keep, u32 scanned,
+                 u32 write, u64* nan) {
   if (scanned && *nan) return;
   const Tensor tensor = tensors[0];
   const Options options = {OF - keep, write != 0};
-  const u64 found = prune_lines<1>(tensor, Metric(tensor), Lines{outer, length, inner}, 0, options);
+  const u64 found = prune_lines<1>(tensor, Metric(tensor), Lines{outer, length, inner, (u32)tail_falls}, 0, options);
   if (!scanned) add_to_word(found, nan);
 }
 
 // lines whose inner is a multiple of WIDE, of a tensor that begins at a multiple of 16 bytes;
 extern "C" __global__ void __launch_bounds__(THREADS) prune_wide_groups(const Tensor* tensors, u64 outer, u64 length,
-                                                                        u64 inner, u32 keep, u32 scanned, u32 write,
-                                                                        u64* nan) {
+                                                                        u64 inner, u64 tail_falls, u32 keep,
+                                                                        u32 scanned, u32 write, u64* nan) {
   if (scanned && *nan) return;
   const Tensor tensor = tensors[0];
   const Options options = {OF - keep, write != 0};
-  const u64 found = prune_lines<WIDE>(tensor, Metric(tensor), Lines{outer, length, inner}, 0, options);
+  const u64 found = prune_lines<WIDE>(tensor, Metric(tensor), Lines{outer, length, inner, (u32)tail_falls}, 0, options);
   if (!scanned) add_to_word(found, nan);
 }
 
@@ -230,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Options options = {OF - keep, write != 0};
     const u64 patches = tensor.size / (InARow::RUNS * WIDTH);
     u64 found = prune_in_a_row(tensor, metric, patches, options);
-    found += prune_lines<1>(tensor, metric, Lines{1, tensor.size, 1}, patches * InARow::GROUPS, options);
+    found += prune_lines<1>(tensor, metric, Lines{1, tensor.size, 1, 0}, patches * InARow::GROUPS, options);
     if (!scanned) add_to_word(found, nan);
   }
 }
