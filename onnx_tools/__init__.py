@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_tools.errors import (
         InvalidExternalData,
+        InvalidMasks,
         InvalidModelFile,
         InvalidTensor,
         NothingSelected,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         WriteFailed,
     )
     from onnx_tools.inspection import inspect_file
+    from onnx_tools.mask_file import Masks, load_masks, save_masks
     from onnx_tools.renderers import write_report
     from onnx_tools.report import InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": (
         "InvalidExternalData",
+        "InvalidMasks",
         "InvalidModelFile",
         "InvalidTensor",
         "NothingSelected",
@@ -45,6 +48,7 @@ _HOMES = {
         "WriteFailed",
     ),
     "inspection": ("inspect_file",),
+    "mask_file": ("Masks", "load_masks", "save_masks"),
     "renderers": ("write_report",),
     "report": ("InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
@@ -59,9 +63,11 @@ __all__ = [
     "FoundWeights",
     "InspectReport",
     "InvalidExternalData",
+    "InvalidMasks",
     "InvalidModelFile",
     "InvalidTensor",
     "LeftAlone",
+    "Masks",
     "NothingSelected",
     "OnnxToolsError",
     "OutputRefused",
@@ -74,8 +80,10 @@ __all__ = [
     "WriteFailed",
     "find_weights",
     "inspect_file",
+    "load_masks",
     "prune_file",
     "prune_model",
+    "save_masks",
     "verify_files",
     "write_report",
 ]

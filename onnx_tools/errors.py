@@ -10,6 +10,7 @@
         ├── OutputRefused        the output exists, or would overwrite what it must not
         ├── WriteFailed          the operating system refused a write; nothing was changed
         ├── PatternMatchesNothing
+        ├── InvalidMasks         no file of masks, or masks that do not fit the model
         ├── NothingSelected      no weight to prune; nothing was written
         └── VerificationFailed   a check of the result failed; nothing was written
 """
@@ -45,6 +46,10 @@ class WriteFailed(OnnxToolsError):
 
 class PatternMatchesNothing(OnnxToolsError):
     """An include or exclude pattern matches no weight."""
+
+
+class InvalidMasks(OnnxToolsError):
+    """A file of masks is damaged, or masks do not fit the model."""
 
 
 class NothingSelected(OnnxToolsError):

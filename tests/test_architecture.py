@@ -43,7 +43,7 @@ ORDER = {
         graph_index
         body_inputs function_calls
         einsum graph_parts
-        values model_copy
+        values model_copy mask_file
         temporaries model_file
         file_blocks
         wire
