@@ -30,6 +30,7 @@ from onnx_tools.graph_parts import (
     Scope,
     StoredTensor,
     Value,
+    element_count,
     shortened,
     text_of,
 )
@@ -101,7 +102,9 @@ class GraphIndex:
         name = sparse.values.name
         value = self._define(scope, name, is_input=name in inputs)
         for tensor, below in _tensors_below(sparse, path):
-            self._add(_stored(tensor, below, SPARSE, scope), value if below[-1][0] == "values" else None)
+            is_values = below[-1][0] == "values"
+            stored = _stored(tensor, below, SPARSE, scope)
+            self._add(_as_dense(stored, sparse) if is_values else stored, value if is_values else None)
 
     def _add(self, stored: StoredTensor, value: Value | None) -> None:
         if stored.path[0][0] != "functions":
@@ -161,6 +164,9 @@ class GraphIndex:
             stored = _stored(tensor, below, place, node.scope)
             stored.what, stored.node = what, node
             stored.name = node.label if place == ATTRIBUTE else (value.name if value else stored.name)
+            if below[-1][0] == "values":
+                many, i = below[-2]
+                _as_dense(stored, attribute.sparse_tensors[i] if many == "sparse_tensors" else attribute.sparse_tensor)
             self._add(stored, value if place == CONSTANT else None)
 
     def _add_unreachable(self, model: ModelProto) -> None:
@@ -254,6 +260,14 @@ def _inputs_to_wait_for(node: Node) -> int:
 def _stored(tensor: TensorProto, path: Path, place: str, scope: Scope | None) -> StoredTensor:
     name = text_of(tensor.name) or "/".join(f"{part}[{i}]" for part, i in path if part not in ("graph", "t", "g"))
     return StoredTensor(name, path, place, tuple(tensor.dims), tensor.data_type, scope, proto=tensor)
+
+
+def _as_dense(values: StoredTensor, sparse: SparseTensorProto) -> StoredTensor:
+    """The values of a sparse tensor, described as the tensor that they make."""
+    stored, elements = element_count(values.shape), element_count(tuple(sparse.dims))
+    if stored <= elements < 1 << 63:
+        values.shape, values.zeros = tuple(sparse.dims), elements - stored
+    return values
 
 
 def _literal(attribute: AttributeProto, path: Path, node: Node, value: Value | None) -> StoredTensor:

@@ -34,7 +34,8 @@ class StoredTensor:
     """Data that the file holds. `place` is one of the constants above; `what` names the attribute for ATTRIBUTE.
 
     `value` is the name it is read by; None where nothing in a graph can read it by name. `copies`: the same for the
-    second and further calls of the function that it lies in. `node`: whose attribute it is, if it is one.
+    second and further calls of the function that it lies in. `node`: whose attribute it is, if it is one. `zeros`:
+    how many elements of a sparse tensor are not stored, None for its indices; None too for all that is not sparse.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StoredTensor:
     proto: TensorProto | None = None
     copies: list[Value] = field(default_factory=list)
     node: Node | None = None
+    zeros: int | None = None
 
     @property
     def values(self) -> list[Value]:

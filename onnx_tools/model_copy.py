@@ -24,7 +24,7 @@ import onnx
 
 from onnx_tools.errors import InvalidModelFile, OnnxToolsError, OutputRefused
 from onnx_tools.file_blocks import FileBlocks, contents, write_at
-from onnx_tools.model_file import ModelFile, dtype_of, iter_tensors, tensor_at
+from onnx_tools.model_file import ModelFile, dtype_of, iter_tensors, serialised_for, tensor_at
 from onnx_tools.temporaries import (
     CHUNK,
     Stamp,
@@ -305,7 +305,9 @@ class ModelCopy:
 
     def _edits(self, names: _Names) -> dict[Path, bytes | None]:
         """Return what changes in the model besides payloads and appended metadata."""
-        edits: dict[Path, bytes | None] = {p: t.SerializeToString() for p, t in self._replaced.items()}
+        edits: dict[Path, bytes | None] = {
+            p: serialised_for(self._model.skeleton, p, t) for p, t in self._replaced.items()
+        }
         for index, entry in enumerate(self._model.skeleton.metadata_props):
             if entry.key in self._metadata:
                 edits[("metadata_props", index),] = None

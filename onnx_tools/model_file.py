@@ -26,6 +26,7 @@ import onnx
 
 from onnx_tools.errors import InvalidExternalData, InvalidModelFile, InvalidTensor, OnnxToolsError
 from onnx_tools.file_blocks import contents
+from onnx_tools.float_lists import as_tensor, is_float_list, with_values
 from onnx_tools.wire import MODEL, Data, MessageType, Path, Payload, scan
 
 _DataType = onnx.TensorProto.DataType
@@ -74,7 +75,33 @@ def dtype_of(tensor: onnx.TensorProto) -> np.dtype[Any] | None:
 
 
 def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
-    """Return the tensor at `path`; `KeyError` if nothing is there, `ValueError` if it is no tensor."""
+    """Return the tensor at `path`; `KeyError` if nothing is there, `ValueError` if it is no tensor.
+
+    A list of floats in an attribute comes as a tensor of its own: changes to it must be put back.
+    """
+    message = _message_at(model, path)
+    if isinstance(message, onnx.AttributeProto) and is_float_list(message):
+        return as_tensor(message)
+    if not isinstance(message, onnx.TensorProto):
+        raise ValueError(f"{path} is a {type(message).__name__}")
+    return message
+
+
+def put_back(model: onnx.ModelProto, path: Path, tensor: onnx.TensorProto) -> None:
+    """Put the values of what `tensor_at` gave into `model`, where they are not there already."""
+    message = _message_at(model, path)
+    if isinstance(message, onnx.AttributeProto):
+        message.CopyFrom(with_values(message, tensor))
+
+
+def serialised_for(model: onnx.ModelProto, path: Path, tensor: onnx.TensorProto) -> bytes:
+    """The message at `path` with the values of `tensor`."""
+    message = _message_at(model, path)
+    is_list = isinstance(message, onnx.AttributeProto)
+    return bytes((with_values(message, tensor) if is_list else tensor).SerializeToString())
+
+
+def _message_at(model: onnx.ModelProto, path: Path) -> Any:
     message: Any = model
     try:
         for name, index in path:
@@ -82,8 +109,6 @@ def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
             message = value[index] if hasattr(value, "add") else value
     except (AttributeError, IndexError):
         raise KeyError(path) from None
-    if not isinstance(message, onnx.TensorProto):
-        raise ValueError(f"{path} is a {type(message).__name__}")
     return message
 
 
@@ -93,11 +118,23 @@ def iter_tensors(model: onnx.ModelProto) -> Iterator[tuple[Path, onnx.TensorProt
     Initializers, the parts of sparse tensors, tensors in attributes (Constant nodes), in subgraphs, in functions and in
     training information.
     """
+    return ((path, message) for path, message in _iter_messages(model) if isinstance(message, onnx.TensorProto))
+
+
+def iter_float_lists(model: onnx.ModelProto) -> Iterator[tuple[Path, onnx.AttributeProto]]:
+    """Yield every attribute that can hold weights as a list of floats, with its path."""
+    for path, message in _iter_messages(model):
+        if isinstance(message, onnx.AttributeProto) and is_float_list(message):
+            yield path, message
+
+
+def _iter_messages(model: onnx.ModelProto) -> Iterator[tuple[Path, Any]]:
+    """Yield the messages on the way to every tensor, and the tensors."""
     stack: list[tuple[Path, Any, MessageType]] = [((), model, MODEL)]
     while stack:
         path, message, kind = stack.pop()
+        yield path, message
         if kind.payload_fields:
-            yield path, message
             continue
         below: list[tuple[Path, Any, MessageType]] = []
         for field in kind.tensor_fields.values():

@@ -322,6 +322,42 @@ UNCOVERED_SLOTS = (
     OtherSlot("QMoE", (2, 5, 8), "quantised weight", CONTRIB),
 )
 
+
+def _regressor_outputs(node: Node) -> int:
+    return node.int_attribute("targets", 1)
+
+
+def _classifier_outputs(node: Node) -> int:
+    """One set of coefficients a class, or an intercept."""
+    names = ("intercepts", "classlabels_ints", "classlabels_strings")
+    found = [node.attributes[name] for name in names if name in node.attributes]
+    return next((n for n in (len(a.floats) + len(a.ints) + len(a.strings) for a in found) if n), 1)
+
+
+@dataclass(frozen=True)
+class AttributeSlot:
+    """Attribute `attribute` of an operator holds a weight, as a list: (outputs, inputs) in row-major order."""
+
+    op_type: str
+    attribute: str
+    outputs: Callable[[Node], int]
+    domain: str
+    kind: str
+
+    def axes(self, node: Node, elements: int) -> tuple[UnitAxis, UnitAxis] | str:
+        """Output channels and inputs of the stored list, or why it has none."""
+        outputs = self.outputs(node)
+        if outputs < 1 or elements % outputs:
+            return f"{elements} coefficients do not divide into {outputs} outputs"
+        view = (outputs, elements // outputs)
+        return UnitAxis(view, 0), UnitAxis(view, 1)
+
+
+ATTRIBUTE_SLOTS = (
+    AttributeSlot("LinearClassifier", "coefficients", _classifier_outputs, "ai.onnx.ml", LINEAR_MODEL),
+    AttributeSlot("LinearRegressor", "coefficients", _regressor_outputs, "ai.onnx.ml", LINEAR_MODEL),
+)
+
 HARMLESS = frozenset({("", "Shape", 0), ("", "Size", 0), ("", "CastLike", 1)})
 """(domain, op type, input): reads the shape or the type, never the values."""
 
@@ -343,6 +379,13 @@ def weight_slot(node: Node, index: int, rank: int | None = None) -> WeightSlot |
     """The row for input `index` of `node` if that is a weight; `rank`: how many axes it has there, if that is known."""
     row = _WEIGHTS.get((node.domain, node.op_type, index))
     return None if row is None or (row.when is not None and not row.when(node, index, rank)) else row
+
+
+def attribute_slot(node: Node, attribute: str) -> AttributeSlot | None:
+    """The row for a list of floats that `node` holds itself if that is a weight."""
+    wanted = (node.domain, node.op_type, attribute)
+    found = (row for row in ATTRIBUTE_SLOTS if (row.domain, row.op_type, row.attribute) == wanted)
+    return None if node.local else next(found, None)
 
 
 def other_slot(node: Node, index: int) -> OtherSlot | None:

@@ -14,7 +14,7 @@ import onnx
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of, file_reports
 from onnx_tools.model_copy import ModelCopy
-from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.report import Check, PruneReport, VerificationReport
 from onnx_tools.report_parts import (
@@ -164,8 +164,9 @@ def prune_model(
     blocks = [ArrayBlocks(array.reshape(item.shape)) for array, item in zip(arrays, plan.planned, strict=True)]
     counts = [_prune(item, source, backend) for item, source in zip(plan.planned, blocks, strict=True)]
     if changes(counts):
-        for tensor, array in zip(tensors, arrays, strict=True):
+        for item, tensor, array in zip(plan.planned, tensors, arrays, strict=True):
             encode(tensor, array)
+            put_back(model, item.weight.path, tensor)
         _replace_metadata(model, metadata_text(config, selection, gradients, counts))
     return PruneReport(
         input="model",

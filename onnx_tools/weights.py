@@ -55,7 +55,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """Stored data that is not pruned, and the reason. `dtype_name`: like "int64", "float8e4m3fn"."""
+    """Stored data that is not pruned, and the reason. `dtype_name`: like "int64", "float8e4m3fn".
+
+    `zeros`: of a tensor that is stored sparse, the elements that are not stored; None of others. Its `shape` and
+    `elements` are those of the dense tensor.
+    """
 
     name: str
     path: Path
@@ -63,6 +67,7 @@ class LeftAlone:
     dtype_name: str
     elements: int
     reason: str
+    zeros: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,15 @@ def find_weights(model: ModelProto) -> FoundWeights:
 
 def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | LeftAlone:
     """Weight or not: first by how it is stored, then by who reads it."""
+    if (held := _held(tensor, name)) is not None:
+        return held
     reason = _unusable(tensor)
     readings = [] if reason else follower.readings(tensor)
     dtype = DTYPES.get(tensor.data_type)
     reason = reason or (_reason_of_use(readings) if dtype is not None else _reason_of_type(tensor, readings))
     if reason or dtype is None:
         elements = element_count(tensor.shape)
-        return LeftAlone(name, tensor.path, tensor.shape, _dtype_name(tensor.data_type), elements, reason)
+        return LeftAlone(name, tensor.path, tensor.shape, _dtype_name(tensor.data_type), elements, reason, tensor.zeros)
     return _weight(tensor, name, dtype, readings)
 
 
@@ -139,6 +146,33 @@ def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: lis
         columns_missing=columns_missing,
         depthwise=any(_is_depthwise(reading) for reading in readings),
         optional=next((reading.slot.kind for reading in readings if reading.slot and reading.slot.kind), ""),
+    )
+
+
+def _held(tensor: StoredTensor, name: str) -> Weight | None:
+    """The weight that a node holds itself, as a list of floats."""
+    node, dtype = tensor.node, DTYPES.get(tensor.data_type)
+    if node is None or dtype is None or tensor.path[-1][0] != "attribute" or not tensor.shape:
+        return None
+    attribute = node.proto.attribute[tensor.path[-1][1]]
+    slot = operators.attribute_slot(node, attribute.name)
+    if slot is None or node.attributes.get(attribute.name) != attribute:
+        return None
+    axes = slot.axes(node, tensor.shape[0])
+    rows, columns, missing = (None, None, axes) if isinstance(axes, str) else (*axes, "")
+    return Weight(
+        name=name,
+        path=tensor.path,
+        shape=tensor.shape,
+        dtype=dtype,
+        elements=tensor.shape[0],
+        op_types=(node.op_type,),
+        consumers=(node.label,),
+        rows=rows,
+        columns=columns,
+        rows_missing=missing,
+        columns_missing=missing,
+        optional=slot.kind,
     )
 
 
@@ -179,7 +213,8 @@ def _agreed(units: list[UnitAxis | str], what: str) -> tuple[UnitAxis | None, st
 
 def _unusable(tensor: StoredTensor) -> str:
     """Why a tensor can't be a weight, whoever reads it; "" if nothing speaks against it."""
-    if tensor.place not in (graph_parts.INITIALIZER, graph_parts.CONSTANT):
+    is_list = tensor.place == graph_parts.LITERAL and tensor.data_type in DTYPES and tensor.shape != ()
+    if not is_list and tensor.place not in (graph_parts.INITIALIZER, graph_parts.CONSTANT):
         return _place_reason(tensor)
     if len(tensor.shape) > MOST_AXES or min(tensor.shape, default=1) < 0:
         return "impossible shape"
@@ -192,13 +227,16 @@ def _unusable(tensor: StoredTensor) -> str:
 
 def _place_reason(tensor: StoredTensor) -> str:
     """The reason that lies in where the tensor is stored; initializers come here when a sparse one has their name."""
+    if tensor.zeros is not None or tensor.place == graph_parts.SPARSE:
+        return "stored sparse: decode it first" if tensor.path[-1][0] == "values" else "indices of a sparse tensor"
     if tensor.place in (graph_parts.ATTRIBUTE, graph_parts.LITERAL):
-        return tensor.what + (f": {_NOT_COVERED}" if tensor.data_type in DTYPES else "")
+        repeated = tensor.node is not None and (tensor.node.domain, tensor.node.op_type) == ("", "ConstantOfShape")
+        return f"{tensor.what}, one value repeated: no part of it can be zero" if repeated else tensor.what
     if tensor.place == graph_parts.FUNCTION:
         return "inside a local function that no call reaches"
     if tensor.place == graph_parts.TRAINING:
         return f"inside {tensor.place}"
-    return f"{graph_parts.SPARSE}: {_NOT_COVERED}"
+    return "a sparse initializer has its name"
 
 
 def _has_sparse_twin(tensor: StoredTensor) -> bool:

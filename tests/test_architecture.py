@@ -45,7 +45,7 @@ ORDER = {
         einsum graph_parts
         values model_copy mask_file
         temporaries model_file
-        file_blocks
+        file_blocks float_lists
         wire
         errors naming
     """,

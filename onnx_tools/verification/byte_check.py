@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto, numpy_helper
 
 from onnx_tools.errors import InvalidModelFile
-from onnx_tools.model_file import Location, ModelFile, dtype_of, iter_tensors
+from onnx_tools.float_lists import as_tensor, shell
+from onnx_tools.model_file import Location, ModelFile, dtype_of, iter_float_lists, iter_tensors
 from onnx_tools.verification.byte_spans import Difference, SpanComparer, Violation, compare_elements
 from onnx_tools.verification.frame_check import compare_frames
 from onnx_tools.verification.tensor_values import float_bits, located, serialised, shell_of, values_of, whole_tensor
@@ -63,13 +64,24 @@ def signs_text(zeroed: Iterable[ZeroedTensor]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A tensor before and after. `dtype`: of its elements if it is a float tensor; `zeros`: new zeros are allowed."""
+    """A tensor before and after. `dtype`: of its elements if it is a float tensor; `zeros`: new zeros are allowed.
+
+    `lists`: the attributes that hold it, if it is a list of floats.
+    """
 
     path: Path
     before: TensorProto
     after: TensorProto
     dtype: np.dtype[Any] | None
     zeros: bool
+    lists: tuple[AttributeProto, AttributeProto] | None = None
+
+    @property
+    def shells(self) -> tuple[bytes, bytes]:
+        """What is stored around the values."""
+        if self.lists is not None:
+            return shell(self.lists[0]), shell(self.lists[1])
+        return shell_of(self.before), shell_of(self.after)
 
     @property
     def name(self) -> str:
@@ -134,8 +146,20 @@ class _Comparison:
                 continue
             same = before.data_type == after.data_type and before.dims == after.dims
             dtype = dtype_of(before) if same else None
-            zeros = dtype is not None and (self._allowed is None or path in self._allowed)
-            yield _Pair(path, before, after, dtype, zeros)
+            yield _Pair(path, before, after, dtype, dtype is not None and self._may_be_zeroed(path))
+        yield from self._pairs_of_lists()
+
+    def _pairs_of_lists(self) -> Iterator[_Pair]:
+        """Pair the lists of floats that can be weights; what is not paired must be equal, as the frame must."""
+        new = dict(iter_float_lists(self._after.skeleton))
+        for path, before in iter_float_lists(self._before.skeleton):
+            after = new.get(path)
+            if after is not None and (after.name, len(after.floats)) == (before.name, len(before.floats)):
+                pair = as_tensor(before), as_tensor(after)
+                yield _Pair(path, *pair, dtype_of(pair[0]), self._may_be_zeroed(path), (before, after))
+
+    def _may_be_zeroed(self, path: Path) -> bool:
+        return self._allowed is None or path in self._allowed
 
     def _compare_inline(self, pair: _Pair) -> None:
         old, new = self._before.payloads.get(pair.path), self._after.payloads.get(pair.path)
@@ -150,7 +174,7 @@ class _Comparison:
         else:
             self._compare_values(pair)
         if serialised(pair.before) != serialised(pair.after):
-            self._edits[0][pair.path], self._edits[1][pair.path] = shell_of(pair.before), shell_of(pair.after)
+            self._edits[0][pair.path], self._edits[1][pair.path] = pair.shells
 
     def _compare_values(self, pair: _Pair) -> None:
         """Compare values of which at least one side lies in the skeleton: small, split up, or stored as varints."""

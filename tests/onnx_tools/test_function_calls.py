@@ -222,4 +222,4 @@ def test_a_tensor_given_as_attribute_is_left_alone() -> None:
         helper.make_attribute("k", helper.make_tensor("k", TensorProto.FLOAT, [2, 2], [1, 2, 3, 4]))
     )
     found = {item.name: item.reason for item in find_weights(model).left_alone}
-    assert found["y"] == "attribute 'k' of F: not yet covered"
+    assert found["y"] == "attribute 'k' of F"

@@ -337,17 +337,35 @@ def test_constant_nodes_hold_weights() -> None:
     assert weight.path == (("graph", 0), ("node", 0), ("attribute", 0), ("t", 0))
 
 
-def test_literals_are_left_alone() -> None:
+def test_lists_of_floats_in_constant_nodes_hold_weights() -> None:
     nodes = [
-        helper.make_node("Constant", [], ["a"], value_floats=[1.0, 2.0]),
-        helper.make_node("Constant", [], ["b"], value_int=3),
-        helper.make_node("ConstantOfShape", ["b"], ["c"], value=helper.make_tensor("", TensorProto.FLOAT, [1], [1.0])),
+        helper.make_node("Constant", [], ["w"], value_floats=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        helper.make_node("Constant", [], ["s"], value_ints=[2, 3]),
+        helper.make_node("Reshape", ["w", "s"], ["v"]),
+        helper.make_node("MatMul", ["x", "v"], ["y"]),
     ]
-    found = find_weights(helper.make_model(helper.make_graph(nodes, "g", [], [])))
-    assert [(item.name, item.shape, item.dtype_name, item.reason) for item in found.left_alone] == [
-        ("a", (2,), "float32", "value_floats of Constant: not yet covered"),
-        ("b", (), "int64", "value_int of Constant"),
-        ("c", (1,), "float32", "attribute 'value' of ConstantOfShape: not yet covered"),
+    (weight,) = find_weights(graph_of(nodes)).weights
+    assert (weight.name, weight.shape, weight.dtype) == ("w", (6,), np.float32)
+    assert weight.path == (("graph", 0), ("node", 0), ("attribute", 0))
+    assert (weight.rows, weight.columns) == (UnitAxis((2, 3), 1), UnitAxis((2, 3), 0))
+
+
+def test_data_of_constant_nodes_that_is_left_alone() -> None:
+    value = helper.make_tensor("", TensorProto.FLOAT, [1], [1.0])
+    nodes = [
+        helper.make_node("Constant", [], ["a"], value_float=1.0),
+        helper.make_node("Constant", [], ["b"], value_ints=[3]),
+        helper.make_node("ConstantOfShape", ["b"], ["c"], value=value),
+        helper.make_node("MatMul", ["x", "c"], ["y"]),
+        helper.make_node("Constant", [], ["d"], value_floats=[1.0, 2.0]),
+    ]
+    assert [
+        (item.name, item.shape, item.dtype_name, item.reason) for item in find_weights(graph_of(nodes)).left_alone
+    ] == [
+        ("a", (), "float32", "value_float of Constant"),
+        ("b", (1,), "int64", "value_ints of Constant"),
+        ("c", (1,), "float32", "attribute 'value' of ConstantOfShape, one value repeated: no part of it can be zero"),
+        ("d", (2,), "float32", "unused by any node"),
     ]
 
 
@@ -399,12 +417,37 @@ def test_names_stay_unique() -> None:
     assert names == ["w", "w#3", "w#2", "I/then_branch/w", "I/then_branch/w#2", "I/then_branch/w#3"]
 
 
-def test_sparse_initializers() -> None:
+def sparse_of(name: str, stored: int, *dims: int) -> onnx.SparseTensorProto:
+    values = helper.make_tensor(name, TensorProto.FLOAT, [stored], range(stored))
+    return helper.make_sparse_tensor(values, helper.make_tensor("", TensorProto.INT64, [stored], range(stored)), dims)
+
+
+def test_sparse_tensors_are_counted_and_left_alone() -> None:
+    model = model_of("y = MatMul(x, s) c = MatMul(x, k)")
+    model.graph.sparse_initializer.append(sparse_of("s", 3, 4, 5))
+    model.graph.node.append(helper.make_node("Constant", [], ["k"], sparse_value=sparse_of("", 1, 2, 2)))
+    left = find_weights(model).left_alone
+    assert [(item.shape, item.elements, item.zeros, item.reason) for item in left] == [
+        ((4, 5), 20, 17, "stored sparse: decode it first"),
+        ((3,), 3, None, "indices of a sparse tensor"),
+        ((2, 2), 4, 3, "stored sparse: decode it first"),
+        ((1,), 1, None, "attribute 'sparse_value' of Constant"),
+    ]
+
+
+def test_a_dense_tensor_with_the_name_of_a_sparse_one() -> None:
     model = model_of("y = MatMul(x, s)", s=(2, 2))
-    values, indices = helper.make_tensor("s", TensorProto.FLOAT, [1], [5]), helper.make_tensor("", 7, [1], [2])
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [2, 2]))
-    found = find_weights(model)
-    assert [item.reason for item in found.left_alone] == ["sparse initializer: not yet covered"] * 3
+    model.graph.sparse_initializer.append(sparse_of("s", 1, 2, 2))
+    assert find_weights(model).left_alone[0].reason == "a sparse initializer has its name"
+
+
+@pytest.mark.parametrize(("stored", "dims"), [(5, (2, 2)), (1, (-2, 2)), (1, (2**62, 4)), (1, ())])
+def test_a_sparse_tensor_with_more_values_than_places_has_no_zeros(stored: int, dims: tuple[int, ...]) -> None:
+    model = model_of("y = MatMul(x, s)")
+    model.graph.sparse_initializer.append(sparse_of("s", stored, 1))
+    model.graph.sparse_initializer[0].dims[:] = dims
+    item = find_weights(model).left_alone[0]
+    assert (item.zeros or None, item.reason) == (None, "stored sparse: decode it first")
 
 
 @pytest.mark.parametrize(
@@ -547,7 +590,7 @@ def test_many_duplicates_and_many_sparse_initializers() -> None:
         found = find_weights(model)
     reasons = [item.reason for item in found.left_alone]
     assert reasons[:6000] == ["its name is defined twice in one graph"] * 6000
-    assert set(reasons[6000:]) == {"sparse initializer: not yet covered"}
+    assert set(reasons[6000:]) == {"stored sparse: decode it first", "a sparse initializer has its name"}
 
 
 def test_long_names_taken_twice_are_cut() -> None:
@@ -560,15 +603,40 @@ def test_long_names_taken_twice_are_cut() -> None:
     assert len(set(names)) == 15_000
 
 
-def test_coefficients_in_attributes_are_listed() -> None:
-    node = helper.make_node(
-        "LinearRegressor", ["x"], ["y"], domain="ai.onnx.ml", coefficients=[1.0] * 40, intercepts=[1.0]
-    )
-    left = find_weights(graph_of([node])).left_alone
-    assert [(item.name, item.shape, item.dtype_name, item.elements) for item in left] == [
-        ("y.coefficients", (40,), "float32", 40)
-    ]
-    assert left[0].reason == "attribute 'coefficients' of LinearRegressor: not yet covered"
+def linear(op_type: str = "LinearRegressor", count: int = 40, **attributes: object) -> onnx.ModelProto:
+    node = helper.make_node(op_type, ["x"], ["y"], domain="ai.onnx.ml", coefficients=[1.0] * count, **attributes)
+    return graph_of([node])
+
+
+@pytest.mark.parametrize(
+    ("model", "outputs"),
+    [
+        (linear(), 1),
+        (linear(targets=4, intercepts=[1.0] * 4), 4),
+        (linear("LinearClassifier", intercepts=[1.0] * 5), 5),
+        (linear("LinearClassifier", classlabels_ints=[1, 2]), 2),
+        (linear("LinearClassifier", classlabels_strings=["a", "b", "c", "d"]), 4),
+        (linear("LinearClassifier"), 1),
+    ],
+)
+def test_coefficients_of_linear_models(model: onnx.ModelProto, outputs: int) -> None:
+    (weight,) = find_weights(model).weights
+    assert (weight.name, weight.shape, weight.optional) == ("y.coefficients", (40,), "linear model")
+    assert weight.path[-1][0] == "attribute"
+    view = (outputs, 40 // outputs)
+    assert (weight.rows, weight.columns) == (UnitAxis(view, 0), UnitAxis(view, 1))
+
+
+@pytest.mark.parametrize("targets", [0, -1, 7])
+def test_coefficients_that_do_not_divide(targets: int) -> None:
+    (weight,) = find_weights(linear(targets=targets)).weights
+    assert weight.rows_missing == weight.columns_missing == f"40 coefficients do not divide into {targets} outputs"
+
+
+def test_coefficients_are_left_alone_unless_asked_for() -> None:
+    found = find_weights(linear(count=4000))
+    assert reason("y.coefficients", select_weights(found, Selection())) == "linear model (--linear-models prunes it)"
+    assert len(select_weights(found, Selection(linear_models=True)).weights) == 1
 
 
 def test_a_local_function_is_not_the_operator_of_its_name() -> None:
