@@ -18,7 +18,7 @@ from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
-from onnx_tools.renderers import json_renderer, write_report
+from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.text import printable
 from onnx_tools.report import PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
@@ -105,7 +105,8 @@ class View:
     def extras(self) -> Extras:
         """What the reports hold: statistics and hashes only where a report is kept."""
         kept = bool(self.reports) or self.as_json
-        return Extras(statistics=kept, hashes=bool(self.reports), compressed=self.compressed)
+        pictures = any(renderer_for(name).pictures for name in self.reports)
+        return Extras(kept, bool(self.reports), self.compressed, pictures)
 
 
 def make_config(sparsity: float, metric: str, granularity: str, min_nonzero: int) -> PruningConfig:
@@ -149,7 +150,10 @@ def inspect_models(models: Sequence[Path], view: View) -> int:
     from onnx_tools.inspection import inspect_file
 
     def inspect(model: Path, tell: Progress | None) -> Report:
-        return inspect_file(model, hashes=view.extras.hashes, compressed=view.compressed, progress=tell)
+        extras = view.extras
+        return inspect_file(
+            model, hashes=extras.hashes, compressed=extras.compressed, pictures=extras.pictures, progress=tell
+        )
 
     check_reports(models, [], view.reports)
     return _for_each([(model, partial(inspect, model)) for model in models], view)

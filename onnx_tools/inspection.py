@@ -8,16 +8,23 @@ from collections.abc import Iterable
 
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.model_file import ModelFile
+from onnx_tools.pictures import Album
 from onnx_tools.report import InspectedWeight, InspectReport
 from onnx_tools.report_parts import left_alone_reports, versions
 from onnx_tools.rewrite import Progress
 from onnx_tools.values import ValueReader
 from onnx_tools.weights import Weight, find_weights
 from onnx_tools.zero_patterns import AxisView, Tally, ZeroBits, axis_view, satisfies, zero_counts, zero_units
+from oxiprune_gpu import BlockSource
 
 
 def inspect_file(
-    path: str | os.PathLike[str], *, hashes: bool = False, compressed: bool = False, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    *,
+    hashes: bool = False,
+    compressed: bool = False,
+    pictures: bool = False,
+    progress: Progress | None = None,
 ) -> InspectReport:
     """Look at a model without changing it.
 
@@ -27,6 +34,7 @@ def inspect_file(
         path: the model; external data is found beside it.
         hashes: also the SHA-256 of every file.
         compressed: also what every file weighs after zstd at level 3.
+        pictures: also pictures of the largest weights, for HTML.
         progress: told before each weight.
 
     Raises:
@@ -36,12 +44,15 @@ def inspect_file(
     found = find_weights(model.skeleton)
     files = [facts_of(f, hashes=hashes, compressed=compressed) for f in (model.path, *model.data_files())]
     total = sum(weight.elements for weight in found.weights)
+    album = Album(found.weights if pictures else ())
     inspected, done = [], 0
     with ValueReader(model) as reader:
         for weight in found.weights:
             if progress is not None:
                 progress(weight.name, done, total)
-            inspected.append(_inspected(weight, reader))
+            source = reader.blocks(weight.path, weight.shape)
+            inspected.append(_inspected(weight, source))
+            album.inspecting(weight, source)
             done += weight.elements
     return InspectReport(
         input=model.path.name,
@@ -50,11 +61,12 @@ def inspect_file(
         left_alone=left_alone_reports(found.left_alone),
         files=file_reports(files, None),
         warnings=_warnings(inspected),
+        pictures=album.pictures,
     )
 
 
-def _inspected(weight: Weight, reader: ValueReader) -> InspectedWeight:
-    bits = ZeroBits(reader.blocks(weight.path, weight.shape))
+def _inspected(weight: Weight, source: BlockSource) -> InspectedWeight:
+    bits = ZeroBits(source)
     rows = zero_units(bits, weight.rows) if weight.rows else None
     columns = zero_units(bits, weight.columns) if weight.columns else None
     summed = axis_view(weight.columns) if weight.columns else None

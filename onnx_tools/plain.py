@@ -23,8 +23,12 @@ def safe_text(text: str | bytes) -> str:
 
 
 def keys_of(kind: type[Any]) -> tuple[str, ...]:
-    """The keys of a dataclass as JSON: its fields, then the properties that its class variable `derived` names."""
-    return (*(field.name for field in fields(kind)), *getattr(kind, "derived", ()))
+    """The keys of a dataclass as JSON: its fields, then the properties that its class variable `derived` names.
+
+    Fields that its class variable `unlisted` names are left out.
+    """
+    unlisted = getattr(kind, "unlisted", ())
+    return (*(field.name for field in fields(kind) if field.name not in unlisted), *getattr(kind, "derived", ()))
 
 
 def plain_value(value: Any) -> Any:

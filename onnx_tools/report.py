@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from onnx_tools.plain import keys_of, plain_value
 
-if TYPE_CHECKING:  # at run time it would bring numpy, which the command starts without
+if TYPE_CHECKING:  # at run time they would bring numpy, which the command starts without
+    from onnx_tools.pictures import WeightPictures
     from oxiprune_gpu import ScoreStats
 
 Outcome = Literal["passed", "failed", "skipped", "warning", "measured"]
@@ -226,10 +227,12 @@ class Totals:
 class PruneReport:
     """One run of `prune`. `input`, `output`: file names without folders; a dry run has no output.
 
-    `changed`: whether a value differs from the input; in a dry run, would differ.
+    `changed`: whether a value differs from the input; in a dry run, would differ. `pictures`: of the largest weights,
+    where they were asked for; they are shown in HTML only.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("totals",)
+    unlisted: ClassVar[tuple[str, ...]] = ("pictures",)
 
     schema_version: Literal[1] = 1
     command: Literal["prune"] = "prune"
@@ -244,6 +247,7 @@ class PruneReport:
     files: tuple[FileReport, ...]
     verification: VerificationReport | None = None
     warnings: tuple[str, ...] = ()
+    pictures: tuple[WeightPictures, ...] = ()
 
     @property
     def totals(self) -> Totals:
@@ -335,9 +339,10 @@ class InspectTotals:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectReport:
-    """One run of `inspect`. `input`: a file name without folders; its `files` have no after."""
+    """One run of `inspect`. `input`: a file name without folders; its `files` have no after; `pictures` as of prune."""
 
     derived: ClassVar[tuple[str, ...]] = ("totals",)
+    unlisted: ClassVar[tuple[str, ...]] = ("pictures",)
 
     schema_version: Literal[1] = 1
     command: Literal["inspect"] = "inspect"
@@ -347,6 +352,7 @@ class InspectReport:
     left_alone: tuple[LeftAloneReport, ...]
     files: tuple[FileReport, ...]
     warnings: tuple[str, ...] = ()
+    pictures: tuple[WeightPictures, ...] = ()
 
     @property
     def totals(self) -> InspectTotals:

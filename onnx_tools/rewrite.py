@@ -15,6 +15,7 @@ from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of, file_reports
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
+from onnx_tools.pictures import Album
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.report import Check, PruneReport, VerificationReport
 from onnx_tools.report_parts import (
@@ -60,11 +61,15 @@ _DEFAULT_SELECTION = Selection()
 
 @dataclass(frozen=True)
 class Extras:
-    """What a report may hold beyond the counts; each costs time. Statistics of scores; SHA-256; zstd-3 sizes."""
+    """What a report may hold beyond the counts; each costs time.
+
+    Statistics of scores; SHA-256 and zstd-3 size of the files; pictures of the largest weights, for HTML.
+    """
 
     statistics: bool = False
     hashes: bool = False
     compressed: bool = False
+    pictures: bool = False
 
 
 def prune_file(
@@ -117,14 +122,16 @@ def prune_file(
     shared = overlaps(model, {item.weight.path for item in plan.planned})
     plan = plan.without({path: overlap.reason for path, overlap in shared.items()})
     backend = resolve_backend(backend, plan.bytes)
-    job = _FileJob(model, None if output is None else pathlib.Path(output), force, delete_old_data, verify, backend)
+    album = Album([item.weight for item in plan.planned] if extras.pictures else ())
+    target = None if output is None else pathlib.Path(output)
+    job = _FileJob(model, target, force, delete_old_data, verify, backend, album)
     if not dry_run:
         job.check_output()
     sources = [model.path, *model.data_files()]
     before = _facts(sources, extras)
     stats = _statistics(model, plan) if extras.statistics else [None] * len(plan.planned)
     if dry_run:
-        counts, after, checks = _count_only(model, plan, progress, backend), None, None
+        counts, after, checks = _count_only(model, plan, progress, backend, album), None, None
     else:
         aliases = {path for path, overlap in shared.items() if overlap.pruned}
         metadata = partial(metadata_text, config, selection, gradients)
@@ -142,6 +149,7 @@ def prune_file(
         files=file_reports(before, after),
         verification=checks,
         warnings=warnings(counts, "" if dry_run or output is None else equality_text(sources[1:])),
+        pictures=album.pictures,
     )
 
 
@@ -162,7 +170,7 @@ def prune_model(
     tensors = [tensor_at(model, item.weight.path) for item in plan.planned]
     arrays = [decode(tensor) for tensor in tensors]
     blocks = [ArrayBlocks(array.reshape(item.shape)) for array, item in zip(arrays, plan.planned, strict=True)]
-    counts = [_prune(item, source, backend) for item, source in zip(plan.planned, blocks, strict=True)]
+    counts = [_prune(item, source, backend, Album()) for item, source in zip(plan.planned, blocks, strict=True)]
     if changes(counts):
         for item, tensor, array in zip(plan.planned, tensors, arrays, strict=True):
             encode(tensor, array)
@@ -192,6 +200,7 @@ class _FileJob:
     delete_old_data: bool
     verify: Verify | None
     backend: str
+    album: Album
 
     def check_output(self) -> None:
         """Raise what would refuse the output later, before the work."""
@@ -230,9 +239,9 @@ class _FileJob:
         path = item.weight.path
         tensor = tensor_at(self.model.skeleton, path)
         if self.model.location(path, tensor) is not None:
-            return _prune(item, copy.blocks(path, shape=item.shape), self.backend)
+            return _prune(item, copy.blocks(path, shape=item.shape), self.backend, self.album)
         values = decode(tensor)
-        counts = _prune(item, ArrayBlocks(values.reshape(item.shape)), self.backend)
+        counts = _prune(item, ArrayBlocks(values.reshape(item.shape)), self.backend, self.album)
         pruned = onnx.TensorProto()
         pruned.CopyFrom(tensor)
         encode(pruned, values)
@@ -278,8 +287,9 @@ def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], ali
     return VerificationReport((Check("bytes", "passed", detail),))
 
 
-def _prune(item: PlannedWeight, source: BlockSource, backend: str) -> PruneCounts:
-    return prune_blocks(source, item.config, item.weight.name, backend=backend)
+def _prune(item: PlannedWeight, source: BlockSource, backend: str, album: Album) -> PruneCounts:
+    with album.pruning(item.weight, source):
+        return prune_blocks(source, item.config, item.weight.name, backend=backend)
 
 
 def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:
@@ -293,7 +303,9 @@ def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:
         progress("", done, plan.elements)
 
 
-def _count_only(model: ModelFile, plan: Plan, progress: Progress | None, backend: str) -> list[PruneCounts]:
+def _count_only(
+    model: ModelFile, plan: Plan, progress: Progress | None, backend: str, album: Album
+) -> list[PruneCounts]:
     """Prune copies in memory, one weight at a time."""
     counts = []
     with ValueReader(model) as reader:
@@ -301,7 +313,7 @@ def _count_only(model: ModelFile, plan: Plan, progress: Progress | None, backend
             source = reader.blocks(item.weight.path, item.shape)
             values = np.empty(item.weight.elements, source.dtype)
             values[:] = source.load(0, item.weight.elements, values)
-            counts.append(_prune(item, ArrayBlocks(values.reshape(item.shape)), backend))
+            counts.append(_prune(item, ArrayBlocks(values.reshape(item.shape)), backend, album))
     return counts
 
 

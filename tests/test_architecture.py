@@ -35,7 +35,7 @@ ORDER = {
         report_parts
         plan file_facts verification shared_bytes
         report
-        plain
+        plain pictures
         weight_selection
         weights
         layout zero_patterns
@@ -55,6 +55,7 @@ but make no ring. A new module gets a place here."""
 
 ONLY_IN = {
     "cupy": {"oxiprune_gpu.backends", "oxiprune_gpu.device_arrays"},
+    "jinja2": {"onnx_tools.renderers"},
     "rich": {"onnx_tools.terminal", "onnx_tools.renderers"},
 }
 """Packages that only some rooms import."""

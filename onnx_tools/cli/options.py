@@ -23,8 +23,8 @@ Reports = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write the report to FILE too (.json, .csv, .md), replacing an old one. Repeatable. Of several models, "
-        "put {stem} or {parent} into the name: they stand for the model's name and folder.",
+        help="Write the report to FILE too (.html, .md, .json, .csv), replacing an old one. Repeatable. Of several "
+        "models, put {stem} or {parent} into the name: they stand for the model's name and folder.",
         rich_help_panel=REPORTING,
     ),
 ]

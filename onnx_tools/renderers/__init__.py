@@ -17,16 +17,24 @@ from onnx_tools.report import Report
 
 @dataclass(frozen=True)
 class Renderer:
-    """A format: the endings of its files, and the function that makes the text."""
+    """A format: the endings of its files, the function that makes the text, and whether it shows pictures."""
 
     suffixes: tuple[str, ...]
     render: Callable[[Report], str]
+    pictures: bool = False
+
+
+def _html(report: Report) -> str:
+    from onnx_tools.renderers import html_renderer  # brings numpy
+
+    return html_renderer.render(report)
 
 
 RENDERERS: dict[str, Renderer] = {
     "json": Renderer((".json",), json_renderer.render),
     "csv": Renderer((".csv",), csv_renderer.render),
     "md": Renderer((".md", ".markdown"), markdown_renderer.render),
+    "html": Renderer((".html", ".htm"), _html, pictures=True),
 }
 
 

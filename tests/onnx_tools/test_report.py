@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_tools import report as reports
+from onnx_tools.pictures import WeightPictures
 from onnx_tools.plain import keys_of
 from onnx_tools.renderers import json_renderer
 from onnx_tools.report import (
@@ -229,4 +230,4 @@ def test_dataclasses_are_frozen_and_their_derived_exist(kind):
 
 def test_annotations_can_be_resolved():
     for kind in DATACLASSES:
-        assert typing.get_type_hints(kind, localns={"ScoreStats": ScoreStats})
+        assert typing.get_type_hints(kind, localns={"ScoreStats": ScoreStats, "WeightPictures": WeightPictures})

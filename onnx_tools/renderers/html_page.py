@@ -1,0 +1,251 @@
+"""What an HTML report shows, as plain texts for its template: every name is printable, every figure is a text."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+
+from onnx_tools.pictures import WeightPictures
+from onnx_tools.renderers import text
+from onnx_tools.renderers.drawings import Bars, bars_of, histogram_path, mask_png
+from onnx_tools.renderers.html_tables import (
+    Table,
+    checks_table,
+    drifts_table,
+    files_table,
+    inspected_table,
+    pruned_table,
+)
+from onnx_tools.report import (
+    Configuration,
+    InspectReport,
+    LeftAloneReport,
+    PruneReport,
+    Report,
+    VerificationReport,
+    format_fraction,
+    left_alone_groups,
+)
+
+_MOST_NAMES = 100
+_ARROW = "\u2192"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure of the summary. `tone`: "good", "bad" or "" for neither."""
+
+    label: str
+    value: str
+    note: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What was left alone for one reason."""
+
+    reason: str
+    tensors: str
+    parameters: str
+    names: tuple[str, ...]
+    more: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The pictures of a weight, ready to be drawn. `after` is "" where nothing was pruned."""
+
+    name: str
+    limit: str
+    before: str
+    after: str
+    zeros: str
+    not_finite: str
+    mask: str
+    height: int
+    width: int
+    rows: str
+    columns: str
+    output_channels: bool
+    cells: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """All of a report."""
+
+    kind: str
+    title: str
+    name: str
+    result: str
+    how: str
+    state: str
+    warnings: tuple[str, ...]
+    cards: tuple[Card, ...]
+    bars: Bars
+    pruned: bool
+    had_zeros: bool
+    weights: Table
+    pictures: tuple[Picture, ...]
+    left_alone: tuple[Group, ...]
+    files: Table
+    versions: tuple[tuple[str, str], ...]
+    checks: Table | None = None
+    drifts: Table | None = None
+    options: tuple[tuple[str, str], ...] = field(default=())
+    command: str = ""
+
+
+def page_of(report: Report) -> Page:
+    """What is shown of a report."""
+    return _pruned_page(report) if isinstance(report, PruneReport) else _inspected_page(report)
+
+
+def _pruned_page(report: PruneReport) -> Page:
+    verification = report.verification
+    return Page(
+        kind="Pruning report",
+        title=f"Pruning of {text.printable(report.input)}",
+        name=text.printable(report.input),
+        result=text.printable(report.output or ""),
+        how=_how(report.configuration),
+        state=text.state(report),
+        warnings=tuple(map(text.printable, report.warnings)),
+        cards=tuple(_pruned_cards(report)),
+        bars=bars_of(report.weights),
+        pruned=True,
+        had_zeros=report.totals.zeros_before > 0,
+        weights=pruned_table(report.weights),
+        pictures=tuple(map(_picture, report.pictures)),
+        left_alone=_groups(report.left_alone),
+        files=files_table(report.files),
+        versions=tuple(text.version_rows(report.versions)),
+        checks=checks_table(verification) if verification and verification.checks else None,
+        drifts=drifts_table(verification) if verification and verification.drifts else None,
+        options=tuple(text.configuration_rows(report.configuration)),
+        command=_command(report),
+    )
+
+
+def _inspected_page(report: InspectReport) -> Page:
+    return Page(
+        kind="Weights of a model",
+        title=f"Weights of {text.printable(report.input)}",
+        name=text.printable(report.input),
+        result="",
+        how="",
+        state="",
+        warnings=tuple(map(text.printable, report.warnings)),
+        cards=tuple(_inspected_cards(report)),
+        bars=bars_of(report.weights),
+        pruned=False,
+        had_zeros=False,
+        weights=inspected_table(report.weights),
+        pictures=tuple(map(_picture, report.pictures)),
+        left_alone=_groups(report.left_alone),
+        files=files_table(report.files),
+        versions=tuple(text.version_rows(report.versions)),
+    )
+
+
+def _how(asked: Configuration) -> str:
+    return text.printable(f"{asked.granularity}, {asked.metric}, sparsity {asked.sparsity}")
+
+
+def _pruned_cards(report: PruneReport) -> Iterable[Card]:
+    totals = report.totals
+    before = format_fraction(totals.zeros_before, totals.parameters)
+    after = format_fraction(totals.zeros_after, totals.parameters)
+    yield Card("Sparsity of the weights", after, f"{before} before")
+    yield Card("Zeros", text.count(totals.zeros_after), f"{text.count(totals.zeros_before)} before")
+    yield Card("Weights", text.count(totals.weights), f"{text.count(totals.left_alone)} tensors left alone")
+    yield _parameters(totals.parameters, totals.model_parameters)
+    yield Card("Bytes of the files", *_then(totals.bytes_before, totals.bytes_after))
+    if totals.compressed_before is not None:
+        yield Card("Compressed (zstd-3)", *_then(totals.compressed_before, totals.compressed_after))
+    if report.verification is not None:
+        yield _checks_card(report.verification)
+
+
+def _inspected_cards(report: InspectReport) -> Iterable[Card]:
+    totals = report.totals
+    yield Card("Sparsity of the weights", format_fraction(totals.zeros, totals.parameters))
+    yield Card("Zeros", text.count(totals.zeros))
+    yield Card("Weights", text.count(totals.weights), f"{text.count(totals.left_alone)} other tensors")
+    yield _parameters(totals.parameters, totals.model_parameters)
+    yield Card("Bytes of the files", text.count(totals.bytes))
+    if totals.compressed is not None:
+        yield Card("Compressed (zstd-3)", text.count(totals.compressed))
+
+
+def _parameters(weights: int, model: int) -> Card:
+    return Card("Parameters of the weights", text.count(weights), f"of {text.count(model)} in the model")
+
+
+def _then(before: int | None, after: int | None) -> tuple[str, str]:
+    """Value and note of a card for a figure that may have changed."""
+    if before is None or after is None or before == after:
+        return text.count(before), "" if after is None else "as before"
+    return text.count(after), f"{text.count(before)} before"
+
+
+def _checks_card(verification: VerificationReport) -> Card:
+    outcomes = [check.outcome for check in verification.checks]
+    passed, failed = outcomes.count("passed"), outcomes.count("failed")
+    note = ", ".join(
+        f"{outcomes.count(kind)} {kind}" for kind in ("failed", "warning", "measured", "skipped") if kind in outcomes
+    )
+    return Card("Checks passed", f"{passed} of {len(outcomes)}", note, "bad" if failed else "good" if passed else "")
+
+
+def _picture(pictures: WeightPictures) -> Picture:
+    before, after, mask = pictures.before, pictures.after, pictures.mask
+    highest = max((*before.counts, *(after.counts if after else ())))
+    now = after or before
+    return Picture(
+        name=text.printable(pictures.name),
+        limit=text.number(before.limit, 3),
+        before=histogram_path(before, highest),
+        after=histogram_path(after, highest) if after else "",
+        zeros=f"{before.zeros:,} {_ARROW} {now.zeros:,}" if before.zeros != now.zeros else f"{now.zeros:,}",
+        not_finite=f"{now.not_finite:,}" if now.not_finite else "",
+        mask=mask_png(mask),
+        height=mask.height,
+        width=mask.width,
+        rows=f"{mask.rows:,}",
+        columns=f"{mask.columns:,}",
+        output_channels=mask.output_channels,
+        cells=round(mask.rows * mask.columns / (mask.height * mask.width)),
+    )
+
+
+def _groups(tensors: Sequence[LeftAloneReport]) -> tuple[Group, ...]:
+    return tuple(
+        Group(
+            text.printable(group.reason),
+            text.count(len(group.members)),
+            text.count(group.parameters),
+            tuple(text.printable(member.name) for member in group.members[:_MOST_NAMES]),
+            max(0, len(group.members) - _MOST_NAMES),
+        )
+        for group in left_alone_groups(tensors)
+    )
+
+
+def _command(report: PruneReport) -> str:
+    """The command that does the same again. Names that are not printable stand in it as escapes."""
+    words = ["oxiprune", "prune", report.input, *(["-o", report.output] if report.output else ["--dry-run"])]
+    words += [word for field in fields(Configuration) for word in _option(field.name, report.configuration)]
+    return " ".join(shlex.quote(text.printable(word)) for word in words)
+
+
+def _option(name: str, asked: Configuration) -> list[str]:
+    value = getattr(asked, name)
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [option] if value else []
+    if isinstance(value, tuple):
+        return [word for pattern in value for word in (option, str(pattern))]
+    return [option, "taylor:FILE.npz" if value == "taylor:gradients" else str(value)]
