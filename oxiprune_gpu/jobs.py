@@ -33,14 +33,7 @@ class Job:
 
     def run(self, backend: Backend, weight: Any, *, mask: Any = None, write: bool = True) -> None:
         """Prune a weight in its backend's form."""
-        metric = self.config.metric
-        if self.view is None:
-            backend.prune_elements(weight, metric, self.k, self.name, mask=mask, write=write)
-        elif isinstance(self.view, GroupView):
-            backend.prune_groups(weight, self.view, metric, self.name, mask=mask, write=write)
-        else:
-            scores = backend.unit_scores(weight, self.view, metric, self.name)
-            backend.prune_units(weight, self.view, backend.kept_units(scores, self.k), mask=mask, write=write)
+        backend.prune(weight, self.view, self.config.metric, self.k, self.name, mask=mask, write=write)
 
 
 def check_config(config: PruningConfig) -> None:

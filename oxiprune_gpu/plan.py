@@ -1,8 +1,8 @@
 """Plans: many tensors pruned again and again, prepared once.
 
-A plan holds the arrays, their masks and all memory the pruning needs. On a GPU a run of an unstructured plan is a
-handful of launches, however many tensors there are, allocates nothing, and waits for the device only to ask whether
-there was an error; with `check=False` it does not wait at all, and can be captured in a CUDA graph.
+A plan holds the arrays, their masks and all memory the pruning needs. On a GPU a run is a handful of launches, however
+many tensors there are, allocates nothing, and waits for the device only to ask whether there was an error; with
+`check=False` it does not wait at all, and can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from oxiprune_gpu.backends import Backend, OneByOne, Plan, PlanMember, Step, backend_of
+from oxiprune_gpu.backends import Backend, Plan, PlanMember, backend_of
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.device_arrays import device_name, order_after, order_before
 from oxiprune_gpu.errors import EmptyTensor, InvalidOption, ReadOnlyTarget
 from oxiprune_gpu.granularity import Unstructured
-from oxiprune_gpu.jobs import Job, check_config, job_for
+from oxiprune_gpu.jobs import check_config, job_for
 from oxiprune_gpu.metrics import Taylor
 from oxiprune_gpu.selection import units_to_prune
 from oxiprune_gpu.tensor import Borrowed, Tensor, borrow, count_write, tensors_with_names
@@ -110,8 +110,8 @@ def prepare(
         mask: which masks a run writes: "bool" (a byte an element), "bits" (a bit an element) or None.
 
     Returns:
-        The plan. On a GPU, plans of rows, columns, blocks and N:M, and global ones of float64 beside other dtypes, work
-        on one tensor after another and wait for each.
+        The plan. On a GPU, plans of N:M, and global ones of float64 beside other dtypes, work on one tensor after
+        another and wait for each.
 
     Raises:
         InvalidOption: unknown scope or mask, the metric `Taylor`, a global scope of units, no tensors, or tensors on
@@ -206,14 +206,12 @@ def _work(
         members = [
             PlanMember(own, weight.name, 0, mask) for own, weight, mask in zip(adopted, weights, masks, strict=True)
         ]
-        return backend.plan_elements(members, config.metric, k), k
+        return backend.plan(members, config.metric, k), k
     jobs = [job_for(weight.data.shape, config, weight.name) for weight in weights]
-    members = [PlanMember(own, job.name, job.k, mask) for own, job, mask in zip(adopted, jobs, masks, strict=True)]
-    pruned = sum(job.elements for job in jobs)
-    if all(job.view is None for job in jobs):
-        return backend.plan_elements(members, config.metric), pruned
-    steps = [_step(backend, job, member) for job, member in zip(jobs, members, strict=True)]
-    return OneByOne(backend, members, steps), pruned
+    members = [
+        PlanMember(own, job.name, job.k, mask, job.view) for own, job, mask in zip(adopted, jobs, masks, strict=True)
+    ]
+    return backend.plan(members, config.metric), sum(job.elements for job in jobs)
 
 
 def _joint_k(weights: Sequence[Borrowed], config: PruningConfig) -> int:
@@ -223,10 +221,3 @@ def _joint_k(weights: Sequence[Borrowed], config: PruningConfig) -> int:
             raise EmptyTensor(weight.name)
         config.metric.check(weight.name, weight.data.shape)
     return units_to_prune(config.sparsity, sum(weight.data.size for weight in weights), 1, config.min_nonzero)
-
-
-def _step(backend: Backend, job: Job, member: PlanMember) -> Step:
-    def prune(mask: Any) -> None:
-        job.run(backend, member.weight, mask=mask)
-
-    return Step(prune, lambda: backend.count_nonzero(member.weight))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,12 +111,10 @@ class UploadingBackend(Backend):
         prune = self._inner.prune_groups
         self._carried(weight, mask, lambda own: prune(weight.weight, view, metric, name, mask=own, write=write))
 
-    def plan_elements(
-        self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
-    ) -> UploadingPlan:
+    def plan(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None) -> UploadingPlan:
         masks = [None if m.mask is None else self._xp.empty(m.mask.shape, m.mask.dtype) for m in members]
         own = [m._replace(weight=m.weight.weight, mask=mask) for m, mask in zip(members, masks, strict=True)]
-        return UploadingPlan(self._inner.plan_elements(own, metric, k), members, masks)
+        return UploadingPlan(self._inner.plan(own, metric, k), members, masks)
 
     def apply_mask(self, weight: np.ndarray, mask: np.ndarray) -> None:
         uploaded = self.adopt(weight)
@@ -163,6 +162,23 @@ class UploadingPlan(Plan):
 
     def check(self) -> None:
         self._inner.check()
+
+
+class CountingKernels:
+    """A loader that counts launches, by the name of the kernel."""
+
+    def __init__(self) -> None:
+        self._inner = CpuKernels(source_of)
+        self.launches: Counter[str] = Counter()
+
+    def kernel(self, family: str, name: str, defines: Mapping[str, str]) -> kernels.Kernel:
+        kernel = self._inner.kernel(family, name, defines)
+
+        def launch(*arguments: Any, **options: Any) -> None:
+            self.launches[name] += 1
+            kernel(*arguments, **options)
+
+        return launch
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {

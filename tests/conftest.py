@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import types
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from oxiprune_gpu import backends
 from oxiprune_gpu.backends import Backend
-from tests import golden
-from tests.backends import BACKENDS, why_not
+from oxiprune_gpu.backends.cuda_backend import CudaBackend
+from tests import cuda_on_cpu, fake_cupy, golden
+from tests.backends import BACKENDS, CountingKernels, why_not
 from tests.cuda_on_cpu.loader import current_seed
 
 if importlib.util.find_spec("hypothesis"):
@@ -87,6 +91,24 @@ def verbs_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Every backend in turn, and the verbs prune numpy arrays by it."""
     monkeypatch.setattr(backends, "_backend", lambda library: backend)
     return backend
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each kernel is launched while the verbs prune numpy arrays by the CUDA backend on the CPU."""
+    if reason := cuda_on_cpu.available():
+        pytest.skip(reason)
+    kernels = CountingKernels()
+    monkeypatch.setattr(backends, "_backend", lambda library: CudaBackend(np, kernels, blocks=7))
+    return kernels.launches
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A CuPy whose device is the CPU."""
+    if reason := cuda_on_cpu.available():
+        pytest.skip(reason)
+    return fake_cupy.installed(monkeypatch)
 
 
 def pytest_report_header() -> str:

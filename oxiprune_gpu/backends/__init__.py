@@ -15,7 +15,6 @@ from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
 from oxiprune_gpu.backends.choice import check_capability, resolve_backend
 from oxiprune_gpu.backends.deferred import deferred_checks
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
-from oxiprune_gpu.backends.one_by_one import OneByOne, Step
 from oxiprune_gpu.device_arrays import import_cupy
 
 _BLOCKS_A_MULTIPROCESSOR = 8
@@ -55,11 +54,9 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "NumpyBackend",
-    "OneByOne",
     "Plan",
     "PlanMember",
     "Statistics",
-    "Step",
     "backend_of",
     "backend_on_gpu",
     "deferred_checks",

@@ -37,16 +37,17 @@ class Statistics(NamedTuple):
 
 
 class PlanMember(NamedTuple):
-    """A weight of a plan, in the backend's form; how many of its elements fall; its mask.
+    """A weight of a plan, in the backend's form; how many of its units fall; its mask; how its units lie.
 
-    The mask is a bool array of the weight's shape, or bytes, (ceil(size / 8),), whose bits are the elements, the first
-    one lowest; None for no mask.
+    With the view None every element is a unit. The mask is a bool array of the weight's shape, or bytes,
+    (ceil(size / 8),), whose bits are the elements, the first one lowest; None for no mask.
     """
 
     weight: Any
     name: str
     k: int
     mask: Any
+    view: UnitView | GroupView | None = None
 
     def write_mask(self, kept: Any, packed: Callable[[Any], Any]) -> None:
         """Write what is kept, a bool array, to the mask, if there is one; `packed` makes bits of it."""
@@ -134,12 +135,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def plan_elements(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None) -> Plan:
-        """Return a plan that prunes each weight as `prune_elements` does, in their order, none of them empty.
+    def plan(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None) -> Plan:
+        """Return a plan that prunes each weight as `prune` does, in their order; none is empty, all views of one kind.
 
-        With `k` all elements compete: the `k` lowest of all weights fall, of equal scores those of the first weight
-        first. Scores are computed in the score dtype of each weight, and compared in float64 if one of them is. Where
-        any weight has an error nothing is written, and the first one's is raised.
+        With `k` all elements compete, whatever the views: the `k` lowest of all weights fall, of equal scores those of
+        the first weight first. Scores are computed in the score dtype of each weight, and compared in float64 if one
+        of them is. Where any weight has an error nothing is written, and the first one's is raised.
         """
 
     @abstractmethod
@@ -170,6 +171,26 @@ class Backend(ABC):
         Of equal scores the lowest index falls first. Of elements that fill no group `view.falls` says how many fall.
         `mask` and `write` as in `prune_elements`.
         """
+
+    def prune(
+        self,
+        weight: Any,
+        view: UnitView | GroupView | None,
+        metric: ImportanceMetric,
+        k: int,
+        name: str,
+        *,
+        mask: NDArray[np.bool_] | None = None,
+        write: bool = True,
+    ) -> None:
+        """Set the `k` units with the lowest scores to +0.0: elements, units of a view, or what falls in its groups."""
+        if view is None:
+            self.prune_elements(weight, metric, k, name, mask=mask, write=write)
+        elif isinstance(view, GroupView):
+            self.prune_groups(weight, view, metric, name, mask=mask, write=write)
+        else:
+            scores = self.unit_scores(weight, view, metric, name)
+            self.prune_units(weight, view, self.kept_units(scores, k), mask=mask, write=write)
 
     @abstractmethod
     def apply_mask(self, weight: Array, mask: NDArray[np.bool_]) -> None:

@@ -13,14 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
+from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
 from oxiprune_gpu.backends.cuda_groups import prune_groups
-from oxiprune_gpu.backends.cuda_plans import ScoresPlan, SelectionPlan, mask_kind_of
+from oxiprune_gpu.backends.cuda_plans import Checks, DevicePlan, ScoresPlan, SelectionPlan, mask_kind_of
 from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, NO_NAN, THREADS, Selection
 from oxiprune_gpu.backends.cuda_tables import DTYPE_STRUCTS, DeviceWeight, Member, address, defines, tensor_table
+from oxiprune_gpu.backends.cuda_unit_plans import UnitsPlan
 from oxiprune_gpu.backends.cuda_units import Units
 from oxiprune_gpu.backends.deferred import check_later
 from oxiprune_gpu.backends.kernels import Kernel, KernelLoader
+from oxiprune_gpu.backends.one_by_one import OneByOne
 from oxiprune_gpu.device_arrays import aligned
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArray
 from oxiprune_gpu.granularity import GroupView, UnitView
@@ -136,27 +138,34 @@ class CudaBackend(Backend):
             return
         selection = self._select([self._member(weight, metric, mask=mask)], [k], metric)
         selection.apply(NO_MASK if mask is None else BOOLS, write=write)
-        self._check(selection.nan_word()[0], weight, metric, name, none=NO_NAN)
+        self._check(selection.header[0].copy(), weight, metric, name, none=NO_NAN)
 
-    def plan_elements(
-        self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
-    ) -> SelectionPlan | ScoresPlan:
-        """See `Backend.plan_elements`."""
+    def plan(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None) -> Plan:
+        """See `Backend.plan`."""
         if k is not None and len({member.weight.score_dtype for member in members}) > 1:
             return ScoresPlan(self._xp, self, members, metric, k, self._convert)
+        if isinstance(members[0].view, GroupView):
+            return OneByOne(self, members, metric)
+        plan = self._device_plan(members, metric, k)
+        self._wait()  # a run may be on another stream than the uploads
+        return plan
+
+    def _device_plan(self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None) -> DevicePlan:
+        def raise_error(number: int) -> None:
+            self._raise_nan(members[number].weight, metric, members[number].name)
+
+        device, checks = (self._xp, self._kernels.kernel, self._blocks), Checks(raise_error, self._here)
         scopes = range(len(members)) if k is None else [0] * len(members)
         rows = [
             self._member(member.weight, metric, scope, member.mask)
             for member, scope in zip(members, scopes, strict=True)
         ]
         counts = [member.k for member in members] if k is None else [k]
-        selection = Selection(self._xp, self._kernels.kernel, self._blocks, rows, counts, metric, repeatable=True)
-
-        def raise_error(number: int) -> None:
-            self._raise_nan(members[number].weight, metric, members[number].name)
-
-        self._wait()  # a run may be on another stream than the uploads
-        return SelectionPlan(selection, mask_kind_of(members), raise_error, self._here)
+        views = [member.view for member in members if isinstance(member.view, UnitView)]
+        mask_kind = mask_kind_of(members)
+        if views:
+            return UnitsPlan(*device, rows, views, counts, metric, mask_kind, checks)
+        return SelectionPlan(Selection(*device, rows, counts, metric, repeatable=True), mask_kind, checks)
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
         """See `Backend.apply_mask`."""

@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember
-from oxiprune_gpu.backends.cuda_selection import BITS, BOOLS, NO_MASK, Selection, first_nan
+from oxiprune_gpu.backends.cuda_selection import BITS, BOOLS, NO_MASK, NO_NAN, Selection
 from oxiprune_gpu.backends.deferred import check_later, checks_at_once
 from oxiprune_gpu.errors import PruningError
 from oxiprune_gpu.metrics import ImportanceMetric
 
 
-class SelectionPlan(Plan):
-    """Prunes by one selection. `run` copies and launches; it allocates nothing on the device and waits for nothing.
+class Checks(NamedTuple):
+    """How a plan says what was wrong.
 
-    Args:
-        selection: a repeatable one, of weights whose masks are all of one form.
-        mask_kind: the form.
+    Attributes:
         raise_error: raises what is wrong with a weight, given its number.
         where: makes of a check one that is made on the device and stream that are current now.
     """
 
-    def __init__(
-        self,
-        selection: Selection,
-        mask_kind: int,
-        raise_error: Callable[[int], None],
-        where: Callable[[Callable[[], None]], Callable[[], None]],
-    ) -> None:
-        self._selection = selection
-        self._where = where
+    raise_error: Callable[[int], None]
+    where: Callable[[Callable[[], None]], Callable[[], None]]
+
+
+class DevicePlan(Plan):
+    """A plan whose runs only launch: they allocate nothing on the device and wait for nothing.
+
+    Args:
+        header: the word on the device with the number of the first weight that holds NaN; `Header` in
+            kernels/tensors.cuh.
+        nonzero: see `Plan.nonzero`; as uint64.
+        checks: says what was wrong.
+    """
+
+    def __init__(self, header: Any, nonzero: Any, checks: Checks) -> None:
+        self.nonzero = nonzero.view(np.int64)
+        self._header = header
+        self._checks = checks
         self._check_there: Callable[[], None] = lambda: None
-        self._mask_kind = mask_kind
-        self._raise_error = raise_error
-        self.nonzero = selection.nonzero.view(np.int64)
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Prune once more, and leave the header and the counts as they then are."""
 
     def run(self) -> None:
         """See `Plan.run`."""
-        self._check_there = self._where(lambda: self._check(self._selection.nan_word()))
-        self._selection.restore()
-        self._selection.find()
-        self._selection.apply(self._mask_kind)
+        self._check_there = self._checks.where(lambda: self._check(self._header))
+        self.launch()
 
     def check(self) -> None:
         """See `Plan.check`. It is made on the device and stream of the last run."""
@@ -52,13 +59,34 @@ class SelectionPlan(Plan):
 
     def check_when_due(self) -> None:
         """See `Plan.check_when_due`. The next run writes the word anew, so a copy is kept."""
-        word = self._selection.nan_word()
-        check_later(self._where(lambda: self._check(word)))
+        word = self._header.copy()
+        check_later(self._checks.where(lambda: self._check(word)))
 
-    def _check(self, nan_word: Any) -> None:
-        number = first_nan(nan_word)
-        if number is not None:
-            self._raise_error(number)
+    def _check(self, header: Any) -> None:
+        number = int(header[0])
+        if number != NO_NAN:
+            self._checks.raise_error(number)
+
+
+class SelectionPlan(DevicePlan):
+    """Prunes by one selection among elements.
+
+    Args:
+        selection: a repeatable one, of weights whose masks are all of one form.
+        mask_kind: the form.
+        checks: says what was wrong.
+    """
+
+    def __init__(self, selection: Selection, mask_kind: int, checks: Checks) -> None:
+        super().__init__(selection.header, selection.nonzero, checks)
+        self._selection = selection
+        self._mask_kind = mask_kind
+
+    def launch(self) -> None:
+        """See `DevicePlan.launch`."""
+        self._selection.restore()
+        self._selection.find()
+        self._selection.apply(self._mask_kind)
 
 
 class ScoresPlan(Plan):

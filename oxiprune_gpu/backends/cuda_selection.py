@@ -43,6 +43,9 @@ class Selection:
         counts: how many elements of each scope are to fall.
         metric: scores them all.
         repeatable: whether `restore` makes it possible to `find` again.
+
+    Attributes:
+        header: the word on the device with the index of the first member that holds a NaN score; `NO_NAN` for none.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Selection:
         filled = [np.array([NO_NAN], np.uint64), *scopes, *(table.tensors for table in tables)]
         zeros = [len(members), *[1] * len(tables), *([sum(tiles)] if self._shared else tiles)]
         self._space = _Workspace(xp, filled, zeros, repeatable)
-        (self._header,), self._scopes = self._space.take(1), self._space.take(len(scopes))
+        (self.header,), self._scopes = self._space.take(1), self._space.take(len(scopes))
         tensors, (self.nonzero,) = self._space.take(len(tables)), self._space.take(1)
         tickets, published = self._space.take(len(tables)), self._space.take(len(scopes))
         self._histograms = [xp.zeros((len(table), 1 << _DIGIT_BITS), np.uint64) for table in scopes]
@@ -72,7 +75,7 @@ class Selection:
         for number, table in enumerate(tables):
             scope = 0 if self._shared else number
             own = self._scopes[scope], published[scope], self._histograms[scope], tensors[number], tickets[number]
-            space = _PartSpace(*own, self._header, self.nonzero)
+            space = _PartSpace(*own, self.header, self.nonzero)
             self._parts.append(_Part(xp, kernel_of, blocks, table, metric, space))
 
     def restore(self) -> None:
@@ -96,7 +99,7 @@ class Selection:
     def apply(self, mask_kind: int, *, write: bool = True) -> None:
         """Prune by the thresholds, before the first scope that holds a NaN; write the members' masks.
 
-        `nonzero`, one uint64 for each member, then holds how many elements are left.
+        With `write`, `nonzero`, one uint64 for each member, then holds how many elements are left.
         """
         if self._shared:
             for part in self._parts:
@@ -104,19 +107,9 @@ class Selection:
         for part in self._parts:
             part.apply(mask_kind, write=write)
 
-    def nan_word(self) -> Any:
-        """A copy of the word on the device that `first_nan` reads."""
-        return self._header.copy()
-
     def thresholds(self) -> Any:
         """The key of the k-th lowest score of each scope, as uint64 on the device; for members of one dtype."""
         return column(self._scopes[0], "threshold")
-
-
-def first_nan(nan_word: Any) -> int | None:
-    """The index of the first member that holds a NaN score. Waits for the device."""
-    number = int(nan_word[0])
-    return None if number == NO_NAN else number
 
 
 class _Workspace:
@@ -195,7 +188,7 @@ class _Part:
     def apply(self, mask_kind: int, *, write: bool) -> None:
         """See `Selection.apply`."""
         space, options = self._space, (np.uint32(mask_kind), np.uint32(write))
-        counted = space.ticket, space.published, space.nonzero
+        counted = space.ticket, space.published, space.nonzero if write else None
         self._walk(self._kernel("apply", "apply"), space.scopes, *counted, *options, space.header)
 
     def _walk(self, kernel: Kernel, *arguments: Any) -> None:

@@ -102,7 +102,11 @@ class Units:
         weight = member.weight
         count_nan = self._kernel_of("elements", "count_nan", defines(weight.dtype, L1Magnitude()))
         self._launch(count_nan, -(-weight.size // THREADS), (weight.bits, np.uint64(weight.size), nan))
-        kernel = self._kernel_of("units", "random_unit_scores", defines(weight.dtype, L1Magnitude()))
+        self.write_random_scores(member, scores, nan)
+
+    def write_random_scores(self, member: Member, scores: Any, nan: Any) -> None:
+        """Write the random scores of units; NaN where the word `nan` is not 0."""
+        kernel = self._kernel_of("units", "random_unit_scores", defines(member.weight.dtype, L1Magnitude()))
         arguments = np.uint64(member.seed), np.uint64(scores.size), scores, nan
         self._launch(kernel, -(-scores.size // THREADS), arguments)
 

@@ -13,7 +13,7 @@ from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
 from oxiprune_gpu.backends.bits import bits_dtype, count_nonzeros, multiply_bits
 from oxiprune_gpu.backends.groups import prune_groups
 from oxiprune_gpu.backends.joined import JoinedPlan
-from oxiprune_gpu.backends.one_by_one import OneByOne, Step
+from oxiprune_gpu.backends.one_by_one import OneByOne
 from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, quietly, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
 from oxiprune_gpu.backends.threshold import Lowest, check_finite, find_lowest, order_statistic
@@ -118,20 +118,11 @@ class NumpyBackend(Backend):
         if mask is not None:
             mask[...] = True
 
-    def plan_elements(
+    def plan(
         self, members: Sequence[PlanMember], metric: ImportanceMetric, k: int | None = None
     ) -> OneByOne | JoinedPlan:
-        """See `Backend.plan_elements`."""
-        if k is not None:
-            return JoinedPlan(members, metric, k, self.packed_mask)
-
-        def step(member: PlanMember) -> Step:
-            def prune(mask: Mask | None) -> None:
-                self.prune_elements(member.weight, metric, member.k, member.name, mask=mask)
-
-            return Step(prune, lambda: self.count_nonzero(member.weight))
-
-        return OneByOne(self, members, [step(member) for member in members])
+        """See `Backend.plan`."""
+        return OneByOne(self, members, metric) if k is None else JoinedPlan(members, metric, k, self.packed_mask)
 
     def prune_units(
         self, weight: BlockSource, view: UnitView, kept: Mask, *, mask: Mask | None = None, write: bool = True

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import Counter
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 import oxiprune_gpu as ox
-from oxiprune_gpu import backends
-from oxiprune_gpu.backends.cuda_backend import CudaBackend
-from oxiprune_gpu.backends.kernels import source_of
 from oxiprune_gpu.selection import units_to_prune
-from tests import cuda_on_cpu, fake_cupy, oracles
-from tests.cuda_on_cpu.loader import CpuKernels
+from tests import oracles
 
 BLOCK = 1 << 13
 SMALLER = {"BLOCK": BLOCK, "SPAN": 2 * BLOCK, "_SAMPLE_FROM": 20_000, "_SAMPLES": 1 << 10}
@@ -105,21 +100,6 @@ def test_each_as_one_by_one(verbs_backend, mix, metric):
 @pytest.mark.parametrize("kind", ["constant", "few distinct", "mostly zeros"])
 def test_each_with_ties(verbs_backend, mix, kind):
     check_each(weights_of(mix, kind), ox.PruningConfig(0.5))
-
-
-@pytest.mark.parametrize("granularity", ["row", "column", "axis:0", "2:4", "block:2x3"])
-@pytest.mark.parametrize("mask", ["bool", "bits"])
-def test_units_and_groups(verbs_backend, granularity, mask):
-    sparsity = None if granularity == "2:4" else 0.5
-    config = ox.PruningConfig(sparsity, "l2", granularity)
-    shapes = [(4, 6), (12, 30), (2, 3), (40, 9)]
-    weights = [normal(*shape).astype(DTYPES[i]) for i, shape in enumerate(shapes)]
-    kept = [ox.compute_mask(weight, config) for weight in weights]
-    work = copies(weights)
-    result = ox.prepare(work, config, mask=mask).run()
-    check_same(work, [oracles.zeroed(weight, ~one) for weight, one in zip(weights, kept, strict=True)])
-    check_same(result.masks, kept if mask == "bool" else [np.packbits(one, bitorder="little") for one in kept])
-    assert result.nonzero.tolist() == [np.count_nonzero(one) for one in kept]
 
 
 @mixes
@@ -230,18 +210,6 @@ def test_check_later(verbs_backend, scope, mix):
     check_same(result.masks, expected.masks)
 
 
-def test_units_check_later(verbs_backend):
-    weights = [normal(4, 6), normal(3, 5), normal(2, 8)]
-    weights[1][0, 0] = np.nan
-    before = copies(weights)
-    plan = ox.prepare(weights, ox.PruningConfig(0.5, "l1", "row"))
-    plan.run(check=False)
-    with pytest.raises(ox.NonFiniteWeight, match=r"tensors\[1\]"):
-        plan.check()
-    check_same(weights[1:], before[1:])
-    assert np.count_nonzero(weights[0]) == 12
-
-
 def test_a_mapping_gives_a_mapping(verbs_backend):
     weights = {"a": normal(3, 4), "b": normal(5)}
     result = ox.prepare(weights, ox.PruningConfig(0.5)).run()
@@ -316,33 +284,6 @@ def test_configs_that_do_not_fit_a_plan(verbs_backend, config, scope, error):
         ox.prepare([normal(4, 6)], config, scope=scope)
 
 
-class CountingKernels:
-    """A loader that counts launches."""
-
-    def __init__(self) -> None:
-        self.inner = CpuKernels(source_of)
-        self.launches: Counter[str] = Counter()
-
-    def kernel(self, family, name, defines):
-        kernel = self.inner.kernel(family, name, defines)
-
-        def launch(*arguments, **options):
-            self.launches[name] += 1
-            kernel(*arguments, **options)
-
-        return launch
-
-
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each kernel is launched, and `copies` on the device that a run makes itself."""
-    if reason := cuda_on_cpu.available():
-        pytest.skip(reason)
-    kernels = CountingKernels()
-    monkeypatch.setattr(backends, "_backend", lambda library: CudaBackend(np, kernels, blocks=7))
-    return kernels.launches
-
-
 @dtypes
 @pytest.mark.parametrize("scope", ["tensor", "global"])
 def test_few_launches_for_many_tensors(launches, scope, dtype):
@@ -356,21 +297,19 @@ def test_few_launches_for_many_tensors(launches, scope, dtype):
     assert launches["sample_keys"] == launches["apply"] == 1
 
 
-@pytest.mark.parametrize("scope", ["tensor", "global"])
-def test_a_run_allocates_nothing(launches, scope, monkeypatch):
-    plan = ox.prepare(weights_of(NARROW), ox.PruningConfig(0.5), scope=scope)
+@pytest.mark.parametrize(
+    ("granularity", "scope"),
+    [*(("unstructured", scope) for scope in ("tensor", "global")), ("row", "tensor"), ("column", "tensor")],
+)
+@pytest.mark.parametrize("metric", ["l2", "random:3"])
+def test_a_run_allocates_nothing(launches, granularity, scope, metric, monkeypatch):
+    weights = [normal(size, 4).astype(NARROW[i % 3]) for i, size in enumerate(SIZES)]
+    plan = ox.prepare(weights, ox.PruningConfig(0.5, metric, granularity), scope=scope)
     for name in ("empty", "zeros", "ones", "full", "asarray", "array", "copy", "empty_like", "zeros_like"):
         monkeypatch.delattr(np, name)
     plan.run(check=False)
     monkeypatch.undo()
     plan.check()
-
-
-@pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch):
-    if reason := cuda_on_cpu.available():
-        pytest.skip(reason)
-    return fake_cupy.installed(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -388,8 +327,10 @@ def test_cupy_in_cupy_out(cupy, granularity, scope, mask):
     check_same([array.get() for array in ours], weights)
 
 
-def test_nothing_waits_but_the_check(cupy, monkeypatch):
-    plan = ox.prepare([cupy.asarray(normal(50)), cupy.asarray(normal(70))], ox.PruningConfig(0.5))
+@pytest.mark.parametrize("granularity", ["unstructured", "row", "column"])
+def test_nothing_waits_but_the_check(cupy, granularity, monkeypatch):
+    config = ox.PruningConfig(0.5, "l1", granularity)
+    plan = ox.prepare([cupy.asarray(normal(5, 10)), cupy.asarray(normal(7, 10))], config)
     waits = []
     monkeypatch.setattr(cupy.ndarray, "__int__", lambda array: waits.append(array) or int(array.host))
     plan.run(check=False)
@@ -410,14 +351,18 @@ def test_tensors_on_several_devices_are_refused(cupy):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scope", ["tensor", "global"])
-def test_a_run_can_be_captured_in_a_graph(scope):
+@pytest.mark.parametrize(
+    ("granularity", "scope"),
+    [("unstructured", "tensor"), ("unstructured", "global"), ("row", "tensor"), ("column", "tensor")],
+)
+def test_a_run_can_be_captured_in_a_graph(granularity, scope):
     import cupy
 
-    first = weights_of([np.float32, np.float16], sizes=[60_000, 5, 9000])
+    first = [normal(size, 12).astype(NARROW[size % 2]) for size in (5000, 5, 900)]
     second = [weight[::-1].copy() for weight in first]
     ours = [cupy.asarray(weight) for weight in first]
-    plan = ox.prepare(ours, ox.PruningConfig(0.5), scope=scope)
+    config = ox.PruningConfig(0.5, "l2", granularity)
+    plan = ox.prepare(ours, config, scope=scope)
     plan.run()  # compiles
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
@@ -430,6 +375,6 @@ def test_a_run_can_be_captured_in_a_graph(scope):
     graph.launch(stream)
     stream.synchronize()
     plan.check()
-    expected = ox.prepare(second, ox.PruningConfig(0.5), scope=scope).run()
+    expected = ox.prepare(second, config, scope=scope).run()
     check_same([array.get() for array in ours], second)
     check_same([mask.get() for mask in result.masks], expected.masks)

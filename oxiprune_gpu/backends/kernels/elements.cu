@@ -2,7 +2,7 @@
 //
 // Specialised by -DDTYPE; scan_scores and find_extremes by -DMETRIC too.
 #include "metrics.cuh"
-#include "reduce.cuh"
+#include "scopes.cuh"
 
 typedef DTYPE D;
 typedef METRIC<D> Metric;
@@ -10,20 +10,26 @@ typedef D::Bits Bits;
 typedef D::Key Key;
 typedef TileElements<Bits> Elements;
 
-// The elements one thread works on, a vector at a time where the data lies well: work(index, bits) for each.
+// The elements of a tile that one thread works on, a vector at a time where the data lies well: work(index, bits) for
+// each.
+template <class Work>
+__device__ __forceinline__ void for_each_element_of(u64 tile, const Bits* data, u64 size, Work work) {
+  Elements elements;
+  elements.load(data, size, tile);
+#pragma unroll
+  for (int s = 0; s < Elements::STEPS; s++) {
+    const u64 first = Elements::first_of(tile, s);
+#pragma unroll
+    for (int e = 0; e < Elements::WIDTH; e++)
+      if (first + e < size) work(first + e, elements.step[s].at[e]);
+  }
+}
+
+// The same for all tiles of a tensor that fall to this block.
 template <class Work>
 __device__ __forceinline__ void for_each_element(const Bits* data, u64 size, Work work) {
-  for (u64 tile = blockIdx.x; tile < tiles_in<Bits>(size); tile += gridDim.x) {
-    Elements elements;
-    elements.load(data, size, tile);
-#pragma unroll
-    for (int s = 0; s < Elements::STEPS; s++) {
-      const u64 first = Elements::first_of(tile, s);
-#pragma unroll
-      for (int e = 0; e < Elements::WIDTH; e++)
-        if (first + e < size) work(first + e, elements.step[s].at[e]);
-    }
-  }
+  for (u64 tile = blockIdx.x; tile < tiles_in<Bits>(size); tile += gridDim.x)
+    for_each_element_of(tile, data, size, work);
 }
 
 // Write the keys (which are the scores' bits) where there is room for them, and count those of NaN.
@@ -60,6 +66,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) find_extremes(const Tensor
     atomicMax(&extremes[1], high);
   }
   add_to_word(found, nan);
+}
+
+// The number of the first tensor that holds a NaN score goes to the header.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    find_nan(const Tensor* tensors, u32 count, u64 tiles, Header* header) {
+  for_each_run(tensors, count, tiles, [&](const Tensor tensor, u64 first, u64 last) {
+    const Metric metric(tensor);
+    u64 nan = 0;
+    for (u64 tile = first; tile < last; tile++)
+      for_each_element_of(tile, (const Bits*)tensor.data, tensor.size,
+                          [&](u64 index, Bits bits) { nan += metric.key(bits, index) > D::INFINITY_KEY; });
+    if (nan) report_nan(header, tensor);
+  });
 }
 
 // NaN counts as nonzero, -0.0 does not.
