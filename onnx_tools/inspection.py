@@ -12,7 +12,7 @@ from onnx_tools.pictures import Album
 from onnx_tools.report import InspectedWeight, InspectReport
 from onnx_tools.report_parts import left_alone_reports, versions
 from onnx_tools.rewrite import Progress
-from onnx_tools.values import ValueReader
+from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import Weight, find_weights
 from onnx_tools.zero_patterns import AxisView, Tally, ZeroBits, axis_view, satisfies, zero_counts, zero_units
 from oxiprune_gpu import BlockSource
@@ -46,11 +46,11 @@ def inspect_file(
     total = sum(weight.elements for weight in found.weights)
     album = Album(found.weights if pictures else ())
     inspected, done = [], 0
-    with ValueReader(model) as reader:
+    with WeightReader(model) as reader:
         for weight in found.weights:
             if progress is not None:
                 progress(weight.name, done, total)
-            source = reader.blocks(weight.path, weight.shape)
+            source = reader.weight(weight, weight.shape)
             inspected.append(_inspected(weight, source))
             album.inspecting(weight, source)
             done += weight.elements
@@ -77,9 +77,9 @@ def _inspected(weight: Weight, source: BlockSource) -> InspectedWeight:
         op_types=weight.op_types,
         consumers=weight.consumers,
         shape=weight.shape,
-        dtype=str(weight.dtype),
+        dtype=weight.dtype_name,
         parameters=weight.elements,
-        bytes=weight.elements * weight.dtype.itemsize,
+        bytes=weight.bytes,
         zeros=bits.zeros,
         rows=rows.count if rows else None,
         zero_rows=rows.zero if rows else None,

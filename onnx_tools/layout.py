@@ -60,6 +60,13 @@ class Layout:
         """The shape that the consumer sees."""
         return None if self.axes is None else tuple(axis.size for axis in self.axes)
 
+    def row_major_shape(self) -> tuple[int, ...] | None:
+        """The shape that the consumer sees if it numbers the elements as they are stored; else None."""
+        if self.axes is None or not self._is_row_major():
+            return None
+        sizes = tuple(axis.size for axis in self.axes if axis.size is not None)
+        return sizes if len(sizes) == len(self.axes) else None
+
     def lost(self, why: str) -> Layout:
         """The same tensor, its axes no longer known."""
         return Layout(self.stored, None, why)
@@ -69,8 +76,8 @@ class Layout:
         if self.axes is None:
             return self.why
         groups = groups if axis > 0 else 1
-        sizes = tuple(a.size for a in self.axes if a.size is not None)
-        if self._is_row_major() and len(sizes) == len(self.axes):
+        sizes = self.row_major_shape()
+        if sizes is not None:
             return _checked(UnitAxis(sizes, axis, groups))
         run = self.axes[axis].run()
         if run is None:
@@ -134,8 +141,7 @@ class PassThrough:
     """An operator that hands its input on.
 
     `inputs`: how many of its inputs it hands on, from the first (None: all). `outputs`: to how many of its outputs.
-    `joins`: they become one tensor, which is stored data only if all of them are. `quantises`: the consumer behind it
-    sees other numbers than those stored. `when`: asked of the node first.
+    `joins`: they become one tensor, which is stored data only if all of them are. `when`: asked of the node first.
     """
 
     op_type: str
@@ -144,7 +150,6 @@ class PassThrough:
     outputs: int | None = 1
     joins: bool = False
     domain: str = ""
-    quantises: bool = False
     when: Callable[[Node], bool] = lambda _: True
 
 
@@ -387,7 +392,7 @@ PASS_THROUGH = (
     PassThrough("Gather", _picked, when=lambda node: node.constant),
     PassThrough("Concat", _concat, inputs=None, joins=True),
     *(
-        PassThrough(f"{way}Linear", _same, domain=domain, quantises=True)
+        PassThrough(f"{way}Linear", _same, domain=domain)
         for way in ("Quantize", "Dequantize")
         for domain in ("", CONTRIB)
     ),

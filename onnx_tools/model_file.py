@@ -74,6 +74,11 @@ def dtype_of(tensor: onnx.TensorProto) -> np.dtype[Any] | None:
     return DTYPES.get(tensor.data_type)
 
 
+def bits_of_type(tensor: onnx.TensorProto) -> int | None:
+    """Return how many bits an element of the tensor takes, None where that is not known (strings)."""
+    return _BITS.get(tensor.data_type)
+
+
 def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
     """Return the tensor at `path`; `KeyError` if nothing is there, `ValueError` if it is no tensor.
 

@@ -47,6 +47,18 @@ Axes = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """The inputs with the scale (None: it is applied later) and the zero point of a quantised weight.
+
+    They hold one element, or one for each entry of the weight's output axis. `packed`: several codes lie in a byte.
+    """
+
+    scale: int | None
+    zero_point: int
+    packed: bool = False
+
+
+@dataclass(frozen=True)
 class WeightSlot:
     """Input `index` of an operator holds a weight.
 
@@ -57,6 +69,7 @@ class WeightSlot:
     stands alone (the directions of an LSTM). `axes_of`: finds the axes where they are not that simple, from (node,
     input, rank). `when`: asked of the node, the input and the rank (None: not known); no: this is no weight. `kind`:
     why it is pruned only if it is asked for, one of the keys of `OPTIONAL`; "" for the others.
+    `quantised`: the operator reads integers there, which have a scale.
     """
 
     op_type: str
@@ -70,6 +83,7 @@ class WeightSlot:
     axes_of: Callable[[Node, int, int], Axes] | None = None
     when: Callable[[Node, int, int | None], bool] | None = None
     kind: str = ""
+    quantised: Quantised | None = None
 
     def axes(self, node: Node, rank: int) -> Axes:
         """(output axis, reduction axis) of a weight with `rank` axes; None where it has no such axis.
@@ -195,6 +209,36 @@ _CONTRIB_TABLES = (
     WeightSlot("TorchEmbedding", 0, 1, None, CONTRIB, kind=EMBEDDING),
 )
 
+_QUANTISED = (
+    *(
+        WeightSlot("QLinearConv", 3, output=0, reduction=1, domain=domain, groups="group", quantised=Quantised(4, 5))
+        for domain in ("", CONTRIB)
+    ),
+    WeightSlot("QLinearMatMul", 0, output=-2, reduction=-1, quantised=Quantised(1, 2)),
+    WeightSlot("QLinearMatMul", 3, output=-1, reduction=-2, quantised=Quantised(4, 5)),
+    WeightSlot("MatMulInteger", 0, output=-2, reduction=-1, quantised=Quantised(None, 2)),
+    WeightSlot("MatMulInteger", 1, output=-1, reduction=-2, quantised=Quantised(None, 3)),
+    WeightSlot("ConvInteger", 1, output=0, reduction=1, groups="group", quantised=Quantised(None, 3)),
+    WeightSlot("MatMulIntegerToFloat", 1, output=-1, reduction=-2, domain=CONTRIB, quantised=Quantised(3, 5)),
+    WeightSlot("DynamicQuantizeMatMul", 1, output=-1, reduction=-2, domain=CONTRIB, quantised=Quantised(2, 3)),
+    WeightSlot("QGemm", 0, output=0, reduction=1, domain=CONTRIB, swapped_by="transA", quantised=Quantised(1, 2)),
+    WeightSlot("QGemm", 3, output=1, reduction=0, domain=CONTRIB, swapped_by="transB", quantised=Quantised(4, 5)),
+    WeightSlot("QAttention", 1, output=1, reduction=0, domain=CONTRIB, quantised=Quantised(4, 7)),
+    WeightSlot("MatMulNBits", 1, output=0, reduction=1, domain=CONTRIB, quantised=Quantised(2, 3, packed=True)),
+    *(
+        WeightSlot(
+            "DynamicQuantizeLSTM",
+            index,
+            output=2,
+            reduction=1,
+            domain=CONTRIB,
+            groups=FIRST_AXIS,
+            quantised=Quantised(6 + 2 * index, 7 + 2 * index),
+        )
+        for index in (1, 2)
+    ),
+)
+
 WEIGHT_SLOTS = (
     WeightSlot("MatMul", 0, output=-2, reduction=-1),
     WeightSlot("MatMul", 1, output=-1, reduction=-2),
@@ -217,6 +261,7 @@ WEIGHT_SLOTS = (
     *_FUSED_CONVOLUTIONS,
     *_PROJECTIONS,
     *_CONTRIB_TABLES,
+    *_QUANTISED,
 )
 """Sources: the operators' pages of the ONNX specification; of onnxruntime's, docs/ContribOperators.md (1.32)."""
 
@@ -258,6 +303,21 @@ OTHER_SLOTS = (
     OtherSlot("QLinearMatMul", (2, 5, 7), "zero point"),
     OtherSlot("MatMulInteger", (2, 3), "zero point"),
     OtherSlot("ConvInteger", (2, 3), "zero point"),
+    OtherSlot("QLinearConv", (1, 4, 6), "scale", CONTRIB),
+    OtherSlot("QLinearConv", (2, 5, 7), "zero point", CONTRIB),
+    OtherSlot("QLinearConv", (8,), "bias", CONTRIB),
+    OtherSlot("MatMulIntegerToFloat", (2, 3), "scale", CONTRIB),
+    OtherSlot("MatMulIntegerToFloat", (4, 5), "zero point", CONTRIB),
+    OtherSlot("MatMulIntegerToFloat", (6,), "bias", CONTRIB),
+    OtherSlot("DynamicQuantizeMatMul", (2,), "scale", CONTRIB),
+    OtherSlot("DynamicQuantizeMatMul", (3,), "zero point", CONTRIB),
+    OtherSlot("DynamicQuantizeMatMul", (4,), "bias", CONTRIB),
+    OtherSlot("DynamicQuantizeLSTM", (3,), "bias", CONTRIB),
+    OtherSlot("DynamicQuantizeLSTM", (4,), "sequence lengths", CONTRIB),
+    OtherSlot("DynamicQuantizeLSTM", (5, 6), "initial state", CONTRIB),
+    OtherSlot("DynamicQuantizeLSTM", (7,), "peepholes", CONTRIB),
+    OtherSlot("DynamicQuantizeLSTM", (8, 10), "scale", CONTRIB),
+    OtherSlot("DynamicQuantizeLSTM", (9, 11), "zero point", CONTRIB),
     OtherSlot("MatMulNBits", (2,), "scale", CONTRIB),
     OtherSlot("MatMulNBits", (3,), "zero point", CONTRIB),
     OtherSlot("MatMulNBits", (5,), "bias", CONTRIB),
@@ -307,17 +367,8 @@ OTHER_SLOTS = (
 )
 
 UNCOVERED_SLOTS = (
-    OtherSlot("QLinearConv", (3,), "quantised weight"),
-    OtherSlot("QLinearMatMul", (0, 3), "quantised weight"),
-    OtherSlot("MatMulInteger", (0, 1), "quantised weight"),
-    OtherSlot("ConvInteger", (1,), "quantised weight"),
-    OtherSlot("MatMulNBits", (1,), "quantised weight", CONTRIB),
     OtherSlot("MatMulBnb4", (1,), "quantised weight", CONTRIB),
-    OtherSlot("MatMulIntegerToFloat", (0, 1), "quantised weight", CONTRIB),
-    OtherSlot("DynamicQuantizeMatMul", (1,), "quantised weight", CONTRIB),
-    OtherSlot("DynamicQuantizeLSTM", (1, 2), "quantised weight", CONTRIB),
-    OtherSlot("QGemm", (0, 3), "quantised weight", CONTRIB),
-    OtherSlot("QAttention", (1,), "quantised weight", CONTRIB),
+    OtherSlot("MatMulIntegerToFloat", (0,), "quantised weight", CONTRIB),
     OtherSlot("GatherBlockQuantized", (0,), "quantised embedding", CONTRIB),
     OtherSlot("QMoE", (2, 5, 8), "quantised weight", CONTRIB),
 )

@@ -55,7 +55,7 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Bytes of the values of all planned weights."""
-        return sum(item.weight.elements * item.weight.dtype.itemsize for item in self.planned)
+        return sum(item.weight.bytes for item in self.planned)
 
     def without(self, reasons: Mapping[Path, str]) -> Plan:
         """The plan without the weights at these paths, each left alone for its reason.
@@ -116,7 +116,7 @@ def _missing_axis(weight: Weight, config: PruningConfig) -> str:
 
 
 def _left_alone(weight: Weight, reason: str) -> LeftAlone:
-    return LeftAlone(weight.name, weight.path, weight.shape, str(weight.dtype), weight.elements, reason)
+    return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype_name, weight.elements, reason)
 
 
 def _planned(weight: Weight, config: PruningConfig, gradients: Gradients | None) -> PlannedWeight:

@@ -30,10 +30,11 @@ from onnx_tools.report_parts import (
     weight_report,
 )
 from onnx_tools.shared_bytes import overlaps
-from onnx_tools.values import ValueReader, decode, encode
+from onnx_tools.values import encode
 from onnx_tools.verification import CHECKS
 from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, signs_text
 from onnx_tools.weight_selection import Selection
+from onnx_tools.weight_values import WeightReader, reads_from, values_in_tensor
 from onnx_tools.wire import Path
 from oxiprune_gpu import (
     ArrayBlocks,
@@ -168,12 +169,15 @@ def prune_model(
     plan = make_plan(model, config, selection, gradients)
     backend = resolve_backend(backend, plan.bytes)
     tensors = [tensor_at(model, item.weight.path) for item in plan.planned]
-    arrays = [decode(tensor) for tensor in tensors]
-    blocks = [ArrayBlocks(array.reshape(item.shape)) for array, item in zip(arrays, plan.planned, strict=True)]
-    counts = [_prune(item, source, backend, Album()) for item, source in zip(plan.planned, blocks, strict=True)]
+    read = reads_from(model)
+    copies = [
+        values_in_tensor(tensor, item.weight, item.shape, read)
+        for tensor, item in zip(tensors, plan.planned, strict=True)
+    ]
+    counts = [_prune(item, source, backend, Album()) for item, (_, source) in zip(plan.planned, copies, strict=True)]
     if changes(counts):
-        for item, tensor, array in zip(plan.planned, tensors, arrays, strict=True):
-            encode(tensor, array)
+        for item, tensor, (stored, _) in zip(plan.planned, tensors, copies, strict=True):
+            encode(tensor, stored)
             put_back(model, item.weight.path, tensor)
         _replace_metadata(model, metadata_text(config, selection, gradients, counts))
     return PruneReport(
@@ -224,8 +228,8 @@ class _FileJob:
         def check(finished: pathlib.Path) -> None:
             checks.append(self._checked(finished, paths, aliases))
 
-        with self._copy() as copy:
-            counts = [self._prune_in(copy, item) for item in _told(plan, progress)]
+        with self._copy() as copy, WeightReader(self.model) as reader:
+            counts = [self._prune_in(copy, reader, item) for item in _told(plan, progress)]
             if changes(counts):
                 copy.set_metadata(METADATA_KEY, metadata(counts))
                 committed = copy.commit(check)
@@ -235,13 +239,14 @@ class _FileJob:
     def _copy(self) -> ModelCopy:
         return ModelCopy(self.model, self.output, force=self.force, delete_old_data=self.delete_old_data)
 
-    def _prune_in(self, copy: ModelCopy, item: PlannedWeight) -> PruneCounts:
+    def _prune_in(self, copy: ModelCopy, reader: WeightReader, item: PlannedWeight) -> PruneCounts:
         path = item.weight.path
         tensor = tensor_at(self.model.skeleton, path)
         if self.model.location(path, tensor) is not None:
-            return _prune(item, copy.blocks(path, shape=item.shape), self.backend, self.album)
-        values = decode(tensor)
-        counts = _prune(item, ArrayBlocks(values.reshape(item.shape)), self.backend, self.album)
+            stored = copy.blocks(path, *item.weight.stored_as(item.shape))
+            return _prune(item, reader.values_in(stored, item.weight, item.shape), self.backend, self.album)
+        values, source = values_in_tensor(tensor, item.weight, item.shape, reader.small)
+        counts = _prune(item, source, self.backend, self.album)
         pruned = onnx.TensorProto()
         pruned.CopyFrom(tensor)
         encode(pruned, values)
@@ -308,9 +313,9 @@ def _count_only(
 ) -> list[PruneCounts]:
     """Prune copies in memory, one weight at a time."""
     counts = []
-    with ValueReader(model) as reader:
+    with WeightReader(model) as reader:
         for item in _told(plan, progress):
-            source = reader.blocks(item.weight.path, item.shape)
+            source = reader.weight(item.weight, item.shape)
             values = np.empty(item.weight.elements, source.dtype)
             values[:] = source.load(0, item.weight.elements, values)
             counts.append(_prune(item, ArrayBlocks(values.reshape(item.shape)), backend, album))
@@ -318,9 +323,9 @@ def _count_only(
 
 
 def _statistics(model: ModelFile, plan: Plan) -> list[ScoreStats | None]:
-    with ValueReader(model) as reader:
+    with WeightReader(model) as reader:
         return [
-            score_stats_blocks(reader.blocks(item.weight.path, item.shape), item.config.metric, item.weight.name)
+            score_stats_blocks(reader.weight(item.weight, item.shape), item.config.metric, item.weight.name)
             for item in plan.planned
         ]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import onnx
 
 from onnx_tools.errors import OnnxToolsError
-from onnx_tools.model_file import ModelFile, iter_tensors
+from onnx_tools.model_file import DTYPES, ModelFile, iter_tensors
 from onnx_tools.wire import Path
 
 
@@ -50,7 +50,7 @@ def overlaps(model: ModelFile, weights: Collection[Path]) -> dict[Path, Overlap]
     """Find those of the `weights` that can't be pruned for themselves: another tensor has bytes in common with them.
 
     Of several weights on the same bytes the first in the model is pruned; none is, when what lies there too is no
-    weight, or has another type or extent: a zero of one would be something else in the other.
+    weight, is quantised, or has another type or extent: a zero of one would be something else in the other.
     """
     found: dict[Path, Overlap] = {}
     for cluster in _clusters(model):
@@ -69,12 +69,18 @@ def same_bytes(model: ModelFile, weights: Collection[Path]) -> set[Path]:
 
 def _judged(cluster: list[_Piece], weights: Collection[Path]) -> dict[Path, Overlap]:
     others = [piece for piece in cluster if piece.path not in weights]
+    if not others and cluster[0].data_type not in DTYPES:
+        return {piece.path: Overlap(_another(piece, cluster).name, pruned=False) for piece in cluster}
     if others:
         return {piece.path: Overlap(others[0].name, pruned=False) for piece in cluster}
     if not all(piece.same(cluster[0]) for piece in cluster):
         return {piece.path: Overlap(_unlike(piece, cluster).name, pruned=False, same=False) for piece in cluster}
     keeper = min(cluster, key=lambda piece: piece.path)
     return {piece.path: Overlap(keeper.name, pruned=True) for piece in cluster if piece is not keeper}
+
+
+def _another(piece: _Piece, cluster: list[_Piece]) -> _Piece:
+    return next(other for other in cluster if other is not piece)
 
 
 def _unlike(piece: _Piece, cluster: list[_Piece]) -> _Piece:

@@ -92,4 +92,4 @@ def _no_match(pattern: str, weights: tuple[Weight, ...]) -> str:
 
 
 def _left_alone_weight(weight: Weight, reason: str) -> LeftAlone:
-    return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype.name, weight.elements, reason)
+    return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype_name, weight.elements, reason)

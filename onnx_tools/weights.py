@@ -21,6 +21,8 @@ from onnx_tools.graph_parts import Node, Path, Reader, Scope, StoredTensor, Valu
 from onnx_tools.layout import MOST_AXES, Layout, PassThrough, pass_through
 from onnx_tools.model_file import DTYPES
 from onnx_tools.operators import UnitAxis, WeightSlot
+from onnx_tools.quantisation.finding import NOTHING_PASSED, Passage, passed, read_at
+from onnx_tools.quantisation.scheme import Quantisation
 
 _MOST_STEPS = 1000
 _MOST_READERS = 10_000
@@ -32,10 +34,12 @@ _NOT_COVERED = "not yet covered"
 class Weight:
     """A stored tensor that can be pruned. One mask, however many nodes read it.
 
-    `path`: where its TensorProto lies. `op_types`, `consumers`: the nodes that use it, each named by its name or first
-    output. `rows`: its output channels, `columns`: its input channels (the axis that is summed); None where it has
-    none, and `rows_missing`, `columns_missing` say why. `depthwise`: a convolution with one input channel per group.
-    `optional`: why it is pruned only if that is asked for, a key of `operators.OPTIONAL`; "" for the others.
+    `path`: where its TensorProto lies. `shape`: of its elements, which the file may hold in another one, several to a
+    byte. `dtype`: of the values that it is pruned by, float32 if it is quantised. `op_types`, `consumers`: the nodes
+    that use it, each named by its name or first output. `rows`: its output channels, `columns`: its input channels (the
+    axis that is summed); None where it has none, and `rows_missing`, `columns_missing` say why. `depthwise`: a
+    convolution with one input channel per group. `optional`: why it is pruned only if that is asked for, a key of
+    `operators.OPTIONAL`; "" for the others.
     """
 
     name: str
@@ -51,6 +55,21 @@ class Weight:
     columns_missing: str = ""
     depthwise: bool = False
     optional: str = ""
+    quantisation: Quantisation | None = None
+
+    @property
+    def dtype_name(self) -> str:
+        """The type it is stored in, like "float32", "int8", "float8e4m3fn"."""
+        return str(self.dtype) if self.quantisation is None else self.quantisation.kind.name
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that its values take in the file, padding included."""
+        return self.elements * self.dtype.itemsize if self.quantisation is None else self.quantisation.stored_bytes
+
+    def stored_as(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype to read and write it in: `shape`, or flat bytes if it is quantised."""
+        return (shape, self.dtype) if self.quantisation is None else ((self.bytes,), np.dtype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -86,15 +105,20 @@ class _Reading:
     node: Node | None = None
     slot: WeightSlot | None = None
     layout: Layout | None = None
-    quantiser: str = ""
+    passage: Passage = NOTHING_PASSED
     known: bool = True
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it can be pruned for this reader."""
+        return self.slot is not None and not self.passage.why
 
 
 @dataclass(frozen=True)
 class _Step:
     value: Value
     layout: Layout
-    quantiser: str = ""
+    passage: Passage = NOTHING_PASSED
 
 
 def find_weights(model: ModelProto) -> FoundWeights:
@@ -119,25 +143,27 @@ def _judge(tensor: StoredTensor, name: str, follower: _Follower) -> Weight | Lef
         return held
     reason = _unusable(tensor)
     readings = [] if reason else follower.readings(tensor)
-    dtype = DTYPES.get(tensor.data_type)
-    reason = reason or (_reason_of_use(readings) if dtype is not None else _reason_of_type(tensor, readings))
-    if reason or dtype is None:
+    usable = tensor.data_type in DTYPES or any(reading.passage.quantisation for reading in readings)
+    reason = reason or (_reason_of_use(readings) if usable else _reason_of_type(tensor, readings))
+    if reason:
         elements = element_count(tensor.shape)
         return LeftAlone(name, tensor.path, tensor.shape, _dtype_name(tensor.data_type), elements, reason, tensor.zeros)
-    return _weight(tensor, name, dtype, readings)
+    return _weight(tensor, name, readings)
 
 
-def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: list[_Reading]) -> Weight:
+def _weight(tensor: StoredTensor, name: str, readings: list[_Reading]) -> Weight:
     rows, rows_missing = _agreed([_units(reading, 0) for reading in readings], "output axis")
     summing = [reading for reading in readings if reading.slot and reading.slot.reduction is not None]
     columns, columns_missing = _agreed([_units(reading, 1) for reading in summing or readings[:1]], "reduction axis")
     nodes = [reading.node for reading in readings if reading.node is not None]
+    quantisation = readings[0].passage.quantisation
+    shape = tensor.shape if quantisation is None else quantisation.shape
     return Weight(
         name=name,
         path=tensor.path,
-        shape=tensor.shape,
-        dtype=dtype,
-        elements=element_count(tensor.shape),
+        shape=shape,
+        dtype=DTYPES.get(tensor.data_type, np.dtype(np.float32)),
+        elements=element_count(shape),
         op_types=tuple(dict.fromkeys(node.op_type for node in nodes)),
         consumers=tuple(node.label for node in dict.fromkeys(nodes)),
         rows=rows,
@@ -146,6 +172,7 @@ def _weight(tensor: StoredTensor, name: str, dtype: np.dtype[Any], readings: lis
         columns_missing=columns_missing,
         depthwise=any(_is_depthwise(reading) for reading in readings),
         optional=next((reading.slot.kind for reading in readings if reading.slot and reading.slot.kind), ""),
+        quantisation=quantisation,
     )
 
 
@@ -246,16 +273,17 @@ def _has_sparse_twin(tensor: StoredTensor) -> bool:
 
 
 def _reason_of_use(readings: list[_Reading]) -> str:
-    """Why a floating tensor is no weight; "" if every reader reads it as one."""
-    weights = [reading for reading in readings if reading.slot is not None and not reading.quantiser]
-    others = [reading for reading in readings if reading.slot is None or reading.quantiser]
+    """Why a tensor is no weight; "" if every reader reads it as one, and as the same."""
+    weights = [reading for reading in readings if reading.is_weight]
+    others = [reading for reading in readings if not reading.is_weight]
     if not readings:
         return "unused by any node"
-    if not others:
-        return ""
-    if not weights:
+    if others and not weights:
         return _summary(others)
-    return f"weight of {_op_name(weights[0].node)}, but also {_listed(_with_label(other) for other in others)}"
+    if others:
+        return f"weight of {_op_name(weights[0].node)}, but also {_listed(_with_label(other) for other in others)}"
+    alike = len({reading.passage.quantisation for reading in readings}) == 1
+    return "" if alike else "consumers disagree on its scale or zero point"
 
 
 def _summary(readings: list[_Reading]) -> str:
@@ -269,14 +297,14 @@ def _summary(readings: list[_Reading]) -> str:
 
 
 def _what(reading: _Reading) -> str:
-    if reading.slot is None or not reading.quantiser:
+    if reading.slot is None or not reading.passage.why:
         return reading.what
-    return f"quantised weight of {_op_name(reading.node)} ({reading.quantiser}): {_NOT_COVERED}"
+    return f"quantised weight of {_op_name(reading.node)} ({reading.passage.text}): {reading.passage.why}"
 
 
 def _with_label(reading: _Reading) -> str:
     text = _what(reading) if reading.known else f"read by {_op_name(reading.node)}"
-    return f"{text} '{reading.node.label}'" if reading.node is not None and not reading.quantiser else text
+    return f"{text} '{reading.node.label}'" if reading.node is not None and not reading.passage.text else text
 
 
 def _listed(texts: Iterable[str], separator: str = " and ") -> str:
@@ -289,8 +317,8 @@ def _listed(texts: Iterable[str], separator: str = " and ") -> str:
 def _reason_of_type(tensor: StoredTensor, readings: list[_Reading]) -> str:
     """Why a tensor of another type is left alone: what it is if that is known, else its type."""
     dtype = _dtype_name(tensor.data_type)
-    told = [reading for reading in readings if reading.known and (reading.quantiser or reading.what)]
-    direct = [reading.node for reading in readings if reading.slot is not None and not reading.quantiser]
+    told = [reading for reading in readings if reading.known]
+    direct = [reading.node for reading in readings if reading.slot is not None and not reading.passage.text]
     if direct:
         return f"weight of {_op_name(direct[0])} with unsupported dtype {dtype}"
     if told and _looks_quantised(tensor, told):
@@ -303,7 +331,7 @@ def _reason_of_type(tensor: StoredTensor, readings: list[_Reading]) -> str:
 def _looks_quantised(tensor: StoredTensor, readings: list[_Reading]) -> bool:
     """Narrow integers are weights of quantised operators; wide ones only behind DequantizeLinear."""
     wide = (TensorProto.INT64, TensorProto.UINT64, TensorProto.BOOL, TensorProto.STRING)
-    return tensor.data_type not in wide or any(reading.quantiser for reading in readings)
+    return tensor.data_type not in wide or any(reading.passage.text for reading in readings)
 
 
 class _Follower:
@@ -332,7 +360,7 @@ class _Follower:
             found += [_Reading(_output_text(scope)) for scope in step.value.output_of] if allowed >= 0 else []
             for reader in step.value.readers if allowed >= 0 else ():
                 onward = _onward(step, reader, tensor, allowed + 2)
-                found += [_reading(step, reader)] if onward is None else []
+                found += [_reading(step, reader, tensor)] if onward is None else []
                 allowed -= max(len(onward or ()) - 1, 0)
                 fresh = [following for following in onward or () if following not in seen]
                 seen.update(fresh)
@@ -350,10 +378,8 @@ def _onward(step: _Step, reader: Reader, tensor: StoredTensor, most: int) -> lis
     row = pass_through(node, reader.input_index)
     if row is None or not node.outputs or node.ambiguous or (row.joins and not node.constant):
         return None
-    quantiser = step.quantiser
-    if row.quantises:
-        quantiser = quantiser or f"{_dtype_name(tensor.data_type)} behind {node.op_type}"
-    return list(islice(_handed_on(node, row, replace(step, quantiser=quantiser)), most))
+    passage = passed(step.passage, node, step.layout, tensor, _dtype_name(tensor.data_type))
+    return list(islice(_handed_on(node, row, replace(step, passage=passage)), most))
 
 
 def _handed_on(node: Node, row: PassThrough, step: _Step) -> Iterator[_Step]:
@@ -363,10 +389,10 @@ def _handed_on(node: Node, row: PassThrough, step: _Step) -> Iterator[_Step]:
         layout = step.layout if step.layout.axes is None else row.follow(node, i, step.layout)
         if layout.axes is not None and len(layout.axes) > MOST_AXES:
             layout = layout.lost("too many axes")
-        yield _Step(output, layout, step.quantiser)
+        yield _Step(output, layout, step.passage)
 
 
-def _reading(step: _Step, reader: Reader) -> _Reading:
+def _reading(step: _Step, reader: Reader, tensor: StoredTensor) -> _Reading:
     """What the tensor is to the node at the end of its way; an empty `what` is harmless."""
     node, i = reader
     op = _op_name(node)
@@ -376,11 +402,19 @@ def _reading(step: _Step, reader: Reader) -> _Reading:
         return _Reading("")
     slot = operators.weight_slot(node, i, None if step.layout.axes is None else len(step.layout.axes))
     if slot is not None:
-        return _Reading(f"weight of {op}", node, slot, step.layout, step.quantiser)
+        passage = read_at(step.passage, node, slot, step.layout, tensor)
+        return _Reading(f"weight of {op}", node, slot, _layout_of(step.layout, passage), passage)
     if (node.domain, node.op_type, i) in operators.HARMLESS:
         return _Reading("")
     text = _told(node, i)
-    return _Reading(text or f"read by {op}", node, quantiser=step.quantiser, known=text != "")
+    return _Reading(text or f"read by {op}", node, passage=step.passage, known=text != "")
+
+
+def _layout_of(layout: Layout, passage: Passage) -> Layout:
+    """The layout of the elements, which have another shape than the tensor where they are packed."""
+    quantisation = passage.quantisation
+    packed = quantisation is not None and quantisation.shape != layout.stored
+    return Layout.of(quantisation.shape) if quantisation is not None and packed else layout
 
 
 def _told(node: Node, i: int) -> str:

@@ -36,8 +36,9 @@ ORDER = {
         plan file_facts verification shared_bytes
         report
         plain pictures
-        weight_selection
+        weight_selection weight_values
         weights
+        quantisation
         layout zero_patterns
         operators
         graph_index

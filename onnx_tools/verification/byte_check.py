@@ -7,29 +7,40 @@ order of first use, since their names change, and compared from the first byte t
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from onnx_tools.errors import InvalidModelFile
+from onnx_tools.errors import InvalidModelFile, OnnxToolsError
 from onnx_tools.float_lists import as_tensor, shell
 from onnx_tools.model_file import Location, ModelFile, dtype_of, iter_float_lists, iter_tensors
-from onnx_tools.verification.byte_spans import Difference, SpanComparer, Violation, compare_elements
+from onnx_tools.quantisation.codes import WeightCodes
+from onnx_tools.quantisation.kinds import KINDS
+from onnx_tools.values import ValueReader
+from onnx_tools.verification.byte_spans import Difference, Rule, SpanComparer, Violation
 from onnx_tools.verification.frame_check import compare_frames
-from onnx_tools.verification.tensor_values import float_bits, located, serialised, shell_of, values_of, whole_tensor
+from onnx_tools.verification.tensor_values import (
+    located,
+    serialised,
+    shell_of,
+    value_bytes,
+    values_of,
+    whole_tensor,
+)
+from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
 
 METADATA_KEY = "oxiprune"
 """The metadata entry that pruning writes; it is left out of the comparison."""
 
-_BYTE = np.dtype(np.uint8)
 _NOT_A_ZERO = "a value changed to something else than +0.0"
+_NOT_THE_ZERO_POINT = "a value changed to something else than the zero point"
 _NOT_ALLOWED = "a value changed that was to be left alone"
 
 
@@ -64,7 +75,7 @@ def signs_text(zeroed: Iterable[ZeroedTensor]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A tensor before and after. `dtype`: of its elements if it is a float tensor; `zeros`: new zeros are allowed.
+    """A tensor before and after. `rule`: what its values are, and may become; None for values that are only bytes.
 
     `lists`: the attributes that hold it, if it is a list of floats.
     """
@@ -72,8 +83,7 @@ class _Pair:
     path: Path
     before: TensorProto
     after: TensorProto
-    dtype: np.dtype[Any] | None
-    zeros: bool
+    rule: Rule | None
     lists: tuple[AttributeProto, AttributeProto] | None = None
 
     @property
@@ -90,7 +100,9 @@ class _Pair:
     @property
     def broken(self) -> str:
         """What to say of a value that broke the rule."""
-        return _NOT_A_ZERO if self.zeros else _NOT_ALLOWED if self.dtype is not None else "a value changed"
+        if self.rule is None:
+            return "a value changed"
+        return _NOT_THE_ZERO_POINT if self.rule.codes else _NOT_A_ZERO if self.rule.zeros else _NOT_ALLOWED
 
 
 def compare_bytes(
@@ -98,10 +110,10 @@ def compare_bytes(
 ) -> ByteComparison:
     """Compare the model at `after` with the one at `before` that it was made from.
 
-    Float tensors (float16, bfloat16, float32, float64) may have elements that are newly +0.0; with `allowed`, only
-    the tensors at those paths. Everything else must be equal, our own metadata entry and the names of data files
-    excepted. Memory stays small whatever the size. Raises `InvalidModelFile` or `InvalidExternalData` if one of the
-    models or its data cannot be read.
+    Float tensors (float16, bfloat16, float32, float64) may have elements that are newly +0.0, quantised weights such
+    that are newly their zero point; with `allowed`, only the tensors at those paths. Everything else must be equal, our
+    own metadata entry and the names of data files excepted. Memory stays small whatever the size. Raises
+    `InvalidModelFile` or `InvalidExternalData` if one of the models or its data cannot be read.
     """
     try:
         with SpanComparer() as spans:
@@ -145,8 +157,7 @@ class _Comparison:
             if after is None or after.name != before.name:
                 continue
             same = before.data_type == after.data_type and before.dims == after.dims
-            dtype = dtype_of(before) if same else None
-            yield _Pair(path, before, after, dtype, dtype is not None and self._may_be_zeroed(path))
+            yield _Pair(path, before, after, self._rule(path, before) if same else None)
         yield from self._pairs_of_lists()
 
     def _pairs_of_lists(self) -> Iterator[_Pair]:
@@ -156,19 +167,35 @@ class _Comparison:
             after = new.get(path)
             if after is not None and (after.name, len(after.floats)) == (before.name, len(before.floats)):
                 pair = as_tensor(before), as_tensor(after)
-                yield _Pair(path, *pair, dtype_of(pair[0]), self._may_be_zeroed(path), (before, after))
+                yield _Pair(path, *pair, self._rule(path, pair[0]), (before, after))
 
-    def _may_be_zeroed(self, path: Path) -> bool:
-        return self._allowed is None or path in self._allowed
+    def _rule(self, path: Path, tensor: TensorProto) -> Rule | None:
+        allowed = self._allowed is None or path in self._allowed
+        dtype = dtype_of(tensor)
+        if dtype is not None:
+            return Rule(dtype, allowed)
+        codes = self._codes_of(path) if allowed and tensor.data_type in KINDS else None
+        return None if codes is None else Rule(zeros=True, codes=codes)
+
+    def _codes_of(self, path: Path) -> WeightCodes | None:
+        """The codes of a quantised weight; None if the tensor is none, or its scales or zero points can't be read."""
+        weight = self._weights.get(path)
+        if weight is None or weight.quantisation is None:
+            return None
+        with contextlib.suppress(OnnxToolsError), ValueReader(self._before) as reader:
+            return WeightCodes(weight.quantisation, weight.name, reader.small)
+        return None
+
+    @cached_property
+    def _weights(self) -> dict[Path, Weight]:
+        return {weight.path: weight for weight in find_weights(self._before.skeleton).weights}
 
     def _compare_inline(self, pair: _Pair) -> None:
         old, new = self._before.payloads.get(pair.path), self._after.payloads.get(pair.path)
         if old is not None and new is not None and (old.field, old.length) == (new.field, new.length):
-            dtype = pair.dtype if located(self._before, pair.path, pair.before) else None
+            rule = pair.rule if located(self._before, pair.path, pair.before) else None
             places = (self._before.path, old.offset), (self._after.path, new.offset)
-            self._note(
-                pair, self._spans.compare(*places, old.length, dtype or _BYTE, zeros=pair.zeros and dtype is not None)
-            )
+            self._note(pair, self._spans.compare(*places, old.length, rule or Rule()))
         elif old is None and new is None and serialised(pair.before) == serialised(pair.after):
             return
         else:
@@ -179,11 +206,11 @@ class _Comparison:
     def _compare_values(self, pair: _Pair) -> None:
         """Compare values of which at least one side lies in the skeleton: small, split up, or stored as varints."""
         values = [
-            float_bits(self._spans, model, pair.path, tensor) if pair.dtype is not None else None
+            value_bytes(self._spans, model, pair.path, tensor) if pair.rule is not None else None
             for model, tensor in ((self._before, pair.before), (self._after, pair.after))
         ]
-        if pair.dtype is not None and values[0] is not None and values[1] is not None:
-            self._note(pair, compare_elements(values[0], values[1], pair.dtype, pair.zeros))
+        if pair.rule is not None and values[0] is not None and values[1] is not None:
+            self._note(pair, pair.rule.compare(values[0], values[1]))
             return
         old, new = self._whole(pair)
         if values_of(old) != values_of(new):
@@ -243,8 +270,8 @@ class _Comparison:
             self._violations.append(Violation(f"data file {new.name}", f"{sizes[0]} bytes became {sizes[1]}"))
             return
         for (offset, length), pairs in sorted(regions.items(), key=lambda region: region[0]):
-            for (dtype, zeros), alike in _grouped(pairs).items():
-                found = self._spans.compare((old, offset), (new, offset), length, dtype, zeros=zeros)
+            for rule, alike in _grouped(pairs).items():
+                found = self._spans.compare((old, offset), (new, offset), length, rule)
                 for pair in alike:
                     self._note(pair, found)
         for start, stop in _gaps(list(regions), sizes[0]):
@@ -273,11 +300,11 @@ def _is_external(pair: _Pair) -> bool:
     return pair.before.data_location == pair.after.data_location == TensorProto.EXTERNAL
 
 
-def _grouped(pairs: list[_Pair]) -> dict[tuple[np.dtype[Any], bool], list[_Pair]]:
+def _grouped(pairs: list[_Pair]) -> dict[Rule, list[_Pair]]:
     """Tensors that share their bytes need one look for each rule."""
-    groups: dict[tuple[np.dtype[Any], bool], list[_Pair]] = {}
+    groups: dict[Rule, list[_Pair]] = {}
     for pair in pairs:
-        groups.setdefault((pair.dtype or _BYTE, pair.zeros), []).append(pair)
+        groups.setdefault(pair.rule or Rule(), []).append(pair)
     return groups
 
 

@@ -1,4 +1,6 @@
-"""The rule of the byte comparison, element by element: equal bits, or +0.0 where zeros may be new.
+"""The rule of the byte comparison, element by element: equal bits, or a zero where zeros may be new.
+
+The zero is +0.0, in a quantised weight the zero point.
 
 Files are compared in chunks that stay in the cache, by positioned reads, so the size of a model does not matter.
 """
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_tools.errors import InvalidModelFile
 from onnx_tools.file_blocks import read_at
+from onnx_tools.quantisation.codes import WeightCodes
 
 _CHUNK = 1 << 20
 """Bytes compared at once, a multiple of every element's size. Half of it was slower, four times it gained nothing."""
@@ -60,6 +63,44 @@ class Difference:
         return Violation(where, what, self.index, self.before, self.after)
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What two spans are made of, and what may differ: elements of `dtype`, which `zeros` lets become +0.0.
+
+    `codes`: those of a quantised weight, which may become its zero points.
+    """
+
+    dtype: np.dtype[Any] = _BYTE
+    zeros: bool = False
+    codes: WeightCodes | None = None
+
+    def compare(self, before: NDArray[np.uint8], after: NDArray[np.uint8], start: int = 0) -> Difference:
+        """Compare the bytes from `start` of a tensor on; the index in what is returned counts its elements."""
+        if self.codes is not None:
+            return _compare_codes(before, after, self.codes, start * 8 // self.codes.kind.bits)
+        bits = bits_of(self.dtype)
+        found = compare_elements(before.view(bits), after.view(bits), self.dtype, self.zeros)
+        return found if found.index is None else replace(found, index=found.index + start // self.dtype.itemsize)
+
+
+def _compare_codes(before: NDArray[np.uint8], after: NDArray[np.uint8], codes: WeightCodes, start: int) -> Difference:
+    """Compare the bytes of a quantised weight from the stored element `start` on."""
+    if np.array_equal(before, after):
+        return Difference()
+    old, new = codes.kind.unpacked(before), codes.kind.unpacked(after)
+    changed = old != new
+    zeroed = changed & codes.are_zero_points(new, start)
+    negative = codes.kind.negative_zero
+    signs = 0 if negative is None else int(np.count_nonzero(zeroed & (old == negative)))
+    newly_zero = int(np.count_nonzero(zeroed)) - signs
+    changed &= ~zeroed
+    if not changed.any():
+        return Difference(newly_zero, signs)
+    first = int(changed.argmax())
+    shown = [f"{float(codes.kind.numbers(array[first])):g}" for array in (old, new)]
+    return Difference(newly_zero, signs, start + first, *shown)
+
+
 def compare_elements(before: NDArray[Any], after: NDArray[Any], dtype: np.dtype[Any], zeros: bool) -> Difference:
     """Compare two arrays of unsigned integers, the bits of elements of `dtype`. `zeros`: new zeros are allowed."""
     differs = before != after
@@ -91,6 +132,9 @@ def _shown(element: NDArray[Any], dtype: np.dtype[Any]) -> str:
     return f"0x{int(element[0]):02x}" if dtype == _BYTE else str(element.view(dtype)[0])
 
 
+_EQUAL = Rule()
+
+
 class SpanComparer:
     """Compares spans of files; opens each file once, and closes them all at the end of its `with` block."""
 
@@ -110,25 +154,21 @@ class SpanComparer:
         before: tuple[pathlib.Path, int],
         after: tuple[pathlib.Path, int],
         length: int,
-        dtype: np.dtype[Any] = _BYTE,
-        *,
-        zeros: bool = False,
+        rule: Rule = _EQUAL,
     ) -> Difference:
-        """Compare `length` bytes at two (file, offset), elements of `dtype` at any alignment.
+        """Compare `length` bytes at two (file, offset), at any alignment.
 
-        `zeros`: elements may have become +0.0. Raises `InvalidModelFile` if a file cannot be read.
+        Raises `InvalidModelFile` if a file cannot be read.
         """
         newly_zero = signs = 0
         bad: Difference | None = None
         for start in range(0, length, _CHUNK):
             size = min(_CHUNK, length - start)
-            old = self._read(0, before, start, size).view(bits_of(dtype))
-            new = self._read(1, after, start, size).view(bits_of(dtype))
-            found = compare_elements(old, new, dtype, zeros)
+            found = rule.compare(self._read(0, before, start, size), self._read(1, after, start, size), start)
             newly_zero += found.newly_zero
             signs += found.signs
             if bad is None and found.index is not None:
-                bad = replace(found, index=found.index + start // dtype.itemsize)
+                bad = found
         return replace(bad or Difference(), newly_zero=newly_zero, signs=signs)
 
     def read(self, file: pathlib.Path, offset: int, length: int) -> NDArray[np.uint8]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_tools.errors import OnnxToolsError
-from onnx_tools.model_file import Location, ModelFile, dtype_of
+from onnx_tools.model_file import Location, ModelFile
 from onnx_tools.values import decode
-from onnx_tools.verification.byte_spans import SpanComparer, bits_of
+from onnx_tools.verification.byte_spans import SpanComparer
 from onnx_tools.wire import Path
 
 _VALUE_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "raw_data", "double_data", "uint64_data")
@@ -57,17 +55,15 @@ def whole_tensor(spans: SpanComparer, model: ModelFile, path: Path, tensor: Tens
     return whole
 
 
-def float_bits(spans: SpanComparer, model: ModelFile, path: Path, tensor: TensorProto) -> NDArray[Any] | None:
-    """Return the elements of a float tensor as unsigned integers; None if its bytes do not fit its shape."""
-    dtype = dtype_of(tensor)
-    assert dtype is not None
+def value_bytes(spans: SpanComparer, model: ModelFile, path: Path, tensor: TensorProto) -> NDArray[np.uint8] | None:
+    """Return the bytes of the values of a tensor that `decode` reads; None if they do not fit its shape."""
     try:
         location = model.location(path, tensor)
+        if location is None:
+            return decode(tensor).reshape(-1).view(np.uint8)
     except OnnxToolsError:
         return None
-    if location is not None:
-        return spans.read(location.file, location.offset, location.length).view(bits_of(dtype))
-    return decode(tensor).reshape(-1).view(bits_of(dtype))
+    return spans.read(location.file, location.offset, location.length)
 
 
 def located(model: ModelFile, path: Path, tensor: TensorProto) -> Location | None:

@@ -144,6 +144,21 @@ AXES = [
     ("y = com.microsoft.MoE(x, x, w)", 2, 2, (None, None)),
     *((f"y = com.microsoft.EmbedLayerNormalization({'x, ' * index} w)", index, 2, (1, None)) for index in (2, 3, 4)),
     ("y = com.microsoft.TorchEmbedding(w, x)", 0, 2, (1, None)),
+    ("y = QLinearConv(x, s, z, w, s, z, s, z)", 3, 4, (0, 1)),
+    ("y = com.microsoft.QLinearConv(x, s, z, w, s, z, s, z)", 3, 4, (0, 1)),
+    ("y = QLinearMatMul(w, s, z, x, s, z, s, z)", 0, 2, (0, 1)),
+    ("y = QLinearMatMul(x, s, z, w, s, z, s, z)", 3, 3, (2, 1)),
+    ("y = MatMulInteger(w, x)", 0, 2, (0, 1)),
+    ("y = MatMulInteger(x, w)", 1, 2, (1, 0)),
+    ("y = ConvInteger(x, w)", 1, 4, (0, 1)),
+    ("y = com.microsoft.MatMulIntegerToFloat(x, w, s, s)", 1, 2, (1, 0)),
+    ("y = com.microsoft.DynamicQuantizeMatMul(x, w, s)", 1, 2, (1, 0)),
+    ("y = com.microsoft.QGemm <transA = 1> (w, s, z, x, s, z)", 0, 2, (1, 0)),
+    ("y = com.microsoft.QGemm <transB = 1> (x, s, z, w, s, z)", 3, 2, (0, 1)),
+    ("y = com.microsoft.QAttention(x, w, b, s, s)", 1, 2, (1, 0)),
+    ("y = com.microsoft.MatMulNBits(x, w, s)", 1, 2, (0, 1)),
+    ("y = com.microsoft.DynamicQuantizeLSTM(x, w, r)", 1, 3, (2, 1)),
+    ("y = com.microsoft.DynamicQuantizeLSTM(x, w, r)", 2, 3, (2, 1)),
     *(
         (f'y = Einsum <equation = "{text}"> ({"x, " * index} w)', index, rank, axes)
         for text, index, rank, axes in EINSUMS

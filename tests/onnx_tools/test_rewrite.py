@@ -869,11 +869,3 @@ def test_real_models_agree_with_the_oracle(corpus: list[pathlib.Path], tmp_path:
     assert len(report.weights) == 3
     for weight in report.weights:
         assert_same_bits(after[weight.name], expected(before[weight.name], 0.5, "l1", None))
-
-
-@pytest.mark.parametrize("granularity", ["unstructured", "row"])
-def test_the_quantised_model_is_refused(corpus: list[pathlib.Path], tmp_path: pathlib.Path, granularity: str) -> None:
-    model = corpus_model(corpus, "digits_resnet_int8_qdq")
-    with pytest.raises(NothingSelected, match=r"15 x quantised weight of Conv \(int8 behind DequantizeLinear\)"):
-        prune_file(model, tmp_path / "pruned.onnx", config=PruningConfig(0.5, "l1", granularity))
-    assert not files_of(tmp_path)

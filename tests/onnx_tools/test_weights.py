@@ -288,8 +288,11 @@ def test_shape_readers_do_no_harm() -> None:
          "query, key or value of com.microsoft MultiHeadAttention"),
         ("v = Concat <axis = 0> (x, w) y = MatMul(v, x)", "joined with computed values by Concat"),
         ("v = Cast <to = 7> (w) y = MatMul(x, v)", "read only by Cast (not a weight slot)"),
-        ("v = QuantizeLinear(w, s) u = DequantizeLinear(v, s) y = MatMul(x, u)",
-         "quantised weight of MatMul (float32 behind QuantizeLinear): not yet covered"),
+        ("v = QuantizeLinear(w, s, z) u = DequantizeLinear(v, s, x) y = MatMul(x, u)",
+         "quantised weight of MatMul (float32 behind QuantizeLinear): "
+         "QuantizeLinear and DequantizeLinear have different zero points"),
+        ("v = QuantizeLinear(w, s, z) y = MatMul(x, v)",
+         "quantised weight of MatMul (float32 behind QuantizeLinear): MatMul reads what was quantised"),
         ("y = DequantizeLinear(x, w)", "scale of DequantizeLinear"),
         ("y = Loop(x, x, w) <body = b () => () {}>", "state that the body changes of Loop"),
     ],
@@ -304,15 +307,16 @@ def test_reasons(body: str, expected: str) -> None:
     ("body", "data_type", "expected"),
     [
         ("v = DequantizeLinear(w, s) y = Conv(x, v)", TensorProto.INT8,
-         "quantised weight of Conv (int8 behind DequantizeLinear): not yet covered"),
+         "quantised weight of Conv (int8 behind DequantizeLinear): its scale is not stored data"),
         ("v = DequantizeLinear(w, s) u = Transpose(v) y = MatMul(x, u)", TensorProto.UINT4,
-         "quantised weight of MatMul (uint4 behind DequantizeLinear): not yet covered"),
+         "quantised weight of MatMul (uint4 behind DequantizeLinear): its scale is not stored data"),
         ("v = DequantizeLinear(w, s) y = Conv(x, x, v)", TensorProto.INT32, "bias of Conv"),
         ("y = QLinearConv(x, s, z, w, s, z, s, z)", TensorProto.INT8,
-         "quantised weight of QLinearConv: not yet covered"),
-        ("y = MatMulInteger(x, w)", TensorProto.UINT8, "quantised weight of MatMulInteger: not yet covered"),
+         "quantised weight of QLinearConv (int8): its scale is not stored data"),
+        ("y = MatMulInteger(x, w, z, s)", TensorProto.UINT8,
+         "quantised weight of MatMulInteger (uint8): its zero point is not stored data"),
         ("y = com.microsoft.MatMulNBits(x, w, s)", TensorProto.UINT8,
-         "quantised weight of com.microsoft MatMulNBits: not yet covered"),
+         "quantised weight of com.microsoft MatMulNBits (uint8): N = 0, K = 0 and block_size = 0 are impossible"),
         ("y = DequantizeLinear(x, s, w)", TensorProto.UINT8, "zero point of DequantizeLinear"),
         ("y = MatMul(x, w)", TensorProto.FLOAT8E4M3FN, "weight of MatMul with unsupported dtype float8e4m3fn"),
         ("y = MatMul(x, w)", TensorProto.INT32, "weight of MatMul with unsupported dtype int32"),
@@ -792,7 +796,7 @@ CORPUS = {
     "digits_cnn_bn": (5, 355_872, 3, 354_304),
     "digits_resnet_ext": (16, 390_552, 13, 388_224),
     "digits_resnet_fp16": (16, 390_552, 13, 388_224),
-    "digits_resnet_int8_qdq": (0, 0, 0, 0),
+    "digits_resnet_int8_qdq": (16, 390_552, 13, 388_224),
     "digits_vit": (18, 527_616, 17, 526_336),
     "gtcrn": (62, 42_064, 2, 24_576),
     "magika_v3_3": (3, 781_376, 3, 781_376),
@@ -812,12 +816,6 @@ def test_weights_of_real_models(name: str) -> None:
     assert (*counts[0], *counts[1]) == CORPUS[name]
     assert all(weight.rows is not None and weight.columns is not None for weight in found.weights)
     assert_everything_is_listed(corpus_model(name), found)
-
-
-def test_the_quantised_model_says_why_for_each_weight() -> None:
-    reasons = [item.reason for item in find_weights(corpus_model("digits_resnet_int8_qdq")).left_alone]
-    assert reasons.count("quantised weight of Conv (int8 behind DequantizeLinear): not yet covered") == 15
-    assert reasons.count("quantised weight of Gemm (int8 behind DequantizeLinear): not yet covered") == 1
 
 
 def test_the_classifier_of_mnist_has_its_consumers_view() -> None:
