@@ -145,14 +145,19 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
         return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
 
 
-def inspect_models(models: Sequence[Path], view: View) -> int:
-    """Show each model; return the exit code."""
+def inspect_models(models: Sequence[Path], view: View, *, payoff: bool = False) -> int:
+    """Show each model, with `payoff` also what its zeros gain; return the exit code."""
     from onnx_tools.inspection import inspect_file
 
     def inspect(model: Path, tell: Progress | None) -> Report:
         extras = view.extras
         return inspect_file(
-            model, hashes=extras.hashes, compressed=extras.compressed, pictures=extras.pictures, progress=tell
+            model,
+            hashes=extras.hashes,
+            compressed=extras.compressed,
+            pictures=extras.pictures,
+            payoff=payoff,
+            progress=tell,
         )
 
     check_reports(models, [], view.reports)

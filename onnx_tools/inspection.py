@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.model_file import ModelFile
+from onnx_tools.payoff import payoff as judge_payoff
 from onnx_tools.pictures import Album
 from onnx_tools.report import InspectedWeight, InspectReport
 from onnx_tools.report_parts import left_alone_reports, versions
@@ -24,6 +25,7 @@ def inspect_file(
     hashes: bool = False,
     compressed: bool = False,
     pictures: bool = False,
+    payoff: bool = False,
     progress: Progress | None = None,
 ) -> InspectReport:
     """Look at a model without changing it.
@@ -35,6 +37,7 @@ def inspect_file(
         hashes: also the SHA-256 of every file.
         compressed: also what every file weighs after zstd at level 3.
         pictures: also pictures of the largest weights, for HTML.
+        payoff: also what the zeros gain on each way of deploying, see `onnx_tools.payoff`.
         progress: told before each weight.
 
     Raises:
@@ -54,14 +57,16 @@ def inspect_file(
             inspected.append(_inspected(weight, source))
             album.inspecting(weight, source)
             done += weight.elements
+    described = file_reports(files, None)
     return InspectReport(
         input=model.path.name,
         versions=versions(),
         weights=tuple(inspected),
         left_alone=left_alone_reports(found.left_alone),
-        files=file_reports(files, None),
+        files=described,
         warnings=_warnings(inspected),
         pictures=album.pictures,
+        payoff=judge_payoff(inspected, described) if payoff else (),
     )
 
 

@@ -262,10 +262,10 @@ class PruneReport:
             zeros_after=sum(weight.zeros_after for weight in weights),
             left_alone=len(self.left_alone),
             model_parameters=_parameters(weights) + _parameters(self.left_alone),
-            bytes_before=_sum_known(file.bytes_before for file in self.files),
-            bytes_after=_sum_known(file.bytes_after for file in self.files),
-            compressed_before=_sum_known(file.compressed_before for file in self.files),
-            compressed_after=_sum_known(file.compressed_after for file in self.files),
+            bytes_before=sum_known(file.bytes_before for file in self.files),
+            bytes_after=sum_known(file.bytes_after for file in self.files),
+            compressed_before=sum_known(file.compressed_before for file in self.files),
+            compressed_after=sum_known(file.compressed_after for file in self.files),
         )
 
 
@@ -318,6 +318,27 @@ class InspectedWeight:
 
 
 @dataclass(frozen=True)
+class WeightVerdict:
+    """Whether a weight's zeros gain something on a way of deploying; `reason`: why not."""
+
+    weight: str
+    pays: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class PayoffReport:
+    """What zeros gain on one way of deploying, by a `rule` from pages at `sources`."""
+
+    way: str
+    pays: Literal["yes", "partly", "no"]
+    verdict: str
+    rule: str
+    sources: tuple[str, ...]
+    weights: tuple[WeightVerdict, ...]
+
+
+@dataclass(frozen=True)
 class InspectTotals:
     """Sums over the weights, the model and its files, as in `Totals`."""
 
@@ -341,6 +362,11 @@ class InspectTotals:
 class InspectReport:
     """One run of `inspect`. `input`: a file name without folders; its `files` have no after; `pictures` as of prune."""
 
+    """One run of `inspect`. `input`: a file name without folders; its `files` have no after.
+
+    `payoff`: what the zeros gain on each way of deploying; empty if not asked for.
+    """
+
     derived: ClassVar[tuple[str, ...]] = ("totals",)
     unlisted: ClassVar[tuple[str, ...]] = ("pictures",)
 
@@ -353,6 +379,7 @@ class InspectReport:
     files: tuple[FileReport, ...]
     warnings: tuple[str, ...] = ()
     pictures: tuple[WeightPictures, ...] = ()
+    payoff: tuple[PayoffReport, ...] = ()
 
     @property
     def totals(self) -> InspectTotals:
@@ -363,8 +390,8 @@ class InspectReport:
             zeros=sum(weight.zeros for weight in self.weights),
             left_alone=len(self.left_alone),
             model_parameters=_parameters(self.weights) + _parameters(self.left_alone),
-            bytes=_sum_known(file.bytes_before for file in self.files),
-            compressed=_sum_known(file.compressed_before for file in self.files),
+            bytes=sum_known(file.bytes_before for file in self.files),
+            compressed=sum_known(file.compressed_before for file in self.files),
         )
 
 
@@ -389,6 +416,7 @@ def _parameters(tensors: Iterable[WeightReport | InspectedWeight | LeftAloneRepo
     return sum(int(tensor.parameters) for tensor in tensors)  # numpy's integers would overflow
 
 
-def _sum_known(sizes: Iterable[int | None]) -> int | None:
+def sum_known(sizes: Iterable[int | None]) -> int | None:
+    """The sum; None if there are none, or one is not known."""
     known = list(sizes)
     return sum(size for size in known if size is not None) if known and None not in known else None

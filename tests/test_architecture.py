@@ -32,7 +32,7 @@ ORDER = {
         onnx_tools
         inspection terminal preflight
         rewrite verify renderers
-        report_parts
+        report_parts payoff
         plan file_facts verification shared_bytes
         report
         plain pictures

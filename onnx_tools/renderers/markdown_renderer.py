@@ -14,6 +14,7 @@ from onnx_tools.report import (
     InspectedWeight,
     InspectReport,
     LeftAloneReport,
+    PayoffReport,
     PruneReport,
     Report,
     VerificationReport,
@@ -64,6 +65,7 @@ def _inspected(report: InspectReport) -> list[str]:
         _warnings(report.warnings),
         _summary(report),
         _section("Weights", _inspected_table(report.weights)),
+        _payoff(report.payoff),
         _left_alone(report.left_alone),
         _files(report.files),
         _section("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
@@ -126,6 +128,11 @@ def _inspected_table(weights: Iterable[InspectedWeight]) -> str:
         for weight in weights
     ]
     return _table(header, rows, right_from=4)
+
+
+def _payoff(reports: Sequence[PayoffReport]) -> str:
+    rows = [(report.way, report.pays, report.verdict, report.rule, " ".join(report.sources)) for report in reports]
+    return _section("Will it pay?", _table(("Deployed with", "Pays", "Verdict", "Rule", "Sources"), rows))
 
 
 def _identity(weight: WeightReport | InspectedWeight) -> tuple[str, ...]:

@@ -20,8 +20,10 @@ from onnx_tools.report import (
     Check,
     FileReport,
     InspectedWeight,
+    InspectReport,
     LeftAloneReport,
     OutputDrift,
+    PayoffReport,
     PruneReport,
     Report,
     VerificationReport,
@@ -73,6 +75,8 @@ def print_report(report: Report, console: Console) -> None:
     printer.table("Files", _file_columns(report.files))
     if isinstance(report, PruneReport) and report.verification is not None:
         print_verification(report.verification, console)
+    if isinstance(report, InspectReport):
+        printer.table("Will it pay?", _payoff_columns(report.payoff))
     if report.warnings:
         printer.line("")
     for warning in report.warnings:
@@ -189,6 +193,11 @@ def _inspected_cells(weight: InspectedWeight) -> tuple[str, ...]:
         text.part_of(weight.zero_columns, weight.columns),
         text.two_of_four(weight),
     )
+
+
+def _payoff_columns(reports: Sequence[PayoffReport]) -> list[_Column]:
+    columns = [_Column("deployed with", words=True), _Column("pays", words=True), _Column("verdict", words=True)]
+    return _filled(columns, reports, lambda report: (report.way, report.pays, text.printable(report.verdict)))
 
 
 def _identity_columns() -> list[_Column]:
