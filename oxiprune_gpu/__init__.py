@@ -10,6 +10,7 @@ array([[False,  True],
 """
 
 from oxiprune_gpu._version import __version__
+from oxiprune_gpu.allocation import Allocation, Erk, Global, Uniform, allocate, parse_allocation
 from oxiprune_gpu.backends import deferred_checks, resolve_backend
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
@@ -59,6 +60,7 @@ from oxiprune_gpu.tensor import WeightTensor
 
 __all__ = [
     "NM",
+    "Allocation",
     "ArrayBlocks",
     "Axis",
     "BelowMinNonzero",
@@ -66,6 +68,8 @@ __all__ = [
     "BlockSource",
     "DenormalsFlushed",
     "EmptyTensor",
+    "Erk",
+    "Global",
     "GpuUnavailable",
     "ImportanceMetric",
     "ImportanceScores",
@@ -93,17 +97,20 @@ __all__ = [
     "StructuredRow",
     "Taylor",
     "TaylorProxy",
+    "Uniform",
     "Unstructured",
     "UnsupportedArray",
     "UnsupportedDtype",
     "WeightTensor",
     "__version__",
+    "allocate",
     "apply_mask",
     "compute_importance",
     "compute_mask",
     "count_nonzero_blocks",
     "deferred_checks",
     "model_sparsity_report",
+    "parse_allocation",
     "prepare",
     "prune_blocks",
     "prune_model",

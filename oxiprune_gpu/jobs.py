@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oxiprune_gpu.backends import Backend
+from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.config import PruningConfig
-from oxiprune_gpu.errors import BelowMinNonzero, EmptyTensor, InvalidOption, PruningError
+from oxiprune_gpu.errors import (
+    BelowMinNonzero,
+    EmptyTensor,
+    InvalidOption,
+    PruningError,
+    ReadOnlyTarget,
+    UnsupportedArray,
+    UnsupportedDtype,
+)
 from oxiprune_gpu.granularity import GroupView, PruningGranularity, UnitView
 from oxiprune_gpu.selection import checked_count, most_units, units_to_prune
+from oxiprune_gpu.tensor import DTYPES
 
 
 @dataclass(frozen=True)
@@ -24,12 +34,28 @@ class Job:
     name: str
     config: PruningConfig
     view: UnitView | GroupView | None
+    size: int
     k: int
 
     @property
     def elements(self) -> int:
         """How many elements fall."""
         return self.k * self.view.unit_size if isinstance(self.view, UnitView) else self.k
+
+    @property
+    def units(self) -> int:
+        """How many units compete."""
+        return self.view.count if isinstance(self.view, UnitView) else self.size
+
+    @property
+    def unit_size(self) -> int:
+        """How many elements a unit has."""
+        return self.view.unit_size if isinstance(self.view, UnitView) else 1
+
+    @property
+    def most_units(self) -> int:
+        """How many units can fall: `min_nonzero` keeps the others."""
+        return most_units(self.units, self.unit_size, self.config.min_nonzero)
 
     def run(self, backend: Backend, weight: Any, *, mask: Any = None, write: bool = True) -> None:
         """Prune a weight in its backend's form."""
@@ -54,34 +80,44 @@ def job_for(shape: tuple[int, ...], config: PruningConfig, name: str, count: int
         raise EmptyTensor(name)
     try:
         view = _view(config.granularity, shape)
-        k = _units_that_fall(view, size, config) if count is None else _counted_units(view, size, config, count, name)
+        job = Job(name, config, view, size, 0)
+        k = _units_that_fall(job) if count is None else _counted_units(job, count)
     except PruningError as error:
         error.add_note(f"tensor '{name}'")  # the reference's texts do not name it
         raise
     config.metric.check(name, shape)
-    return Job(name, config, view, k)
+    return replace(job, k=k)
 
 
 def _view(granularity: PruningGranularity, shape: tuple[int, ...]) -> UnitView | GroupView | None:
     return granularity.group_view(shape) or granularity.unit_view(shape)
 
 
-def _units_that_fall(view: UnitView | GroupView | None, size: int, config: PruningConfig) -> int:
-    if isinstance(view, GroupView):
-        kept = size - view.pruned
+def _units_that_fall(job: Job) -> int:
+    config = job.config
+    if isinstance(job.view, GroupView):
+        kept = job.size - job.view.pruned
         if config.min_nonzero > kept:
-            raise BelowMinNonzero(config.min_nonzero, size, f": {config.granularity.text} keeps {kept}")
-        return view.pruned
-    return units_to_prune(config.sparsity, *_units(view, size), config.min_nonzero)
+            raise BelowMinNonzero(config.min_nonzero, job.size, f": {config.granularity.text} keeps {kept}")
+        return job.view.pruned
+    return units_to_prune(config.sparsity, job.units, job.unit_size, config.min_nonzero)
 
 
-def _counted_units(view: UnitView | GroupView | None, size: int, config: PruningConfig, count: int, name: str) -> int:
-    if isinstance(view, GroupView):
-        raise InvalidOption(f"count {count!r} of tensor '{name}': granularity {config.granularity.text} says it itself")
-    units, unit_size = _units(view, size)
-    return min(checked_count(count, units, name), most_units(units, unit_size, config.min_nonzero))
+def _counted_units(job: Job, count: int) -> int:
+    if isinstance(job.view, GroupView):
+        raise InvalidOption(
+            f"count {count!r} of tensor '{job.name}': granularity {job.config.granularity.text} says it itself"
+        )
+    return min(checked_count(count, job.units, job.name), job.most_units)
 
 
-def _units(view: UnitView | None, size: int) -> tuple[int, int]:
-    """How many units there are, and how many elements each has."""
-    return (size, 1) if view is None else (view.count, view.unit_size)
+def check_source(source: BlockSource, name: str, *, writing: bool = False) -> None:
+    """Raise when `source` is no weight that can be read in blocks, or written."""
+    if not isinstance(source, BlockSource):
+        raise UnsupportedArray(
+            name, f"a BlockSource is wanted, not {type(source).__name__}; ArrayBlocks wraps an array"
+        )
+    if source.dtype not in DTYPES:
+        raise UnsupportedDtype(name, source.dtype)
+    if writing and isinstance(source, ArrayBlocks) and not source.writable:
+        raise ReadOnlyTarget(name)

@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from oxiprune_gpu.allocation import Allocation, Bound, Uniform, allocate, parse_allocation
 from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of, deferred_checks
 from oxiprune_gpu.backends.choice import failures_told, goes_to_gpu, usable_cupy
 from oxiprune_gpu.backends.transfer import download, upload
@@ -22,13 +23,11 @@ from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device
 from oxiprune_gpu.errors import (
     GpuUnavailable,
     InvalidOption,
-    ReadOnlyTarget,
     ShapeMismatch,
     UnsupportedArray,
-    UnsupportedDtype,
 )
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
-from oxiprune_gpu.jobs import Job, job_for
+from oxiprune_gpu.jobs import Job, check_source, job_for
 from oxiprune_gpu.metrics import ImportanceMetric, Taylor, parse_metric
 from oxiprune_gpu.outputs import check_apart, is_same_memory, mask_target, weight_target
 from oxiprune_gpu.tensor import (
@@ -113,7 +112,9 @@ def apply_mask(tensor: Tensor, mask: Any, *, out: Any = None) -> Any:
         return _handed_back(weight, pruned, out)
 
 
-def prune_tensor(tensor: Tensor, config: PruningConfig, *, out: Any = None, mask_out: Any = None) -> tuple[Any, Any]:
+def prune_tensor(
+    tensor: Tensor, config: PruningConfig, *, out: Any = None, mask_out: Any = None, count: int | None = None
+) -> tuple[Any, Any]:
     """Prune a copy of a weight.
 
     Args:
@@ -123,19 +124,20 @@ def prune_tensor(tensor: Tensor, config: PruningConfig, *, out: Any = None, mask
         mask_out: takes the mask, if given: bool, C-contiguous, of the weight's shape and device. After an error the
             values of `out` and `mask_out` mean nothing, except that a weight given as `out` is unchanged; errors that
             do not depend on values come before anything is written.
+        count: how many units fall, in place of what the sparsity says; as in `prune_blocks`.
 
     Returns:
         (pruned, mask): `pruned` in the form the weight came in; the mask is bool, True = kept, the weight's shape.
 
     Raises:
-        InvalidOption: `out` or `mask_out` does not fit.
+        InvalidOption: `out`, `mask_out` or `count` does not fit.
         UnsupportedArray, UnsupportedDtype, InvalidSparsity, EmptyTensor, NotTwoDimensional, BelowMinNonzero,
         ShapeMismatch, DenormalsFlushed, NonFiniteWeight, NonFiniteScore.
     """
     weight = borrow(tensor)
     backend = backend_of(weight.data)
     with backend.device_of(weight.data):
-        job = job_for(weight.data.shape, config, weight.name)
+        job = job_for(weight.data.shape, config, weight.name, count)
         target = None if out is None else weight_target(out, weight)
         mask = _mask_array(backend, weight, config, mask_out, target)
         work = _copied(weight, target)
@@ -143,7 +145,9 @@ def prune_tensor(tensor: Tensor, config: PruningConfig, *, out: Any = None, mask
         return _handed_back(weight, work, out), _mask_handed_back(weight, mask, mask_out)
 
 
-def prune_tensor_inplace(tensor: Tensor, config: PruningConfig, *, mask_out: Any = None) -> Any:
+def prune_tensor_inplace(
+    tensor: Tensor, config: PruningConfig, *, mask_out: Any = None, count: int | None = None
+) -> Any:
     """Prune a weight where it lies; return the mask. Arguments and errors as in `prune_tensor`.
 
     A view that is not C-contiguous is pruned in a contiguous copy and written back.
@@ -151,40 +155,99 @@ def prune_tensor_inplace(tensor: Tensor, config: PruningConfig, *, mask_out: Any
     Raises:
         ReadOnlyTarget: the weight can't be written.
     """
-    return _prune_in_place(borrow(tensor), config, mask_out)
+    weight = borrow(tensor)
+    backend = backend_of(weight.data)
+    with backend.device_of(weight.data):
+        weight.writable_data()
+        job = job_for(weight.data.shape, config, weight.name, count)
+        mask = _mask_array(backend, weight, config, mask_out, weight.data)
+        work = weight.contiguous()
+        job.run(backend, backend.adopt(work, weight.dtype), mask=mask)
+        weight.write_back(work)
+        weight.announce_write()
+        return _mask_handed_back(weight, mask, mask_out)
 
 
 @overload
 def prune_model(
-    tensors: Mapping[str, Any], config: PruningConfig, *, inplace: bool = False
+    tensors: Mapping[str, Any],
+    config: PruningConfig,
+    *,
+    inplace: bool = False,
+    allocation: str | Allocation = "uniform",
+    floor: Bound = 0.0,
+    ceiling: Bound = 1.0,
 ) -> dict[str, tuple[Any, Any]]: ...
 @overload
 def prune_model(
-    tensors: Sequence[Tensor], config: PruningConfig, *, inplace: bool = False
+    tensors: Sequence[Tensor],
+    config: PruningConfig,
+    *,
+    inplace: bool = False,
+    allocation: str | Allocation = "uniform",
+    floor: Bound = 0.0,
+    ceiling: Bound = 1.0,
 ) -> list[tuple[Any, Any]]: ...
 def prune_model(
-    tensors: Sequence[Tensor] | Mapping[str, Any], config: PruningConfig, *, inplace: bool = False
+    tensors: Sequence[Tensor] | Mapping[str, Any],
+    config: PruningConfig,
+    *,
+    inplace: bool = False,
+    allocation: str | Allocation = "uniform",
+    floor: Bound = 0.0,
+    ceiling: Bound = 1.0,
 ) -> list[tuple[Any, Any]] | dict[str, tuple[Any, Any]]:
-    """Prune several weights by one config, each for itself; a random metric starts anew for each.
+    """Prune several weights by one config; a random metric starts anew for each.
 
     Args:
         tensors: a sequence of `WeightTensor` or arrays, or a mapping from name to array.
         config: how much, by which metric, in which units.
         inplace: prune the weights where they lie. The first error stops: earlier weights then stay pruned.
+        allocation: how the sparsity is spread over the weights, an `Allocation` or its text. "uniform": each loses its
+            own fraction. "erk", "global", "global:rms", "global:lamp": the sparsity is that of all together, exactly;
+            see `allocate`. With the three global ones NaN in any weight is found before anything is written.
+        floor: the sparsity that each weight has at least, as in `allocate`: a number, or one for each.
+        ceiling: the sparsity that each weight has at most.
 
     Returns:
         (pruned, mask) of each weight: a list, or a dict when a mapping came in.
+
+    Raises:
+        InvalidOption: an allocation other than "uniform", a floor or a ceiling, where a weight lies on a GPU (`prepare`
+            has a global scope there); and the errors of `allocate`.
+        The errors of `prune_tensor`.
     """
 
-    def prune(name: str, tensor: Tensor) -> tuple[Any, Any]:
+    def prune(name: str, tensor: Tensor, count: int | None) -> tuple[Any, Any]:
         named = tensor if isinstance(tensor, WeightTensor) else WeightTensor(name, tensor)
         if inplace:
-            return tensor, prune_tensor_inplace(named, config)
-        pruned, mask = prune_tensor(named, config)
+            return tensor, prune_tensor_inplace(named, config, count=count)
+        pruned, mask = prune_tensor(named, config, count=count)
         return pruned if named is tensor else pruned.data, mask
 
-    results = ((name, prune(name, tensor)) for name, tensor in tensors_with_names(tensors))
+    named = list(tensors_with_names(tensors))
+    counts = _counts(named, config, parse_allocation(allocation), floor, ceiling)
+    results = ((name, prune(name, tensor, count)) for (name, tensor), count in zip(named, counts, strict=True))
     return dict(results) if isinstance(tensors, Mapping) else [result for _, result in results]
+
+
+def _counts(
+    named: Sequence[tuple[str, Tensor]], config: PruningConfig, allocation: Allocation, floor: Bound, ceiling: Bound
+) -> Sequence[int | None]:
+    """How many units of each weight fall; None for what the sparsity says of it."""
+    alone = allocation == Uniform() and isinstance(floor, float | int) and isinstance(ceiling, float | int)
+    if not named or (alone and (floor, ceiling) == (0, 1)):
+        return [None] * len(named)
+    weights = [borrow(tensor, name) for name, tensor in named]
+    for weight in weights:
+        if not isinstance(weight.data, np.ndarray):
+            raise InvalidOption(
+                f"tensor '{weight.name}' lies on a GPU: allocations, floors and ceilings are for weights in this "
+                "machine's memory; use prepare(..., scope='global'), or the allocation uniform without bounds"
+            )
+    sources = [ArrayBlocks(weight.contiguous()) for weight in weights]
+    names = [weight.name for weight in weights]
+    return allocate(sources, config, allocation, floor=floor, ceiling=ceiling, names=names)
 
 
 def prune_blocks(
@@ -209,7 +272,7 @@ def prune_blocks(
         The counts of elements. Errors as in `prune_tensor`, GpuUnavailable, and InvalidOption where there are not so
         many units; nothing has been stored when one of them is raised.
     """
-    _check_source(source, name, writing=True)
+    check_source(source, name, writing=True)
     job = job_for(source.shape, config, name, count)
     if not goes_to_gpu(backend, source, config.metric):
         return _counted(job, NumpyBackend(), source, "cpu")
@@ -231,13 +294,13 @@ def prune_blocks(
 
 def count_nonzero_blocks(source: BlockSource) -> int:
     """Count the nonzeros of a weight that is read in blocks."""
-    _check_source(source, "blocks")
+    check_source(source, "blocks")
     return NumpyBackend().count_nonzero(source)
 
 
 def score_stats_blocks(source: BlockSource, metric: str | ImportanceMetric, name: str = "blocks") -> ScoreStats:
     """Statistics of the element scores of a weight that is read in blocks, without holding the scores."""
-    _check_source(source, name)
+    check_source(source, name)
     metric = parse_metric(metric)
     metric.check(name, source.shape)
     return ScoreStats(*NumpyBackend().statistics(source, metric, name))
@@ -258,20 +321,6 @@ def _pruned_on_gpu(source: BlockSource, job: Job) -> tuple[Any, PruneCounts]:
     bits = upload(usable_cupy(), source)
     backend = backend_of(bits)
     return bits, _counted(job, backend, backend.adopt(bits, source.dtype), "cuda")
-
-
-def _prune_in_place(weight: Borrowed, config: PruningConfig, mask_out: Any) -> Any:
-    """Prune a weight where it lies; return the mask."""
-    backend = backend_of(weight.data)
-    with backend.device_of(weight.data):
-        weight.writable_data()
-        job = job_for(weight.data.shape, config, weight.name)
-        mask = _mask_array(backend, weight, config, mask_out, weight.data)
-        work = weight.contiguous()
-        job.run(backend, backend.adopt(work, weight.dtype), mask=mask)
-        weight.write_back(work)
-        weight.announce_write()
-        return _mask_handed_back(weight, mask, mask_out)
 
 
 def _mask_array(backend: Backend, weight: Borrowed, config: PruningConfig, mask_out: Any, target: Any) -> Any:
@@ -305,17 +354,6 @@ def _handed_back(weight: Borrowed, pruned: Any, out: Any) -> Any:
         return weight.give_back(pruned)
     announce_write(out, pruned)
     return WeightTensor(weight.name, out) if weight.named else out
-
-
-def _check_source(source: BlockSource, name: str, *, writing: bool = False) -> None:
-    if not isinstance(source, BlockSource):
-        raise UnsupportedArray(
-            name, f"a BlockSource is wanted, not {type(source).__name__}; ArrayBlocks wraps an array"
-        )
-    if source.dtype not in DTYPES:
-        raise UnsupportedDtype(name, source.dtype)
-    if writing and isinstance(source, ArrayBlocks) and not source.writable:
-        raise ReadOnlyTarget(name)
 
 
 def _as_mask(mask: Any, weight: Borrowed) -> Any:

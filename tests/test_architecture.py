@@ -15,6 +15,7 @@ ORDER = {
     "oxiprune_gpu": """
         oxiprune_gpu
         pruning plan diagnosis
+        allocation
         jobs
         selection importance sparsity
         config

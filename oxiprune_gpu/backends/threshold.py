@@ -165,7 +165,7 @@ def _cut_among(keys: Array, threshold: Any, k: int) -> _Cut:
 
 def _search(weight: ScoredWeight, k: int, spans: list[Span], kept: Mask | None) -> tuple[Any, _Bracket, list[_Found]]:
     """The k-th lowest key, the bracket that held it, and what the last pass found in each span."""
-    sample = _sample(weight)
+    sample = sample_keys(weight, int(1.5 * weight.size ** (2 / 3)))
     bracket = _bracket(sample, k / weight.size)
     known = _Known(0, int(np.iinfo(weight.key_dtype).max), 0, weight.size)
     longest = max(stop - start for start, stop in spans)
@@ -222,10 +222,13 @@ def _next_bracket(sample: Array, known: _Known, k: int, attempt: int) -> _Bracke
     return _Bracket(middle, middle, True)
 
 
-def _sample(weight: ScoredWeight) -> Array:
-    """Keys of short runs, one at a random place in each of many equal strata, as (runs, length of a run)."""
+def sample_keys(weight: ScoredWeight, size: int) -> Array:
+    """About `size` keys, of at least that many: short runs, one at a random place in each of many equal strata.
+
+    Returns (runs, length of a run).
+    """
     # A multiple of n**(2/3) balances the cost of sampling against the n / sqrt(samples) keys the bracket collects.
-    runs = int(1.5 * weight.size ** (2 / 3)) // _RUN + 1
+    runs = size // _RUN + 1
     stratum = weight.size // (runs * _RUN)
     inside = np.random.default_rng(weight.size).integers(0, stratum, runs)
     return weight.keys_of_runs(np.arange(runs) * stratum + inside, _RUN)
@@ -331,12 +334,12 @@ class _Searcher:
         start, stop = span
         whole = -(-(stop - start) // _WORD) * _WORD
         flags[stop - start : whole] = False
-        pieces = [_flagged(flags[first:last], start + first) for first, last in cut((0, whole), _FLAGS)]
+        pieces = [flagged(flags[first:last], start + first) for first, last in cut((0, whole), _FLAGS)]
         places = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return self._weight.keys_at(places), places
 
 
-def _flagged(flags: Mask, start: int) -> NDArray[np.intp]:
+def flagged(flags: Mask, start: int) -> NDArray[np.intp]:
     """Places of the flags that are set, whole words of them, when the first flag is that of element `start`."""
     # Few are flagged: looking at a word of flags at once passes over most of them.
     words = flags.view(np.uint64)

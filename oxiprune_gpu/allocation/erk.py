@@ -1,0 +1,75 @@
+"""Larger layers lose more: Erdos-Renyi-Kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from oxiprune_gpu.allocation.base import Allocation, Share, units_of_all
+from oxiprune_gpu.config import PruningConfig
+
+
+@dataclass(frozen=True)
+class Erk(Allocation):
+    """The density of a weight is proportional to the sum of its dimensions divided by their product.
+
+    Evci et al., 2020, "Rigging the lottery: making all tickets winners". A weight that would keep more than it has (or
+    than its floor and ceiling allow) keeps that, and the others share the rest. Computed with exact fractions; what is
+    left of whole units goes to the largest remainders, of equal ones to the first weight.
+    """
+
+    name: ClassVar[str] = "erk"
+
+    def counts(self, shares: Sequence[Share], config: PruningConfig) -> list[int]:
+        """See `Allocation.counts`."""
+        wanted = units_of_all(shares, config)
+        kept = _kept([_Line.of(share) for share in shares], sum(share.job.units for share in shares) - wanted)
+        return _whole([share.job.units - units for share, units in zip(shares, kept, strict=True)], wanted)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A weight keeps `slope` units for each unit of density, but at least `low` and at most `high`."""
+
+    slope: Fraction
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, share: Share) -> _Line:
+        job = share.job
+        density = Fraction(sum(share.dims) or 1, math.prod(share.dims))
+        return cls(density * job.units, job.units - share.most, job.units - share.least)
+
+    def at(self, scale: Fraction) -> Fraction:
+        return min(max(self.slope * scale, Fraction(self.low)), Fraction(self.high))
+
+
+def _kept(lines: Sequence[_Line], total: int) -> list[Fraction]:
+    """What each keeps at the scale at which all together keep `total`."""
+    bends = sorted({end / line.slope for line in lines for end in (line.low, line.high)})
+    first, last = 0, len(bends) - 1
+    while first < last:  # the first bend at which enough is kept
+        middle = (first + last) // 2
+        first, last = (first, middle) if _sum(lines, bends[middle]) >= total else (middle + 1, last)
+    after = bends[first]
+    before = bends[max(0, first - 1)]
+    low, high = _sum(lines, before), _sum(lines, after)
+    scale = after if low == high else before + (after - before) * (total - low) / (high - low)
+    return [line.at(scale) for line in lines]
+
+
+def _sum(lines: Sequence[_Line], scale: Fraction) -> Fraction:
+    return sum((line.at(scale) for line in lines), Fraction(0))
+
+
+def _whole(parts: Sequence[Fraction], total: int) -> list[int]:
+    """Whole numbers nearest to parts of a whole `total`, by largest remainder."""
+    counts = [math.floor(part) for part in parts]
+    by_remainder = sorted(range(len(parts)), key=lambda number: counts[number] - parts[number])
+    for number in by_remainder[: total - sum(counts)]:
+        counts[number] += 1
+    return counts
