@@ -93,6 +93,7 @@ def _inspected(weight: Weight, source: BlockSource) -> InspectedWeight:
         groups_2_4=groups.count if groups else None,
         satisfying_2_4=groups.zero if groups else None,
         depthwise=weight.depthwise,
+        optional=weight.optional,
         reduction_axis=axis,
         reduction=summed.size if summed else None,
         patterns=patterns,

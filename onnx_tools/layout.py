@@ -141,7 +141,7 @@ class PassThrough:
     """An operator that hands its input on.
 
     `inputs`: how many of its inputs it hands on, from the first (None: all). `outputs`: to how many of its outputs.
-    `joins`: they become one tensor, which is stored data only if all of them are. `when`: asked of the node first.
+    `joins`: they become one tensor, which is stored data only if all of them are. `when`: asked of the node and the input first.
     """
 
     op_type: str
@@ -150,13 +150,13 @@ class PassThrough:
     outputs: int | None = 1
     joins: bool = False
     domain: str = ""
-    when: Callable[[Node], bool] = lambda _: True
+    when: Callable[[Node, int], bool] = lambda _, __: True
 
 
 def pass_through(node: Node, index: int) -> PassThrough | None:
     """The row for `node` if it hands on its input `index`; a function of the model does what its own nodes do."""
     row = None if node.local else _PASS_THROUGH.get((node.domain, node.op_type))
-    if row is None or (row.inputs is not None and index >= row.inputs) or not row.when(node):
+    if row is None or (row.inputs is not None and index >= row.inputs) or not row.when(node, index):
         return None
     return row
 
@@ -363,12 +363,17 @@ def _recut(layout: Layout, axis: int, size: int | None) -> Layout:
     return replace(layout, axes=tuple(axes))
 
 
-def _to_float(node: Node) -> bool:
+def _to_float(node: Node, index: int) -> bool:
     return node.int_attribute("to", 0) in FLOAT_TYPES
 
 
-def _at_inference(node: Node) -> bool:
+def _at_inference(node: Node, index: int) -> bool:
     return not node.has_input(2)
+
+
+def _scaled(node: Node, index: int) -> bool:
+    """Whether the other operand is one stored number: zeros stay zeros, and the order of the magnitudes stays."""
+    return len(node.inputs) == 2 and node.input_shape(1 - index) in ((), (1,))
 
 
 _MOST_JOINED = 64
@@ -381,6 +386,8 @@ PASS_THROUGH = (
     PassThrough("Cast", _same, when=_to_float),
     PassThrough("CastLike", _same),
     PassThrough("Dropout", _same, when=_at_inference),
+    PassThrough("Mul", _same, inputs=2, when=_scaled),
+    PassThrough("Div", _same, when=_scaled),
     PassThrough("Transpose", _transpose),
     PassThrough("Reshape", _reshape),
     PassThrough("Flatten", _flatten),
@@ -389,7 +396,7 @@ PASS_THROUGH = (
     PassThrough("Slice", _slice),
     PassThrough("Split", _split, outputs=None),
     PassThrough("Expand", _expand),
-    PassThrough("Gather", _picked, when=lambda node: node.constant),
+    PassThrough("Gather", _picked, when=lambda node, _: node.constant),
     PassThrough("Concat", _concat, inputs=None, joins=True),
     *(
         PassThrough(f"{way}Linear", _same, domain=domain)

@@ -62,6 +62,8 @@ class Configuration:
     exclude: tuple[str, ...]
     min_elements: int
     depthwise: bool
+    embeddings: bool = False
+    linear_models: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,14 @@ class WeightReport:
 
 @dataclass(frozen=True)
 class LeftAloneReport:
-    """Stored data that was not touched, and why."""
+    """Stored data that was not touched, and why. `zeros`: of a tensor that is stored sparse, else None."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     parameters: int
     reason: str
+    zeros: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,12 @@ class LeftAloneGroup:
     def parameters(self) -> int:
         """Elements of all members."""
         return _parameters(self.members)
+
+    @property
+    def zeros(self) -> int | None:
+        """Zeros of the members that are stored sparse; None if none is."""
+        known = [member.zeros for member in self.members if member.zeros is not None]
+        return sum(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -277,6 +286,7 @@ class InspectedWeight:
     None where the weight has no such axis. `reduction_axis`: the stored axis that is summed, None where that is no
     single one; `reduction`: how many neighbours one sum has along it. `patterns`: of "1:4", "2:4" and "4:8" what holds
     for every group along it. `other_axes_2_4`: other axes of the stored shape along which every group is 2:4, in words.
+    `optional`: "embedding" or "linear model" if it is pruned only where that is asked for.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("sparsity", "is_2_4", "remainder_2_4")
@@ -296,6 +306,7 @@ class InspectedWeight:
     groups_2_4: int | None = None
     satisfying_2_4: int | None = None
     depthwise: bool = False
+    optional: str = ""
     reduction_axis: int | None = None
     reduction: int | None = None
     patterns: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ def runtime_version() -> str | None:
 
 def left_alone_reports(tensors: Iterable[LeftAlone]) -> tuple[LeftAloneReport, ...]:
     """What is left alone, for a report."""
-    return tuple(LeftAloneReport(t.name, t.shape, t.dtype_name, t.elements, t.reason) for t in tensors)
+    return tuple(LeftAloneReport(t.name, t.shape, t.dtype_name, t.elements, t.reason, t.zeros) for t in tensors)
 
 
 def changes(counts: Iterable[PruneCounts]) -> bool:
@@ -66,6 +66,8 @@ def configuration(config: PruningConfig, selection: Selection, gradients: Gradie
         exclude=selection.exclude,
         min_elements=selection.min_elements,
         depthwise=selection.depthwise,
+        embeddings=selection.embeddings,
+        linear_models=selection.linear_models,
     )
 
 

@@ -170,6 +170,22 @@ def prune(
             rich_help_panel=SELECTING,
         ),
     ] = False,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings/--no-embeddings",
+            help="Prune tables that entries are looked up in (Gather), those that are a weight elsewhere included.",
+            rich_help_panel=SELECTING,
+        ),
+    ] = False,
+    linear_models: Annotated[
+        bool,
+        typer.Option(
+            "--linear-models/--no-linear-models",
+            help="Prune the coefficients of ONNX-ML's LinearClassifier and LinearRegressor.",
+            rich_help_panel=SELECTING,
+        ),
+    ] = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -189,8 +205,8 @@ def prune(
 ) -> None:
     """Prune the weights of ONNX models.
 
-    Weights are found by the operators that read them (MatMul, Gemm, Conv, ConvTranspose, LSTM, GRU, RNN), also in
-    subgraphs and external data. What is not pruned stays byte for byte what it was.
+    Weights are found by the operators that read them (products, convolutions, recurrent layers, attention, experts),
+    also in subgraphs, local functions and external data. What is not pruned stays byte for byte what it was.
 
     \b
     Examples:
@@ -215,7 +231,7 @@ def prune(
         job = commands.PruneJob(
             output,
             commands.make_config(sparsity, metric, granularity, min_nonzero),
-            Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise),
+            Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models),
             commands.read_gradients(metric),
             commands.Checks(data, max_drift, seed) if verify else None,
             force=force,

@@ -19,7 +19,7 @@ _PRUNED = (
 )
 _INSPECTED = (
     *("zeros", "sparsity", "rows", "zero_rows", "columns", "zero_columns", "groups_2_4", "satisfying_2_4", "is_2_4"),
-    *("depthwise", "reduction_axis", "reduction", "remainder_2_4", "patterns", "other_axes_2_4"),
+    *("depthwise", "optional", "reduction_axis", "reduction", "remainder_2_4", "patterns", "other_axes_2_4"),
 )
 _NUMBERS = ("NaN", "Infinity", "-Infinity")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")

@@ -136,15 +136,13 @@ def _payoff(reports: Sequence[PayoffReport]) -> str:
 
 
 def _identity(weight: WeightReport | InspectedWeight) -> tuple[str, ...]:
-    op_types = ", ".join(map(text.printable, weight.op_types))
-    depthwise = " (depthwise)" if isinstance(weight, InspectedWeight) and weight.depthwise else ""
-    kind = f"{op_types}{depthwise}"
+    kind = text.operators(weight)
     return (text.printable(weight.name), kind, text.shape(weight.shape), weight.dtype, text.count(weight.parameters))
 
 
 def _left_alone(tensors: Sequence[LeftAloneReport]) -> str:
     rows = [
-        (group.reason, text.count(len(group.members)), text.count(group.parameters), _examples(group.members))
+        (group.reason, text.count(len(group.members)), text.group_parameters(group), _examples(group.members))
         for group in left_alone_groups(tensors)
     ]
     return _section("Left alone", _table(("Reason", "Tensors", "Parameters", "Names"), rows))

@@ -206,10 +206,9 @@ def _identity_columns() -> list[_Column]:
 
 
 def _identity(weight: WeightReport | InspectedWeight) -> tuple[str, ...]:
-    op_types = ", ".join(map(text.printable, weight.op_types))
-    depthwise = " (depthwise)" if isinstance(weight, InspectedWeight) and weight.depthwise else ""
+    kind = text.operators(weight)
     parameters = text.count(weight.parameters)
-    return (text.printable(weight.name), op_types + depthwise, text.shape(weight.shape), weight.dtype, parameters)
+    return (text.printable(weight.name), kind, text.shape(weight.shape), weight.dtype, parameters)
 
 
 def _print_left_alone(tensors: Sequence[LeftAloneReport], printer: _Printer) -> None:
@@ -217,7 +216,7 @@ def _print_left_alone(tensors: Sequence[LeftAloneReport], printer: _Printer) -> 
     columns = _filled(
         [_Column("reason", words=True), _Column("tensors"), _Column("parameters")],
         groups[:_MOST_REASONS],
-        lambda group: (text.printable(group.reason), text.count(len(group.members)), text.count(group.parameters)),
+        lambda group: (text.printable(group.reason), text.count(len(group.members)), text.group_parameters(group)),
     )
     printer.table("Left alone", columns)
     if len(groups) > _MOST_REASONS:

@@ -11,11 +11,13 @@ from onnx_tools.report import (
     FileReport,
     InspectedWeight,
     InspectReport,
+    LeftAloneGroup,
     OutputDrift,
     PruneReport,
     Report,
     Totals,
     Versions,
+    WeightReport,
     format_fraction,
 )
 
@@ -167,6 +169,21 @@ def state(report: PruneReport) -> str:
     return "" if report.changed else "Unchanged: no value differs."
 
 
+def operators(weight: WeightReport | InspectedWeight) -> str:
+    """The operators that read a weight, and what is special about it."""
+    names = ", ".join(map(printable, weight.op_types))
+    if not isinstance(weight, InspectedWeight):
+        return names
+    tags = [*(["depthwise"] if weight.depthwise else []), *([weight.optional] if weight.optional else [])]
+    return f"{names} ({', '.join(tags)})" if tags else names
+
+
+def group_parameters(group: LeftAloneGroup) -> str:
+    """How many parameters a group has, and how many of them are known to be zero."""
+    zeros = "" if group.zeros is None else f" ({count(group.zeros)} zero)"
+    return f"{count(group.parameters)}{zeros}"
+
+
 def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
     """Every option, under its name on the command line."""
     return [
@@ -177,7 +194,14 @@ def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
         ("include", ", ".join(map(printable, asked.include)) or "all"),
         ("exclude", ", ".join(map(printable, asked.exclude)) or "none"),
         ("min-elements", count(asked.min_elements)),
-        ("depthwise", "pruned" if asked.depthwise else "left alone"),
+        *(
+            (name, "pruned" if wanted else "left alone")
+            for name, wanted in (
+                ("depthwise", asked.depthwise),
+                ("embeddings", asked.embeddings),
+                ("linear-models", asked.linear_models),
+            )
+        ),
     ]
 
 

@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from onnx_tools import renderers, terminal
 from onnx_tools.renderers.json_renderer import report_schema
@@ -275,6 +276,20 @@ def test_gradients(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
     metric = f"taylor:{tmp_path / 'g.npz'}"
     assert run("prune", small_file, "-o", tmp_path / "o.onnx", *SMALL, "--metric", metric).exit_code == 0
     assert not weight_of(tmp_path / "o.onnx")[8:].any()
+
+
+def test_optional_weights_are_asked_for(tmp_path: pathlib.Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"]),
+        helper.make_node("LinearRegressor", ["x"], ["y"], domain="ai.onnx.ml", coefficients=[1.0, 2.0, 3.0, 4.0]),
+    ]
+    table = numpy_helper.from_array(np.arange(1, 13, dtype=np.float32).reshape(3, 4), "table")
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [], [table]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    words = ("prune", tmp_path / "m.onnx", "-n", "-s", 0.5, "--min-elements", 0)
+    refused(run(*words), 1, "embedding (--embeddings prunes it)", "linear model (--linear-models prunes it)")
+    done = run(*words, "--embeddings", "--linear-models", "--json")
+    assert [weight["name"] for weight in json.loads(done.stdout)["weights"]] == ["table", "y.coefficients"]
 
 
 def test_nothing_selected_is_exit_1(small_file: pathlib.Path, tmp_path: pathlib.Path) -> None:

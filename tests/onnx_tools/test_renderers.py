@@ -170,6 +170,21 @@ def test_csv_of_an_inspection():
     assert (rows[2]["zeros"], rows[2]["reason"]) == ("", "bias of Gemm")
 
 
+SPARSE = LeftAloneReport("s", (4, 5), "float32", 20, "stored sparse: decode it first", 17)
+
+
+def test_zeros_of_sparse_tensors_are_counted():
+    report = inspected(left_alone=(SPARSE,))
+    assert rows_of(RENDERERS["csv"].render(report))[2]["zeros"] == "17"
+    assert "| stored sparse: decode it first | 1 | 20 (17 zero) | s |" in RENDERERS["md"].render(report)
+    assert json.loads(RENDERERS["json"].render(report))["left_alone"][0]["zeros"] == 17
+
+
+def test_optional_weights_are_marked():
+    table = InspectedWeight("e", ("Gather",), ("e",), (2, 4), "float32", 8, 32, 4, optional="embedding")
+    assert "| e | Gather (embedding) |" in RENDERERS["md"].render(inspected(weights=(table,)))
+
+
 def test_csv_says_unchanged():
     report = pruned(weights=(weight(nonzero_before=4),))
     assert rows_of(RENDERERS["csv"].render(report))[0]["status"] == "unchanged"
@@ -261,6 +276,8 @@ MARKDOWN = """\
 | exclude | none |
 | min-elements | 2,048 |
 | depthwise | left alone |
+| embeddings | left alone |
+| linear-models | left alone |
 
 ## Versions
 

@@ -440,6 +440,8 @@ def test_metadata_says_what_was_done(tmp_path: pathlib.Path) -> None:
         "exclude": [],
         "min_elements": 1,
         "depthwise": False,
+        "embeddings": False,
+        "linear_models": False,
         "weights": 1,
         "parameters": 1200,
         "zeros_before": 0,

@@ -126,10 +126,29 @@ def test_a_vector_has_no_rows() -> None:
         ("v = Slice(w, s, e) y = MatMul(x, v)", {"w": (8, 6), "s": [0], "e": [4]}, UnitAxis((8, 6), 1)),
         ("v, u = Split <num_outputs = 2> (w) y = MatMul(x, u)", {"w": (8, 6)}, UnitAxis((8, 6), 1)),
         ("v = Dropout(w) y = MatMul(x, v)", {"w": (8, 6)}, UnitAxis((8, 6), 1)),
+        ("v = Mul(w, k) y = MatMul(x, v)", {"w": (8, 6), "k": ()}, UnitAxis((8, 6), 1)),
+        ("v = Mul(k, w) y = MatMul(x, v)", {"w": (8, 6), "k": (1,)}, UnitAxis((8, 6), 1)),
+        ("v = Div(w, k) y = MatMul(x, v)", {"w": (8, 6), "k": ()}, UnitAxis((8, 6), 1)),
+        ("v = Expand(w, s) y = MatMul(x, v)", {"w": (8, 6), "s": [8, 6]}, UnitAxis((8, 6), 1)),
     ],
 )
 def test_a_weight_is_found_behind(body: str, stored: dict[str, Data], rows: UnitAxis) -> None:
-    assert only_weight(body, **stored).rows == rows
+    (weight,) = (weight for weight in find(body, **stored).weights if weight.name == "w")
+    assert weight.rows == rows
+
+
+@pytest.mark.parametrize(
+    ("body", "stored"),
+    [
+        ("v = Mul(w, x) y = MatMul(x, v)", {}),
+        ("v = Mul(w, k) y = MatMul(x, v)", {"k": (6,)}),
+        ("v = Mul(w, k) y = MatMul(x, v)", {"k": (1, 1)}),
+        ("v = Div(k, w) y = MatMul(x, v)", {"k": ()}),
+        ("v = Mul(w) y = MatMul(x, v)", {}),
+    ],
+)
+def test_a_weight_is_not_looked_for_behind(body: str, stored: dict[str, Data]) -> None:
+    assert reason("w", find(body, w=(8, 6), **stored)).startswith("read only by")
 
 
 def test_gates_put_in_another_order_keep_their_rows() -> None:
