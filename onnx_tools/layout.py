@@ -141,7 +141,8 @@ class PassThrough:
     """An operator that hands its input on.
 
     `inputs`: how many of its inputs it hands on, from the first (None: all). `outputs`: to how many of its outputs.
-    `joins`: they become one tensor, which is stored data only if all of them are. `when`: asked of the node and the input first.
+    `joins`: they become one tensor, which is stored data only if all of them are. `when`: asked of the node and the
+    input first.
     """
 
     op_type: str
