@@ -214,7 +214,7 @@ def test_bracket_that_misses(monkeypatch, kind, slack):
 def test_sample_that_misleads(monkeypatch, seen):
     """The same, with a sample that shows one value only."""
     key = np.float32(seen).view(np.uint32)
-    monkeypatch.setattr(threshold, "_sample", lambda weight: np.full((125, 16), key))
+    monkeypatch.setattr(threshold, "sample_keys", lambda weight, size: np.full((125, 16), key))
     weight = made("heavy median", LARGE, np.float32)
     scores = np.abs(weight)
     below, upto = np.count_nonzero(scores < np.float32(seen)), np.count_nonzero(scores <= np.float32(seen))

@@ -62,7 +62,7 @@ def test_extra_memory_of_unstructured_pruning(monkeypatch, kind, limit):
 def test_a_misleading_sample_stays_small(monkeypatch):
     """Whatever the sample says, what is collected is bounded."""
     monkeypatch.setattr(
-        "oxiprune_gpu.backends.threshold._sample", lambda weight: np.full((1000, 32), 0x7F000000, np.uint32)
+        "oxiprune_gpu.backends.threshold.sample_keys", lambda weight, size: np.full((1000, 32), 0x7F000000, np.uint32)
     )
     weight = normal(1 << 23)
     kept = np.abs(weight) > np.partition(np.abs(weight), weight.size // 2 - 1)[weight.size // 2 - 1]
