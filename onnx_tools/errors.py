@@ -12,7 +12,9 @@
         ├── PatternMatchesNothing
         ├── InvalidMasks         no file of masks, or masks that do not fit the model
         ├── NothingSelected      no weight to prune; nothing was written
-        └── VerificationFailed   a check of the result failed; nothing was written
+        ├── VerificationFailed   a check of the result failed; nothing was written
+        ├── AlreadyEncoded       weights are encoded already; decode them first
+        └── NotEncoded           no weight is encoded; nothing to decode
 """
 
 from __future__ import annotations
@@ -58,3 +60,11 @@ class NothingSelected(OnnxToolsError):
 
 class VerificationFailed(OnnxToolsError):
     """A check of the result failed."""
+
+
+class AlreadyEncoded(OnnxToolsError):
+    """The model holds encoded weights already. Nothing was written."""
+
+
+class NotEncoded(OnnxToolsError):
+    """The model holds no encoded weight. Nothing was written."""

@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -37,13 +37,16 @@ from onnx_tools.temporaries import (
     write_rope,
     writing,
 )
-from onnx_tools.wire import Path, Rope, Span, join, rewrite, rope_length
+from onnx_tools.wire import Edit, FileSpan, Path, Records, Rope, Span, join, rewrite, rope_length
 
 _LONGEST_TAIL = CHUNK
 """The longest tail of a file that is moved inside it, in memory."""
 
 _Names = dict[pathlib.Path, pathlib.Path]
 """Data files of the input, each with the name that its copy gets."""
+
+Written = Callable[[Mapping[pathlib.Path, str]], Rope]
+"""Gives whole records of the model, when told what each data file of the input is called in the new model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,11 @@ class ModelCopy:
         self._patched: set[Path] = set()
         self._replaced: dict[Path, onnx.TensorProto] = {}
         self._metadata: dict[str, str] = {}
+        self._records: dict[Path, Written] = {}
+        self._inserted: dict[Path, list[Written]] = {}
+        self._data_ropes: dict[pathlib.Path, Rope] = {}
+        self._moved: dict[Path, int] = {}
+        self._spool: Temporary | None = None
         self._placed: list[pathlib.Path] = []
         self._first: Temporary | None = None
         self._stamps: dict[pathlib.Path, Stamp | None] = {}
@@ -152,6 +160,36 @@ class ModelCopy:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or path in self._patched:
             raise ValueError(f"tensor {tensor.name!r} is external, or is patched already")
         self._replaced[path] = tensor
+
+    def replace_record(self, path: Path, written: Written) -> None:
+        """Put records in the place of the message at `path` when committing; nothing else of it may be changed."""
+        self._check_open(path)
+        self._records[path] = written
+
+    def insert_records(self, path: Path, written: Written) -> None:
+        """Put records in front of the message at `path` when committing, after those put there before."""
+        self._check_open(path)
+        self._inserted.setdefault(path, []).append(written)
+
+    def rearrange_data(self, file: pathlib.Path, rope: Rope, offsets: Mapping[Path, int]) -> None:
+        """Make the copy of a data file, which is not patched, from `rope`, whose spans lie in it.
+
+        `offsets`: where the tensors lie that have moved in it.
+        """
+        self._check_open(())
+        self._data_ropes[file] = rope
+        self._moved |= offsets
+
+    def store(self, data: memoryview) -> FileSpan:
+        """Keep bytes that a rope can refer to, in a temporary file: they may be more than memory holds."""
+        self._check_open(())
+        with writing(self._target):
+            if self._spool is None:
+                self._spool = self._temporary(self._target, self._model.file)
+            descriptor = self._spool.descriptor
+            span = FileSpan(descriptor, os.fstat(descriptor).st_size, data.nbytes)
+            write_at(descriptor, data.cast("B"), span.offset)
+        return span
 
     def set_metadata(self, key: str, text: str) -> None:
         """Append the metadata entry `key` when committing, and cut those of that key that are there."""
@@ -242,11 +280,21 @@ class ModelCopy:
                 raise _changed(source)
             with writing(self._target):
                 temporary = self._temporary(like, source)
-                stamp = copy_file(source, temporary.descriptor)
+                stamp = self._fill(temporary, source)
             if stamp != self._stamps[source]:
                 raise _changed(source)
             self._copies[source] = temporary
         return self._copies[source]
+
+    def _fill(self, temporary: Temporary, source: pathlib.Path) -> Stamp:
+        """Write what the copy of a file starts from; return the stamp of what was read."""
+        rope = self._data_ropes.get(source)
+        if rope is None:
+            return copy_file(source, temporary.descriptor)
+        with source.open("rb", buffering=0) as file:
+            write_rope(file.fileno(), rope, temporary.descriptor)
+            status = os.fstat(file.fileno())
+        return status.st_size, status.st_mtime_ns
 
     def _commit(self, check: Callable[[pathlib.Path], None] | None) -> CommittedFiles:
         names = self._names()
@@ -284,15 +332,15 @@ class ModelCopy:
     def _write_model(self, names: _Names, *, reuse: bool) -> Temporary:
         """Write the model with all edits into a temporary, with `reuse` into the copy itself where that is cheap."""
         copy = self._copy_of(self._model.file)
-        edits = self._edits(names)
-        if not self._model.regular and (edits or self._metadata):
+        edits, insertions = self._edits(names), self._insertions(names)
+        if not self._model.regular and (edits or insertions or self._metadata):
             overwrite(copy.descriptor, self._model.skeleton.SerializeToString())
         size = os.fstat(copy.descriptor).st_size
         with contents(copy.descriptor, size) as data:
-            rope = rewrite(data, edits) + self._metadata_entries()
+            rope = rewrite(data, edits, insertions) + self._metadata_entries()
             kept = rope[0].length if isinstance(rope[0], Span) and rope[0].offset == 0 else 0
             tail = rope[1:] if kept else rope
-            if reuse and rope_length(tail) <= _LONGEST_TAIL:
+            if reuse and self._spool is None and rope_length(tail) <= _LONGEST_TAIL:
                 tail_bytes = join(data, tail)
                 rope = []
         if not rope:
@@ -303,19 +351,22 @@ class ModelCopy:
         write_rope(copy.descriptor, rope, result.descriptor)
         return result
 
-    def _edits(self, names: _Names) -> dict[Path, bytes | None]:
-        """Return what changes in the model besides payloads and appended metadata."""
-        edits: dict[Path, bytes | None] = {
-            p: serialised_for(self._model.skeleton, p, t) for p, t in self._replaced.items()
-        }
+    def _edits(self, names: _Names) -> dict[Path, Edit]:
+        """Return what changes in the model besides payloads, insertions and appended metadata."""
+        edits: dict[Path, Edit] = {p: serialised_for(self._model.skeleton, p, t) for p, t in self._replaced.items()}
+        edits |= {path: Records(written(_texts(names))) for path, written in self._records.items()}
         for index, entry in enumerate(self._model.skeleton.metadata_props):
             if entry.key in self._metadata:
                 edits[("metadata_props", index),] = None
         for path, tensor in iter_tensors(self._model.skeleton) if names else ():
             file = self._model.data_file(tensor)
-            if file in names and path not in self._replaced:
-                edits |= _relocated(path, tensor, names[file].name)
+            if file in names and not any(path[:end] in edits for end in range(1, len(path) + 1)):
+                edits |= _relocated(path, tensor, names[file].name, self._moved.get(path))
         return edits
+
+    def _insertions(self, names: _Names) -> dict[Path, Rope]:
+        texts = _texts(names)
+        return {path: [p for one in written for p in one(texts)] for path, written in self._inserted.items()}
 
     def _metadata_entries(self) -> Rope:
         """The new entries as a piece of a ModelProto; protobuf lets a repeated field go on at the end of a file."""
@@ -427,10 +478,17 @@ def _data_files_of(path: pathlib.Path) -> set[pathlib.Path]:
         return set()
 
 
-def _relocated(path: Path, tensor: onnx.TensorProto, name: str) -> dict[Path, bytes | None]:
-    """Return the edit that gives the external data of `tensor` another file name."""
-    for index, entry in enumerate(tensor.external_data):
-        if entry.key == "location" and entry.value != name:
-            new = onnx.StringStringEntryProto(key="location", value=name)
-            return {(*path, ("external_data", index)): new.SerializeToString()}
-    return {}
+def _texts(names: _Names) -> dict[pathlib.Path, str]:
+    return {file: name.name for file, name in names.items()}
+
+
+def _relocated(path: Path, tensor: onnx.TensorProto, name: str, offset: int | None) -> dict[Path, Edit]:
+    """Return the edits that give the external data of `tensor` another file name, and another offset if it moved."""
+    wanted = {"location": name} | ({} if offset is None else {"offset": str(offset)})
+    return {
+        (*path, ("external_data", index)): onnx.StringStringEntryProto(
+            key=entry.key, value=wanted[entry.key]
+        ).SerializeToString()
+        for index, entry in enumerate(tensor.external_data)
+        if entry.value != wanted.get(entry.key, entry.value)
+    }

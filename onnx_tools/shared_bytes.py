@@ -67,6 +67,15 @@ def same_bytes(model: ModelFile, weights: Collection[Path]) -> set[Path]:
     return found
 
 
+def sharing(model: ModelFile) -> dict[Path, str]:
+    """The tensors that have bytes in common with another one, each with the name of such a one."""
+    return {
+        piece.path: next(other.name for other in cluster if other is not piece)
+        for cluster in _clusters(model)
+        for piece in cluster
+    }
+
+
 def _judged(cluster: list[_Piece], weights: Collection[Path]) -> dict[Path, Overlap]:
     others = [piece for piece in cluster if piece.path not in weights]
     if not others and cluster[0].data_type not in DTYPES:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from onnx_tools.errors import InvalidModelFile
 from onnx_tools.file_blocks import read_at, write_at, write_failed
-from onnx_tools.wire import Rope, Span
+from onnx_tools.wire import FileSpan, Rope
 
 CHUNK = 1 << 20
 """Bytes that are copied at once."""
@@ -146,13 +146,14 @@ def write_rope(source: int, rope: Rope, descriptor: int) -> None:
     buffer = memoryview(bytearray(CHUNK))
     position = 0
     for piece in rope:
-        if not isinstance(piece, Span):
+        if isinstance(piece, bytes):
             write_at(descriptor, memoryview(piece), position)
             position += len(piece)
             continue
+        holder = piece.descriptor if isinstance(piece, FileSpan) else source
         for start in range(piece.offset, piece.offset + piece.length, CHUNK):
             part = buffer[: min(CHUNK, piece.offset + piece.length - start)]
-            read_at(source, part, start)
+            read_at(holder, part, start)
             write_at(descriptor, part, position)
             position += len(part)
 

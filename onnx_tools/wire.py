@@ -10,7 +10,7 @@ with its length in front.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,8 +39,27 @@ class Span(NamedTuple):
     length: int
 
 
-Rope = list[bytes | Span]
-"""A file in pieces: new bytes, and spans of the source."""
+class FileSpan(NamedTuple):
+    """A run of bytes of another file, which is open."""
+
+    descriptor: int
+    offset: int
+    length: int
+
+
+Rope = list[bytes | Span | FileSpan]
+"""A file in pieces: new bytes, spans of the source, and spans of other files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Whole records, tags included, for the place of one: of any fields of the message around it, any number."""
+
+    rope: Rope
+
+
+Edit = bytes | Records | None
+"""What a message becomes: another serialised message, some records, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +151,24 @@ def records(view: memoryview, start: int, end: int) -> Iterator[Record]:
 
 def rope_length(rope: Rope) -> int:
     """Return the bytes of the file that `rope` describes."""
-    return sum(piece.length if isinstance(piece, Span) else len(piece) for piece in rope)
+    return sum(map(_piece_length, rope))
+
+
+def _piece_length(piece: bytes | Span | FileSpan) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.length
 
 
 def join(data: Data, rope: Rope) -> bytes:
-    """Return the file that `rope` describes, whose spans lie in `data`, in memory."""
+    """Return the file that `rope`, without pieces of other files, describes; its spans lie in `data`."""
+    if any(isinstance(piece, FileSpan) for piece in rope):
+        raise ValueError("a rope with pieces of other files is written to a file")
     with memoryview(data) as view:
-        return b"".join(view[p.offset : p.offset + p.length] if isinstance(p, Span) else p for p in rope)
+        return b"".join(view[p.offset : p.offset + p.length] if isinstance(p, Span) else bytes(p) for p in rope)
+
+
+def field_record(number: int, value: Rope) -> Rope:
+    """Return the record of field `number` that holds `value`, a message, a string or bytes."""
+    return [encode_varint(number << 3 | _LENGTH) + encode_varint(rope_length(value)), *value]
 
 
 @dataclass(slots=True, eq=False)
@@ -226,7 +256,7 @@ def _extend(rope: Rope, pieces: Rope) -> None:
         last = rope[-1] if rope else None
         if isinstance(piece, Span) and isinstance(last, Span) and last.offset + last.length == piece.offset:
             rope[-1] = Span(last.offset, last.length + piece.length)
-        elif piece.length if isinstance(piece, Span) else piece:
+        elif _piece_length(piece):
             rope.append(piece)
 
 
@@ -291,57 +321,94 @@ def scan(data: Data, threshold: int = 256) -> Scan:
     return Scan(join(data, whole if rope is None else rope), tuple(cutter.payloads), cutter.regular)
 
 
-_Edits = dict[tuple[str, int], "bytes | _Edits | None"]
+@dataclass(slots=True)
+class _Step:
+    """What happens at one step of the paths: records in front, an edit of the message itself, or edits below it."""
+
+    before: Rope = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    below: dict[tuple[str, int], _Step] = field(default_factory=dict)
 
 
-def rewrite(data: Data, edits: Mapping[Path, bytes | None]) -> Rope:
+def rewrite(data: Data, edits: Mapping[Path, Edit], insertions: Mapping[Path, Rope] | None = None) -> Rope:
     """Return the serialised ModelProto `data` with the messages at some paths replaced.
 
-    `edits` holds for each path the new serialised message, or None to drop it. The lengths of the messages around an
-    edit are computed again; every other byte is as it was. Raises `KeyError` for a path that does not exist,
-    `ValueError` if one edit lies inside another, and `InvalidModelFile` if a singular message on the way is given
-    twice: protobuf would merge the two.
+    `edits` holds for each path the new serialised message, or records for its place, or None to drop it; `insertions`
+    the records to put in front of it. The lengths of the messages around an edit are computed again; every other byte
+    is as it was. Raises `KeyError` for a path that does not exist, `ValueError` if one edit lies inside another, and
+    `InvalidModelFile` if a singular message on the way is given twice: protobuf would merge the two.
     """
-    if not edits:
+    if not edits and not insertions:
         return [Span(0, len(data))]
     with memoryview(data) as view:
-        return _edited(view, 0, len(view), MODEL, _as_tree(edits))
+        return _edited(view, 0, len(view), MODEL, _as_tree(edits, insertions or {}))
 
 
-def _as_tree(edits: Mapping[Path, bytes | None]) -> _Edits:
-    root: _Edits = {}
-    for path, body in sorted(edits.items(), key=lambda item: len(item[0])):
-        if not path:
-            raise ValueError("the empty path names the whole model")
-        branch = root
-        for step in path[:-1]:
-            below = branch.setdefault(step, {})
-            if not isinstance(below, dict):
-                raise ValueError(f"the edit at {path} lies inside another")
-            branch = below
-        branch[path[-1]] = body
-    return root
+def _as_tree(edits: Mapping[Path, Edit], insertions: Mapping[Path, Rope]) -> dict[tuple[str, int], _Step]:
+    root = _Step()
+    for path, edit in edits.items():
+        _step_at(root, path).edits.append(edit)
+    for path, rope in insertions.items():
+        _step_at(root, path).before.extend(rope)
+    return root.below
 
 
-def _edited(view: memoryview, start: int, end: int, message: MessageType, edits: _Edits) -> Rope:
-    """Apply `edits`, whose keys are the steps below this message."""
-    pending = dict(edits)
+def _step_at(root: _Step, path: Path) -> _Step:
+    if not path:
+        raise ValueError("the empty path names the whole model")
+    step = root
+    for part in path:
+        step = step.below.setdefault(part, _Step())
+    return step
+
+
+def _edited(view: memoryview, start: int, end: int, message: MessageType, steps: dict[tuple[str, int], _Step]) -> Rope:
+    """Apply `steps`, whose keys are the steps below this message."""
+    pending = dict(steps)
 
     def change(record: Record, field: FieldType, index: int) -> Rope | None:
-        if index > 0 and not field.repeated and (field.name, 0) in edits:
+        if index > 0 and not field.repeated and (field.name, 0) in steps:
             raise InvalidModelFile(
                 f"a second `{field.name}` at byte {record.start}; save the model anew with onnx.save"
             )
-        step = (field.name, index)
-        if step not in pending:
-            return None
-        edit = pending.pop(step)
-        if edit is None:
-            return []
-        inner: Rope = [edit] if isinstance(edit, bytes) else _edited(view, record.body, record.end, field.message, edit)
-        return _enclose(view, record, inner)
+        step = pending.pop((field.name, index), None)
+        return None if step is None else step.before + _stepped(view, record, field, step)
 
     rope = _changed(view, start, end, message.fields, change)
     if pending or rope is None:
         raise KeyError(f"no such message: {sorted(pending)}")
     return rope
+
+
+def _stepped(view: memoryview, record: Record, field: FieldType, step: _Step) -> Rope:
+    """What stands in the place of `record`."""
+    if step.edits and step.below:
+        raise ValueError(f"the edit at {sorted(step.below)} lies inside another")
+    if step.below:
+        return _enclose(view, record, _edited(view, record.body, record.end, field.message, step.below))
+    if not step.edits:
+        return [Span(record.start, record.end - record.start)]
+    (edit,) = step.edits
+    if edit is None:
+        return []
+    return edit.rope if isinstance(edit, Records) else _enclose(view, record, [edit])
+
+
+def locate(data: Data, paths: Collection[Path]) -> dict[Path, Span]:
+    """Return where the records of the messages at `paths` lie, tags included. Raises as `rewrite`."""
+    found: dict[Path, Span] = {}
+
+    def walk(start: int, end: int, message: MessageType, here: Path, steps: dict[tuple[str, int], _Step]) -> None:
+        def note(record: Record, field: FieldType, index: int) -> None:
+            step = steps.get((field.name, index))
+            if step is not None:
+                path = (*here, (field.name, index))
+                found[path] = Span(record.start, record.end - record.start)
+                walk(record.body, record.end, field.message, path, step.below)
+
+        if steps:
+            _changed(view, start, end, message.fields, note)
+
+    with memoryview(data) as view:
+        walk(0, len(view), MODEL, (), _as_tree(dict.fromkeys(paths), {}))
+    return {path: found[path] for path in paths}

@@ -1,0 +1,43 @@
+"""A weight of which nothing is stored: every element has the fill value."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces
+
+
+class Blank(Layout):
+    """ConstantOfShape alone."""
+
+    name = "blank"
+    roles: ClassVar[dict[str, tuple[str, int]]] = {}
+    seconds_per_million = 0.0
+
+    def first_opset(self, data_type: int) -> int:
+        """ConstantOfShape came with 9, for bfloat16 with 20."""
+        return 20 if data_type == TensorProto.BFLOAT16 else 9
+
+    def codes(self, kept: Kept) -> int | None:
+        """None, if anything is stored."""
+        return None if len(kept.places) else 0
+
+    def payload(self, kept: Kept) -> int | None:
+        """Nothing."""
+        return self.codes(kept)
+
+    def pack(self, kept: Kept) -> Pieces:
+        """Nothing."""
+        return {}
+
+    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """All fill."""
+        return np.full(elements, fill, dtype)
+
+    def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
+        """One node."""
+        return chain.filled(elements)
