@@ -32,7 +32,7 @@ ORDER = {
         commands usage doctor
         onnx_tools
         inspection terminal preflight
-        rewrite verify renderers
+        rewrite verify renderers encodings
         report_parts payoff
         plan file_facts verification shared_bytes
         report

@@ -9,6 +9,9 @@ from onnx_tools.encodings.layouts import LAYOUTS, Kept, Layout
 Prefer = Literal["size", "load"]
 """What decides between layouts that pay: bytes in the file, or time until onnxruntime has rebuilt the weight."""
 
+_SECONDS_PER_BYTE = 1e-9
+"""Of reading a file that lies in memory."""
+
 
 def candidates(data_type: int, opset: int, *, external: bool) -> list[Layout]:
     """The layouts whose operators the opset has for a data type.
@@ -26,4 +29,9 @@ def choose(kept: Kept, layouts: list[Layout], prefer: Prefer, most: float) -> La
         return None
     if prefer == "size":
         return min(paying, key=lambda pair: pair[1])[0]
-    return min(paying, key=lambda pair: (pair[0].seconds_per_million * (pair[0].codes(kept) or 0), pair[1]))[0]
+    return min(paying, key=lambda pair: _seconds(pair[0], kept, pair[1]))[0]
+
+
+def _seconds(layout: Layout, kept: Kept, size: int) -> float:
+    """How long it about takes to read and rebuild a weight; it only ranks layouts."""
+    return layout.seconds_per_million * (layout.codes(kept) or 0) / 1e6 + _SECONDS_PER_BYTE * size

@@ -16,7 +16,7 @@ from onnx_tools.encodings.regions import Region, arrange
 from onnx_tools.encodings.report import EncodedWeight, EncodeReport
 from onnx_tools.errors import InvalidModelFile, InvalidTensor, NotEncoded
 from onnx_tools.file_facts import facts_of, file_reports
-from onnx_tools.graph_index import element_count
+from onnx_tools.graph_parts import element_count
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import Location, ModelFile, tensor_at
 from onnx_tools.report_parts import versions

@@ -15,7 +15,8 @@ from onnx_tools.encodings.marker import SPARSE, Marker, read_marker
 from onnx_tools.encodings.sources import WIDTHS, checksum
 from onnx_tools.errors import InvalidModelFile, InvalidTensor
 from onnx_tools.file_blocks import read_at
-from onnx_tools.graph_index import INITIALIZER, GraphIndex, Node, Scope, Value, element_count
+from onnx_tools.graph_index import GraphIndex
+from onnx_tools.graph_parts import INITIALIZER, Node, Scope, Value, element_count
 from onnx_tools.model_file import ModelFile, tensor_at
 from onnx_tools.wire import Path
 

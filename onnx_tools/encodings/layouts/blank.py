@@ -19,8 +19,8 @@ class Blank(Layout):
     seconds_per_million = 0.0
 
     def first_opset(self, data_type: int) -> int:
-        """ConstantOfShape came with 9, for bfloat16 with 20."""
-        return 20 if data_type == TensorProto.BFLOAT16 else 9
+        """As the other layouts; ConstantOfShape takes bfloat16 from 20 on."""
+        return 20 if data_type == TensorProto.BFLOAT16 else 11
 
     def codes(self, kept: Kept) -> int | None:
         """None, if anything is stored."""
