@@ -50,12 +50,18 @@ Axes = tuple[int | None, int | None]
 class Quantised:
     """The inputs with the scale (None: it is applied later) and the zero point of a quantised weight.
 
-    They hold one element, or one for each entry of the weight's output axis. `packed`: several codes lie in a byte.
+    They hold one element, or one for each entry of the weight's output axis, unless `blocks` is one of the ways below.
     """
 
     scale: int | None
     zero_point: int
-    packed: bool = False
+    blocks: str = ""
+
+
+PACKED_ROWS = "packed rows"
+"""Rows of N x K codes, several to a byte, in blocks along K (MatMulNBits)."""
+TABLE = "table"
+"""Blocks along the attribute quantize_axis; several codes to a byte in a uint8 tensor (GatherBlockQuantized)."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,11 @@ def _table_axes(node: Node, index: int, rank: int) -> Axes:
     return (1 - axis % 2 if rank == 2 and -2 <= axis < 2 else None), None
 
 
+def _block_table_axes(node: Node, index: int, rank: int) -> Axes:
+    axis = node.int_attribute("gather_axis", 0)
+    return (1 - axis % 2 if rank == 2 and -2 <= axis < 2 else None), None
+
+
 def _is_table(node: Node, index: int, rank: int | None) -> bool:
     return rank is None or rank == 2
 
@@ -224,7 +235,21 @@ _QUANTISED = (
     WeightSlot("QGemm", 0, output=0, reduction=1, domain=CONTRIB, swapped_by="transA", quantised=Quantised(1, 2)),
     WeightSlot("QGemm", 3, output=1, reduction=0, domain=CONTRIB, swapped_by="transB", quantised=Quantised(4, 5)),
     WeightSlot("QAttention", 1, output=1, reduction=0, domain=CONTRIB, quantised=Quantised(4, 7)),
-    WeightSlot("MatMulNBits", 1, output=0, reduction=1, domain=CONTRIB, quantised=Quantised(2, 3, packed=True)),
+    *(
+        WeightSlot("QEmbedLayerNormalization", i, 1, None, CONTRIB, kind=EMBEDDING, quantised=Quantised(i + 6, i + 11))
+        for i in (2, 3, 4)
+    ),
+    WeightSlot(
+        "GatherBlockQuantized",
+        0,
+        output=1,
+        reduction=None,
+        domain=CONTRIB,
+        axes_of=_block_table_axes,
+        kind=EMBEDDING,
+        quantised=Quantised(2, 3, TABLE),
+    ),
+    WeightSlot("MatMulNBits", 1, output=0, reduction=1, domain=CONTRIB, quantised=Quantised(2, 3, PACKED_ROWS)),
     *(
         WeightSlot(
             "DynamicQuantizeLSTM",
@@ -287,6 +312,11 @@ OTHER_SLOTS = (
     OtherSlot("GroupNorm", (1, 2), "normalisation", CONTRIB),
     OtherSlot("SkipLayerNormalization", (4,), "bias", CONTRIB),
     OtherSlot("EmbedLayerNormalization", (5, 6), "normalisation", CONTRIB),
+    OtherSlot("QEmbedLayerNormalization", (5, 6), "normalisation", CONTRIB),
+    OtherSlot("QEmbedLayerNormalization", tuple(range(8, 13)), "scale", CONTRIB),
+    OtherSlot("QEmbedLayerNormalization", tuple(range(13, 18)), "zero point", CONTRIB),
+    OtherSlot("GatherBlockQuantized", (2,), "scale", CONTRIB),
+    OtherSlot("GatherBlockQuantized", (3,), "zero point", CONTRIB),
     OtherSlot("PRelu", (1,), "slope"),
     OtherSlot("QuantizeLinear", (1,), "scale"),
     OtherSlot("QuantizeLinear", (2,), "zero point"),
@@ -369,7 +399,6 @@ OTHER_SLOTS = (
 UNCOVERED_SLOTS = (
     OtherSlot("MatMulBnb4", (1,), "quantised weight", CONTRIB),
     OtherSlot("MatMulIntegerToFloat", (0,), "quantised weight", CONTRIB),
-    OtherSlot("GatherBlockQuantized", (0,), "quantised embedding", CONTRIB),
     OtherSlot("QMoE", (2, 5, 8), "quantised weight", CONTRIB),
 )
 

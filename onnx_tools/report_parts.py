@@ -38,8 +38,22 @@ def changes(counts: Iterable[PruneCounts]) -> bool:
     return any(count.nonzero_after != count.nonzero_before for count in counts)
 
 
-def warnings(counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
+def warnings(planned: Sequence[PlannedWeight], counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
     """What a reader must know; `equality`: what to say of an output that was written although nothing changed."""
+    return (*_unscaled(planned), *_unchanged(counts, equality))
+
+
+def _unscaled(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:
+    """That quantised weights are not scored by their real values."""
+    weights = [item.weight for item in planned if item.weight.quantisation and item.weight.quantisation.unscaled]
+    if not weights:
+        return ()
+    which = f"'{weights[0].name}' is" if len(weights) == 1 else f"'{weights[0].name}' and {len(weights) - 1} more are"
+    behind = " and ".join(dict.fromkeys(op_type for weight in weights for op_type in weight.op_types))
+    return (f"{which} scored by |code - zero point|: no stored scale was found behind {behind}",)
+
+
+def _unchanged(counts: list[PruneCounts], equality: str) -> tuple[str, ...]:
     if changes(counts):
         return ()
     falls = any(count.pruned for count in counts)

@@ -149,7 +149,7 @@ def prune_file(
         left_alone=left_alone_reports(plan.left_alone),
         files=file_reports(before, after),
         verification=checks,
-        warnings=warnings(counts, "" if dry_run or output is None else equality_text(sources[1:])),
+        warnings=warnings(plan.planned, counts, "" if dry_run or output is None else equality_text(sources[1:])),
         pictures=album.pictures,
     )
 
@@ -190,7 +190,7 @@ def prune_model(
         weights=tuple(map(weight_report, plan.planned, counts, [None] * len(counts))),
         left_alone=left_alone_reports(plan.left_alone),
         files=(),
-        warnings=warnings(counts),
+        warnings=warnings(plan.planned, counts),
     )
 
 

@@ -12,9 +12,9 @@ from math import prod
 from onnx_tools.graph_parts import Node, StoredTensor, Value
 from onnx_tools.layout import Layout
 from onnx_tools.model_file import DTYPES
-from onnx_tools.operators import FIRST_AXIS, WeightSlot
+from onnx_tools.operators import FIRST_AXIS, PACKED_ROWS, TABLE, WeightSlot
 from onnx_tools.quantisation.kinds import KINDS, SCALE_DTYPES, Kind
-from onnx_tools.quantisation.packed import packed_quantisation
+from onnx_tools.quantisation.packed import packed_quantisation, table_quantisation
 from onnx_tools.quantisation.parameters import Sharing, input_value, quantisation_of, scale_at, zero_point_at
 from onnx_tools.quantisation.scales_behind import entries_of, scale_behind
 from onnx_tools.quantisation.scheme import Parameter, Quantisation
@@ -76,12 +76,18 @@ def read_at(passage: Passage, node: Node, slot: WeightSlot, layout: Layout, tens
         return passage
     if slot.quantised is None:
         return passage.refused(f"{node.op_type} reads no {kind.name}")
-    passage = replace(passage, text=passage.text or kind.name)
+    return replace(passage, text=passage.text or kind.name).found(_read_codes(node, slot, layout, kind))
+
+
+def _read_codes(node: Node, slot: WeightSlot, layout: Layout, kind: Kind) -> Quantisation | str:
+    assert slot.quantised is not None
+    if slot.quantised.blocks == TABLE:
+        return table_quantisation(node, slot.quantised, layout, kind)
     if kind.bits != 8 or kind.is_float:
-        return passage.refused(f"{node.op_type} reads no {kind.name}")
-    if slot.quantised.packed:
-        return passage.found(packed_quantisation(node, slot.quantised, layout))
-    return passage.found(_of_operator(node, slot, layout, kind))
+        return f"{node.op_type} reads no {kind.name}"
+    if slot.quantised.blocks == PACKED_ROWS:
+        return packed_quantisation(node, slot.quantised, layout)
+    return _of_operator(node, slot, layout, kind)
 
 
 def _float_passed(passage: Passage, node: Node) -> Passage:
@@ -99,7 +105,7 @@ def _float_passed(passage: Passage, node: Node) -> Passage:
 def _float_read(passage: Passage, node: Node, slot: WeightSlot) -> Passage:
     if passage.quantised_by is None:
         return passage if slot.quantised is None else passage.refused(f"{node.op_type} reads no floats")
-    if slot.quantised is None or slot.quantised.packed:
+    if slot.quantised is None or slot.quantised.blocks:
         return passage.refused(f"{node.op_type} reads what was quantised")
     if _same_zero(passage.quantised_by, node, slot.quantised.zero_point):
         return passage

@@ -159,6 +159,10 @@ AXES = [
     ("y = com.microsoft.MatMulNBits(x, w, s)", 1, 2, (0, 1)),
     ("y = com.microsoft.DynamicQuantizeLSTM(x, w, r)", 1, 3, (2, 1)),
     ("y = com.microsoft.DynamicQuantizeLSTM(x, w, r)", 2, 3, (2, 1)),
+    ("y = com.microsoft.GatherBlockQuantized(w, x, s)", 0, 2, (1, None)),
+    ("y = com.microsoft.GatherBlockQuantized <gather_axis = -1> (w, x, s)", 0, 2, (0, None)),
+    ("y = com.microsoft.GatherBlockQuantized(w, x, s)", 0, 3, (None, None)),
+    *((f"y = com.microsoft.QEmbedLayerNormalization({'x, ' * index} w)", index, 2, (1, None)) for index in (2, 3, 4)),
     *(
         (f'y = Einsum <equation = "{text}"> ({"x, " * index} w)', index, rank, axes)
         for text, index, rank, axes in EINSUMS
