@@ -35,13 +35,21 @@ class Checks:
     max_drift: float | None
     seed: int
     runtime: bool = True
+    masks: Path | None = None
 
     def run(self, before: Path, after: Path, allowed: Collection[wire.Path] | None = None) -> VerificationReport:
         """Verify the model at `after`, made from the one at `before`; `allowed`: as in `verify_files`."""
         from onnx_tools.verify import verify_files
 
         return verify_files(
-            before, after, allowed, data=self.data, runtime=self.runtime, max_drift=self.max_drift, seed=self.seed
+            before,
+            after,
+            allowed,
+            data=self.data,
+            runtime=self.runtime,
+            max_drift=self.max_drift,
+            seed=self.seed,
+            masks=self.masks,
         )
 
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import onnx
 
+from onnx_tools.mask_file import Masks
 from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from onnx_tools.shared_bytes import same_bytes
@@ -17,6 +20,7 @@ from onnx_tools.verification import CHECKS
 from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes, signs_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
+from onnx_tools.verification.mask_check import check_masks
 from onnx_tools.verification.runtime_check import check_runtime
 from onnx_tools.weights import find_weights
 from onnx_tools.wire import Path
@@ -36,6 +40,7 @@ def verify_files(
     runtime: bool = True,
     max_drift: float | None = None,
     seed: int = 0,
+    masks: Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> VerificationReport:
     """Verify the pruned model at `after` against the one at `before` that it was made from.
 
@@ -44,18 +49,22 @@ def verify_files(
     too is no failure.
 
     `allowed`: the tensors that may have new zeros; without, the weights that pruning could select, so that a bias or
-    a normalisation that was zeroed fails.
+    a normalisation that was zeroed fails; with `masks`, those of them that have a mask.
+
+    `masks`: a file of masks, or arrays of bool by name of weight. One more check, "masks": what they prune is zero,
+    what they keep is unchanged.
 
     `data`: an .npz with an array for each input; random inputs from `seed` without. The drift fails only if the
     relative L2 of an output is above `max_drift`.
 
-    Raises `InvalidModelFile` or `InvalidExternalData` if a model cannot be read, `InvalidOption` if `data` does not
-    fit the model or `max_drift` is no limit.
+    Raises `InvalidModelFile` or `InvalidExternalData` if a model cannot be read, `InvalidMasks` if the masks can't be,
+    `InvalidOption` if `data` does not fit the model or `max_drift` is no limit.
     """
     if max_drift is not None and not max_drift >= 0:
         raise InvalidOption(f"max_drift {max_drift} must be a number, 0 or more")
     before, after = pathlib.Path(before), pathlib.Path(after)
-    allowed = _weights(before) if allowed is None else allowed
+    given = None if masks is None else Masks.of(masks)
+    allowed = _weights(before, given) if allowed is None else allowed
     checks = [bytes_check(compare_bytes(before, after, allowed=allowed)), _checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
@@ -63,13 +72,16 @@ def verify_files(
         checks += more
     else:
         checks += [Check(name, "skipped", "not asked for") for name in CHECKS[2:]]
+    if given is not None:
+        checks.append(check_masks(before, after, given))
     return VerificationReport(tuple(checks), tuple(drifts))
 
 
-def _weights(path: pathlib.Path) -> set[Path]:
-    """The weights of a model, whatever their size, and what lies on their bytes."""
+def _weights(path: pathlib.Path, masks: Masks | None) -> set[Path]:
+    """The weights of a model, whatever their size, or those that have a mask; and what lies on their bytes."""
     model = ModelFile.open(path)
-    return same_bytes(model, {weight.path for weight in find_weights(model.skeleton).weights})
+    weights = find_weights(model.skeleton).weights
+    return same_bytes(model, {weight.path for weight in weights if masks is None or weight.name in masks})
 
 
 def bytes_check(comparison: ByteComparison) -> Check:

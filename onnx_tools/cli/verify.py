@@ -26,6 +26,14 @@ def verify(
     data: Data = None,
     max_drift: MaxDrift = None,
     seed: Seed = 0,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NPZ",
+            help="Check too that AFTER is pruned as the masks of NPZ say, which `prune --save-masks` wrote.",
+            rich_help_panel=VERIFYING,
+        ),
+    ] = None,
     runtime: Annotated[
         bool,
         typer.Option("--runtime/--no-runtime", help="Run both models in onnxruntime.", rich_help_panel=VERIFYING),
@@ -41,6 +49,7 @@ def verify(
     Examples:
       oxiprune verify model.onnx pruned.onnx
       oxiprune verify model.onnx pruned.onnx --data inputs.npz --max-drift 0.1
+      oxiprune verify model.onnx pruned.onnx --masks masks.npz
     """  # noqa: D301
     if not runtime and (data is not None or max_drift is not None):
         raise WrongUsage("--data and --max-drift need onnxruntime; leave out --no-runtime")
@@ -48,7 +57,7 @@ def verify(
     def run() -> int:
         from onnx_tools import commands
 
-        checks = commands.Checks(data, max_drift, seed, runtime)
+        checks = commands.Checks(data, max_drift, seed, runtime, masks)
         return commands.verify_models(before, after, checks, quiet=quiet, as_json=as_json)
 
     run_command(run)
