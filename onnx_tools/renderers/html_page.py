@@ -15,6 +15,7 @@ from onnx_tools.renderers.html_tables import (
     drifts_table,
     files_table,
     inspected_table,
+    payoff_table,
     pruned_table,
 )
 from onnx_tools.report import (
@@ -94,6 +95,7 @@ class Page:
     versions: tuple[tuple[str, str], ...]
     checks: Table | None = None
     drifts: Table | None = None
+    payoff: Table | None = None
     options: tuple[tuple[str, str], ...] = field(default=())
     command: str = ""
 
@@ -147,6 +149,7 @@ def _inspected_page(report: InspectReport) -> Page:
         left_alone=_groups(report.left_alone),
         files=files_table(report.files),
         versions=tuple(text.version_rows(report.versions)),
+        payoff=payoff_table(report.payoff) if report.payoff else None,
     )
 
 

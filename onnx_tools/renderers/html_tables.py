@@ -9,6 +9,7 @@ from onnx_tools.renderers import text
 from onnx_tools.report import (
     FileReport,
     InspectedWeight,
+    PayoffReport,
     VerificationReport,
     WeightReport,
     format_fraction,
@@ -144,6 +145,17 @@ def checks_table(verification: VerificationReport) -> Table:
         for detail in [text.printable(check.detail)]
     )
     return Table((Column("Check"), Column("Outcome"), Column("Detail")), rows)
+
+
+def payoff_table(reports: Sequence[PayoffReport]) -> Table:
+    """What the zeros gain on each way of deploying."""
+    tones = {"yes": "good", "partly": "warn", "no": "plain"}
+    rows = tuple(
+        (Cell(report.way), Cell(report.pays, tone=tones[report.pays]), Cell(text.printable(report.verdict)), *rule)
+        for report in reports
+        for rule in [(Cell(report.rule), Cell(" ".join(report.sources)))]
+    )
+    return Table(tuple(map(Column, ("Deployed with", "Pays", "Verdict", "Rule", "Sources"))), rows)
 
 
 def drifts_table(verification: VerificationReport) -> Table:

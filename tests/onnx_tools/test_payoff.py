@@ -9,7 +9,7 @@ import pytest
 
 from onnx_tools import inspect_file
 from onnx_tools.payoff import WAYS, payoff, short_verdict
-from onnx_tools.renderers import json_renderer, markdown_renderer
+from onnx_tools.renderers import html_renderer, json_renderer, markdown_renderer
 from onnx_tools.report import FileReport, InspectedWeight, WeightReport
 from tests.command import run
 
@@ -151,6 +151,7 @@ def test_a_model_in_every_format(small_file):
     shown = markdown_renderer.render(report)
     assert "## Will it pay?" in shown
     assert shown.count("https&#58;//") >= len(WAYS)
+    assert all(way.sources[0] in html_renderer.render(report) for way in WAYS)
     assert inspect_file(small_file).payoff == ()
 
 
