@@ -30,7 +30,7 @@ from tests.onnx_tools.test_graph_index import limits
 
 SECONDS = float(os.environ.get("OXIPRUNE_FUZZ_SECONDS", "12"))
 SEED = int(os.environ.get("OXIPRUNE_FUZZ_SEED", "1"))
-SELECTION = Selection(min_elements=0, depthwise=True)
+SELECTION = Selection(min_elements=0, depthwise=True, embeddings=True, linear_models=True)
 LARGEST = 3_000_000
 """Bytes of the largest file that is mutated; the runs per second matter more."""
 
@@ -76,6 +76,45 @@ def convolution_model() -> bytes:
     return model.SerializeToString()
 
 
+PLACES = """
+<ir_version: 10, opset_import: ["" : 20, "my" : 1, "ai.onnx.ml" : 3, "com.microsoft" : 1]>
+g (float[N, 4] x, int64[N] i, int64 n, bool c) => (float[N, 4] y, float[N, 4] z, float[N, 2] l)
+<float[4, 4] w = {%s}, float[6, 4] table = {%s}>
+{
+  list = Constant <value_floats = [1.5, -2.5, 0.5, -0.25, 3.5, 4.5, -1.5, 0.75]> ()
+  s = Constant <value_ints = [4, 2]> ()
+  v = Reshape (list, s)
+  a = my.Outer <t = 1> (x, w)
+  y, same = Loop (n, c, a, w) <
+    body = b (int64 j, bool k, float[N, 4] u, float[4, 4] m) => (bool k_out, float[N, 4] u_out, float[4, 4] m_out) {
+      k_out = Identity (k) u_out = Einsum <equation = "bi,oi->bo"> (u, m) m_out = Identity (m)
+    }
+  >
+  z = Gather (table, i)
+  h = MatMul (x, v)
+  l = ai.onnx.ml.LinearRegressor <coefficients = [1.0, -2.0, 3.0, -4.0], targets = 2> (h)
+}
+<opset_import: ["" : 20, "my" : 1], domain: "my">
+Outer <t> (e, f) => (g) { g = my.Inner <t : int = @t> (e, f) }
+<opset_import: ["" : 20, "my" : 1], domain: "my">
+Inner <t : int = 0> (e, f) => (g) {
+  k = Constant <value = float[4, 4] {%s}> () d = Gemm <transB : int = @t> (e, f) g = MatMul (d, k)
+}
+"""
+
+
+def places_model() -> bytes:
+    """Weights in functions, passed to them and through a loop, in lists, as a table; and sparse tensors."""
+    model = onnx.parser.parse_model(PLACES % tuple(map(_numbers, (16, 24, 16))))
+    values = onnx.helper.make_tensor("sparse", onnx.TensorProto.FLOAT, [2], [1.5, -2.5])
+    indices = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [2], [3, 77])
+    sparse = onnx.helper.make_sparse_tensor(values, indices, [4, 5])
+    model.graph.sparse_initializer.append(sparse)
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["inner"], sparse_value=sparse))
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["x", "sparse"], ["unread"]))
+    return model.SerializeToString()
+
+
 def external_model() -> tuple[bytes, bytes]:
     """A model whose two weights lie in `weights.bin`, and that file."""
     model = onnx.parser.parse_model(
@@ -102,6 +141,7 @@ def models() -> list[dict[str, bytes]]:
         {"model.onnx": external, "weights.bin": data},
         {"model.onnx": subgraph_model()},
         {"model.onnx": convolution_model()},
+        {"model.onnx": places_model()},
         {"model.onnx": DEMO.read_bytes()},
     ]
     root = os.environ.get("OXIPRUNE_CORPUS")
