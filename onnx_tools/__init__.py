@@ -13,11 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_tools.encodings.comparison import compare_encodings
+    from onnx_tools.encodings.decode import decode_file
+    from onnx_tools.encodings.encode import encode_file
+    from onnx_tools.encodings.report import EncodeReport, EncodingsReport
     from onnx_tools.errors import (
+        AlreadyEncoded,
         InvalidExternalData,
         InvalidMasks,
         InvalidModelFile,
         InvalidTensor,
+        NotEncoded,
         NothingSelected,
         OnnxToolsError,
         OutputRefused,
@@ -35,11 +41,17 @@ if TYPE_CHECKING:
     from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
 
 _HOMES = {
+    "encodings.comparison": ("compare_encodings",),
+    "encodings.decode": ("decode_file",),
+    "encodings.encode": ("encode_file",),
+    "encodings.report": ("EncodeReport", "EncodingsReport"),
     "errors": (
+        "AlreadyEncoded",
         "InvalidExternalData",
         "InvalidMasks",
         "InvalidModelFile",
         "InvalidTensor",
+        "NotEncoded",
         "NothingSelected",
         "OnnxToolsError",
         "OutputRefused",
@@ -59,6 +71,9 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AlreadyEncoded",
+    "EncodeReport",
+    "EncodingsReport",
     "Extras",
     "FoundWeights",
     "InspectReport",
@@ -68,6 +83,7 @@ __all__ = [
     "InvalidTensor",
     "LeftAlone",
     "Masks",
+    "NotEncoded",
     "NothingSelected",
     "OnnxToolsError",
     "OutputRefused",
@@ -78,6 +94,9 @@ __all__ = [
     "VerificationReport",
     "Weight",
     "WriteFailed",
+    "compare_encodings",
+    "decode_file",
+    "encode_file",
     "find_weights",
     "inspect_file",
     "load_masks",

@@ -29,10 +29,10 @@ ORDER = {
     "onnx_tools": """
         __main__
         cli
-        commands usage doctor
+        commands encoding_commands usage doctor
         onnx_tools
-        inspection terminal preflight
-        rewrite verify renderers encodings
+        inspection terminal preflight encodings
+        rewrite verify renderers
         report_parts payoff
         plan file_facts verification shared_bytes
         report

@@ -11,12 +11,13 @@ from onnx_tools.cli.options import (
     REPORTING,
     AsJson,
     Compressed,
+    LoadTime,
     Models,
     Quiet,
     Reports,
     checked_reports,
 )
-from onnx_tools.usage import SectionedCommand
+from onnx_tools.usage import SectionedCommand, WrongUsage
 
 
 @app.command(cls=SectionedCommand, epilog=EXIT_CODES)
@@ -32,6 +33,15 @@ def inspect(
             rich_help_panel=REPORTING,
         ),
     ] = False,
+    encodings: Annotated[
+        bool,
+        typer.Option(
+            "--encodings",
+            help="Show instead what each weight and the model would take in each encoding (see `oxiprune encode`).",
+            rich_help_panel=REPORTING,
+        ),
+    ] = False,
+    load_time: LoadTime = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,10 +54,21 @@ def inspect(
       oxiprune inspect model.onnx
       oxiprune inspect *.onnx --json
       oxiprune inspect pruned.onnx --payoff
+      oxiprune inspect pruned.onnx --encodings --load-time
     """  # noqa: D301
+    if load_time and not encodings:
+        raise WrongUsage("--load-time goes with --encodings")
+    if encodings and (report or payoff):
+        raise WrongUsage("--encodings shows something else; leave out --report and --payoff, or use --json")
     reports = checked_reports(report)
 
     def run() -> int:
+        if encodings:
+            from onnx_tools import encoding_commands
+
+            return encoding_commands.show_encodings(
+                models, encoding_commands.Shown(quiet, as_json), load_time=load_time
+            )
         from onnx_tools import commands
 
         view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)

@@ -18,6 +18,39 @@ Models = Annotated[
     list[Path],
     typer.Argument(help="ONNX models; external data is found beside them.", metavar="MODEL...", readable=False),
 ]
+OneModel = Annotated[Path, typer.Argument(help="An ONNX model.", metavar="MODEL", readable=False)]
+OneOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="File to write; external data goes to OUT.data.", rich_help_panel=WRITING
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing OUT.", rich_help_panel=WRITING)]
+OneJson = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=REPORTING)]
+LoadTime = Annotated[
+    bool,
+    typer.Option(
+        "--load-time",
+        help="Measure how much longer onnxruntime takes to load the encoded model.",
+        rich_help_panel=REPORTING,
+    ),
+]
+
+
+def _checked_preference(prefer: str) -> str:
+    if prefer not in ("size", "load"):
+        raise typer.BadParameter(f"'{prefer}': use size or load")
+    return prefer
+
+
+Prefer = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT",
+        callback=_checked_preference,
+        help="What decides between the ways to store places: size, or load, the time until the weights are rebuilt.",
+    ),
+]
 Reports = Annotated[
     list[str] | None,
     typer.Option(

@@ -82,7 +82,7 @@ def encode_file(
     """
     _check_options(encoding, prefer, least_saving)
     model = ModelFile.open(path)
-    _refuse_encoded(model)
+    refuse_encoded(model)
     weights = find_weights(model.skeleton).weights
     request = Request(encoding, prefer, least_saving, opset_of(model.skeleton))
     job = _Job(model, pathlib.Path(output), request, force, verify)
@@ -113,7 +113,8 @@ def _check_options(encoding: str, prefer: str, least_saving: float) -> None:
         raise InvalidOption(f"least_saving {least_saving} must be in [0.0, 1.0)")
 
 
-def _refuse_encoded(model: ModelFile) -> None:
+def refuse_encoded(model: ModelFile) -> None:
+    """Raise `AlreadyEncoded` if weights of a model are."""
     encoded = find_encoded(model)
     if encoded:
         names = f"'{encoded[0].name}'" + (f" and {len(encoded) - 1} more" if len(encoded) > 1 else "")

@@ -60,3 +60,62 @@ class EncodeReport:
         before = sum(file.bytes_before for file in self.files)
         after = sum(file.bytes_after or 0 for file in self.files)
         return after / before if after > before else fraction(after, before)
+
+
+@dataclass(frozen=True)
+class EncodingSize:
+    """Bytes of values and places in one encoding: the name of a layout, or "sparse"."""
+
+    encoding: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class WeightEncodings:
+    """A weight and what each encoding would take. `dense`: bytes of its values; `reason`: why it can't be encoded.
+
+    `sizes`: of those encodings that can hold it, without the nodes of the packed ones, which take about a kilobyte.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("smallest",)
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    stored: int | None
+    dense: int
+    sizes: tuple[EncodingSize, ...]
+    reason: str
+
+    @property
+    def smallest(self) -> str:
+        """The name of what takes the fewest bytes."""
+        ways = (EncodingSize("dense", self.dense), *self.sizes)
+        return min(ways, key=lambda way: way.bytes).encoding
+
+
+@dataclass(frozen=True)
+class ModelEncoding:
+    """All files of the model written one way. `compressed`: their bytes after zstd at level 3.
+
+    `load_ratio`: time until an onnxruntime session is made against that of the dense model; None if not measured.
+    """
+
+    encoding: str
+    prefer: str
+    bytes: int
+    compressed: int
+    load_ratio: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingsReport:
+    """One run of `inspect --encodings`."""
+
+    schema_version: Literal[1] = 1
+    command: Literal["encodings"] = "encodings"
+    input: str
+    versions: Versions
+    weights: tuple[WeightEncodings, ...]
+    models: tuple[ModelEncoding, ...]

@@ -22,7 +22,7 @@ from tests.command import START, finish, refused, run, spawn, tree, weight_of, z
 
 DEMO = pathlib.Path(__file__).parents[2] / "demo" / "digits_cnn.onnx"
 SMALL = ("--sparsity", 0.5, "--min-elements", 0)
-COMMANDS = ["prune", "inspect", "verify", "doctor"]
+COMMANDS = ["prune", "inspect", "encode", "decode", "verify", "doctor"]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and streams")
 
 
