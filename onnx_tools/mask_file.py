@@ -1,10 +1,10 @@
 """Masks of weights as an artifact: which elements are kept, in an .npz file that numpy loads.
 
 The file holds one entry a weight, `NAME:64x32x3x3` (a name that is unprintable or longer than 200 letters is replaced
-by `:NUMBER`): a 1-D uint8 array, the mask in row-major order as `numpy.packbits` packs it, so the first element is the
-highest bit of the first byte, 1 means kept, and the last byte is filled with zeros. The entry `oxiprune` is a text in
-JSON: for each mask its weight's whole name, shape, entry, and how many elements it keeps; and the names of the weights
-that were left dense on purpose. Equal masks give equal bytes.
+by `:NUMBER`): a 1-D uint8 array, the mask in row-major order as `numpy.packbits(mask, bitorder="little")` packs it, and
+as the bits of a `PrunePlan` lie. The first element is the lowest bit of the first byte, 1 means kept, and the last byte
+is filled with zeros. The entry `oxiprune` is a text in JSON: for each mask its weight's whole name, shape, entry, and
+how many elements it keeps; and the names of the weights that were left dense on purpose. Equal masks give equal bytes.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class MaskWriter:
             for start in range(0, size, _SLAB):
                 mask = source.load(start, min(start + _SLAB, size), scratch) != 0
                 kept += int(np.count_nonzero(mask))
-                out.write(np.packbits(mask).tobytes())
+                out.write(np.packbits(mask, bitorder="little").tobytes())
         self._index.append({"name": name, "shape": list(shape), "entry": entry, "kept": kept})
 
     def commit(self, dense: Iterable[str] = ()) -> None:
@@ -233,7 +233,7 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int,
         packed = stream.read(length + 1)
     if header != ((length,), False, np.dtype(np.uint8)) or len(packed) != length:
         raise ValueError(f"{len(packed)} bytes do not fit shape {list(shape)}")
-    mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=size).view(np.bool_).reshape(shape)
+    mask = np.unpackbits(np.frombuffer(packed, np.uint8), count=size, bitorder="little").view(np.bool_).reshape(shape)
     if np.count_nonzero(mask) != kept:
         raise ValueError(f"it keeps {np.count_nonzero(mask)} elements, not {kept}")
     return mask

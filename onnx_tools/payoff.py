@@ -157,7 +157,7 @@ def _is_grouped(weight: InspectedWeight) -> bool:
 
 def _other_ops(weight: InspectedWeight, known: Iterable[str]) -> tuple[bool, str]:
     others = [op for op in weight.op_types if op not in known]
-    return bool(others), f"{', '.join(others)}: only {', '.join(known)}"
+    return bool(others), f"{', '.join(others)}: the rule is for {', '.join(known)}"
 
 
 def _smaller_download(weight: InspectedWeight) -> str:

@@ -53,7 +53,7 @@ def test_whatever_the_names_masks_come_back_and_numpy_reads_them(file):
         assert len({*plain.files}) == len(NAMES) + 1
         bits = plain["fc.weight:3x3"]
         index = json.loads(plain["oxiprune"].item())
-    assert np.array_equal(np.unpackbits(bits, count=9).reshape(3, 3), masks["fc.weight"])
+    assert np.array_equal(np.unpackbits(bits, count=9, bitorder="little").reshape(3, 3), masks["fc.weight"])
     assert index["masks"][0] == {
         "name": "fc.weight",
         "shape": [3, 3],

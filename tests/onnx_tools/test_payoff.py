@@ -63,7 +63,7 @@ def why(way: int, found: InspectedWeight) -> str:
         (weight(groups_2_4=None, satisfying_2_4=None, reduction=None, columns=None), "or no reduction axis"),
         (weight(columns=1024), "a grouped convolution"),
         (weight(dtype="float64"), "float64: only float16 and int8"),
-        (weight(op_types=("MatMul", "LSTM")), "LSTM: only Conv, Gemm, MatMul"),
+        (weight(op_types=("MatMul", "LSTM")), "LSTM: the rule is for Conv, Gemm, MatMul"),
     ],
 )
 def test_tensorrt(found, reason):
@@ -78,7 +78,7 @@ def test_tensorrt(found, reason):
         (weight(zeros=0.8, dtype="int8"), "not above 0.8"),
         (weight(zeros=0.9), "float16: only models quantised to int8"),
         (weight((512, 500), 0.9, dtype="int8"), "multiples of 64"),
-        (weight((512, 512, 1, 1), 0.9, dtype="int8"), "Conv: only MatMul"),
+        (weight((512, 512, 1, 1), 0.9, dtype="int8"), "Conv: the rule is for MatMul"),
     ],
 )
 def test_openvino(found, reason):
@@ -93,7 +93,7 @@ def test_openvino(found, reason):
         (weight((9, 8, 1, 1), 47 / 72), "less than two thirds"),
         (weight((9, 8, 3, 3), 0.9), "1x1 kernel"),
         (weight((9, 8, 1, 1), 0.9, columns=16), "not grouped"),
-        (weight((9, 8), 0.9), "MatMul: only Conv"),
+        (weight((9, 8), 0.9), "MatMul: the rule is for Conv"),
     ],
 )
 def test_xnnpack(found, reason):
