@@ -33,30 +33,34 @@ class WeightCodes:
         self._quantisation = quantisation
         self._scales = _scales(quantisation.scale, name, read)
         self._zeros = _zero_codes(quantisation, name, read)
-        self._plain = not self.kind.is_float and bool((self._scales > 0).all())
+        self._zero_numbers = self.kind.numbers(self._zeros)
+        # An integer times a scale, neither of them zero, is not zero: no float is smaller than the smallest scale.
+        self._plain = not self.kind.is_float and bool(self._scales.all())
 
     def zero_codes(self, start: int, stop: int) -> Any:
         """The codes that stand for zero at the elements start..stop: an array, or one code for all."""
-        zero_point = self._quantisation.zero_point
-        return self._zeros[0] if zero_point is None else self._zeros[zero_point.grid.indices(start, stop)]
+        return self._spread(self._zeros, self._quantisation.zero_point, start, stop)
 
     def values(self, codes: Codes, start: int) -> NDArray[np.float32]:
         """The real values of `codes`, which are the elements from `start` on."""
         stop = start + len(codes)
-        zeros = self.zero_codes(start, stop)
         values = self.kind.numbers(codes)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            values -= self.kind.numbers(zeros)
+            values -= self._spread(self._zero_numbers, self._quantisation.zero_point, start, stop)
             differs = None if self._plain else values != 0
-            scale = self._quantisation.scale
-            if scale is not None:
-                values *= self._scales[scale.grid.indices(start, stop)]
-        if differs is not None:
-            lost = values == 0
-            values[lost & differs] = _SMALLEST
-            values[lost & ~differs] = -0.0
-            values[codes == zeros] = 0.0
+            values *= self._spread(self._scales, self._quantisation.scale, start, stop)
+        if differs is None:
+            values += 0.0  # a negative scale has made -0.0 of zeros
+            return values
+        lost = values == 0
+        values[lost & differs] = _SMALLEST
+        values[lost & ~differs] = -0.0
+        values[codes == self.zero_codes(start, stop)] = 0.0
         return values
+
+    @staticmethod
+    def _spread(parameters: NDArray[Any], parameter: Parameter | None, start: int, stop: int) -> Any:
+        return parameters[0] if parameter is None else parameter.grid.spread(parameters, start, stop)
 
     def are_zero_points(self, codes: Codes, start: int) -> NDArray[np.bool_]:
         """Which of `codes`, stored from element `start` on, are an element's zero point; what pads lines never is."""
@@ -91,6 +95,8 @@ def _zero_codes(quantisation: Quantisation, name: str, read: ReadBytes) -> Codes
     if zero_point.packed_row:
         rows = codes.reshape(-1, -(-zero_point.packed_row // kind.per_byte) * kind.per_byte)
         codes = rows[:, : zero_point.packed_row].reshape(-1)
+    else:
+        codes = codes[: zero_point.elements]
     if kind.is_float and np.isnan(kind.numbers(codes)).any():
         raise InvalidTensor(f"weight {name!r}: a zero point is NaN; quantise the model again, or use --exclude")
     return codes

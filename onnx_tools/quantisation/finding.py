@@ -139,7 +139,7 @@ def _behind(node: Node, slot: WeightSlot, sharing: Sharing) -> Parameter | None:
     # Of what MatMul gives, the last axes are those of the weights; what a convolution gives has channels second.
     entries = entries_of(scale, -1 - slot.output if slot.output < 0 else len(shape) - 2)
     grid = "" if entries is None else sharing.grid_of(entries)
-    return None if isinstance(grid, str) else Parameter(scale.path, scale.data_type, grid)
+    return None if isinstance(grid, str) else Parameter(scale.path, scale.data_type, prod(scale.shape), grid)
 
 
 def _same_zero(one: Node, other: Node, index: int) -> bool:

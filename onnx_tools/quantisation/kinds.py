@@ -50,29 +50,36 @@ class Kind:
 
     @cached_property
     def _numbers(self) -> NDArray[np.float32]:
-        codes: Codes = np.arange(1 << self.bits, dtype=self.code_dtype)
-        if self.name.startswith("int"):
-            signs = 1 << (self.bits - 1)
-            return ((codes.astype(np.int32) ^ signs) - signs).astype(np.float32)
-        return (codes if self.name.startswith("uint") else codes.view(self.dtype)).astype(np.float32)
+        return np.arange(1 << self.bits, dtype=np.uint8).view(self.dtype).astype(np.float32)
 
     def numbers(self, codes: Codes) -> NDArray[np.float32]:
         """What codes stand for, exactly."""
-        return self._numbers.take(codes)
+        if self.is_float:
+            return self._numbers.take(codes)
+        if self.name.startswith("uint"):
+            return codes.astype(np.float32)
+        signed = codes.view(f"i{codes.itemsize}")
+        if self.bits < 8:
+            sign = np.int8(1 << (self.bits - 1))
+            signed = (signed ^ sign) - sign
+        return signed.astype(np.float32)
 
     def unpacked(self, data: NDArray[np.uint8]) -> Codes:
         """The codes in bytes; of a last byte that is not full, what fills it too."""
         if self.bits >= 8:
             return data.view(self.code_dtype)
-        shifts = np.arange(0, 8, self.bits, dtype=np.uint8)
-        return ((data[:, None] >> shifts) & np.uint8((1 << self.bits) - 1)).reshape(-1)
+        codes = np.empty(len(data) * self.per_byte, np.uint8)
+        for place in range(self.per_byte):
+            codes[place :: self.per_byte] = (data >> np.uint8(place * self.bits)) & np.uint8((1 << self.bits) - 1)
+        return codes
 
     def packed(self, codes: Codes) -> NDArray[np.uint8]:
         """The reverse of `unpacked`."""
         if self.bits >= 8:
             return codes.view(np.uint8)
-        shifts = np.arange(0, 8, self.bits, dtype=np.uint8)
-        data: NDArray[np.uint8] = np.bitwise_or.reduce(codes.reshape(-1, self.per_byte) << shifts, axis=1)
+        data = codes[:: self.per_byte].copy()
+        for place in range(1, self.per_byte):
+            data |= codes[place :: self.per_byte] << np.uint8(place * self.bits)
         return data
 
 

@@ -100,7 +100,7 @@ def _parameter(tensor: StoredTensor, what: str, grid_of: GridOf, packed_row: int
     grid = grid_of(tensor.shape)
     if isinstance(grid, str):
         return f"its {what} {grid}"
-    return Parameter(tensor.path, tensor.data_type, grid, packed_row)
+    return Parameter(tensor.path, tensor.data_type, prod(tensor.shape), grid, packed_row)
 
 
 def input_value(node: Node, index: int) -> Value | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,34 +25,54 @@ class Grid:
     after: int = 1
     block: int = 0
 
-    def indices(self, start: int, stop: int) -> NDArray[np.intp] | int:
-        """The index of the scale for each of the elements start..stop."""
+    def spread(self, parameters: NDArray[Any], start: int, stop: int) -> Any:
+        """The one of `parameters` for each of the elements start..stop, or one for all."""
         if not self.size or start == stop:
-            return 0
-        rows = np.arange(start // self.after, (stop - 1) // self.after + 1)
-        if not self.block:
-            return self._spread(rows % self.size, start, stop)
-        blocks = rows // self.size * -(-self.size // self.block) + rows % self.size // self.block
-        if self.after == 1:
-            return blocks
-        return self._spread((blocks - rows) * self.after, start, stop) + np.arange(start, stop)
+            return parameters[0]
+        length = self._run
+        rows = np.arange(start // length, (stop - 1) // length + 1)
+        table = parameters.reshape(-1, self._width)
+        places = self._places(rows)
+        skipped, count = start - int(rows[0]) * length, stop - start
+        if len(rows) > 2:
+            return np.broadcast_to(table[places], (len(rows), length)).reshape(-1)[skipped : skipped + count]
+        lines = [np.broadcast_to(table[place], (length,)) for place in places.tolist()]
+        if len(lines) == 1:
+            return lines[0][skipped : skipped + count]
+        return np.concatenate((lines[0][skipped:], lines[1][: skipped + count - length]))
 
-    def _spread(self, of_rows: NDArray[np.intp], start: int, stop: int) -> NDArray[np.intp]:
-        """A number for each row of `after` elements, as many times as elements of the row are in start..stop."""
-        if self.after == 1:
-            return of_rows
-        counts = np.full(len(of_rows), self.after)
-        counts[0] -= start % self.after
-        counts[-1] -= -stop % self.after
-        return np.repeat(of_rows, counts)
+    @property
+    def _run(self) -> int:
+        """Elements of a row, the runs that parameters are dealt to."""
+        if self.after > 1 or not self.block:
+            return self.after if self.after > 1 else self.size
+        return 1 if self.size % self.block else self.block
+
+    @property
+    def _width(self) -> int:
+        """Parameters of a row: one, or one for each element."""
+        return 1 if (self.after > 1) != bool(self.block) else self._run
+
+    def _places(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Which line of a table of parameters, `_width` wide, belongs to each row."""
+        if not self.block:
+            return rows % self.size if self.after > 1 else np.zeros_like(rows)
+        if self.after == 1 and self._run == self.block:
+            return rows
+        places: NDArray[np.intp] = rows // self.size * -(-self.size // self.block) + rows % self.size // self.block
+        return places
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A stored tensor of scales or zero points. `codes`: how many codes lie in a row of packed ones; 0: not packed."""
+    """A stored tensor of scales or zero points.
+
+    `packed_row`: how many codes lie in a row of packed ones, of which it has `elements` bytes; 0: not packed.
+    """
 
     path: Path
     data_type: int
+    elements: int
     grid: Grid
     packed_row: int = 0
 
