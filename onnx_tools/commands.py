@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from onnx_tools import wire
+from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
-from onnx_tools.plain import safe_text
+from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
-from onnx_tools.renderers.text import printable
-from onnx_tools.report import PruneReport, Report, VerificationReport, to_dict
+from onnx_tools.renderers.text import condition_line, printable
+from onnx_tools.report import ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
@@ -153,13 +154,15 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
         return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
 
 
-def inspect_models(models: Sequence[Path], view: View, *, payoff: bool = False) -> int:
-    """Show each model, with `payoff` also what its zeros gain; return the exit code."""
+def inspect_models(
+    models: Sequence[Path], view: View, conditions: Sequence[Condition] = (), *, payoff: bool = False
+) -> int:
+    """Show each model, with `payoff` also what its zeros gain; return the exit code, 1 if a condition is met."""
     from onnx_tools.inspection import inspect_file
 
     def inspect(model: Path, tell: Progress | None) -> Report:
         extras = view.extras
-        return inspect_file(
+        report = inspect_file(
             model,
             hashes=extras.hashes,
             compressed=extras.compressed,
@@ -167,18 +170,29 @@ def inspect_models(models: Sequence[Path], view: View, *, payoff: bool = False) 
             payoff=payoff,
             progress=tell,
         )
+        return replace(report, conditions=outcomes_of(conditions, report))
 
     check_reports(models, [], view.reports)
     return _for_each([(model, partial(inspect, model)) for model in models], view)
 
 
-def verify_models(before: Path, after: Path, checks: Checks, *, quiet: bool, as_json: bool) -> int:
+def verify_models(
+    before: Path,
+    after: Path,
+    checks: Checks,
+    conditions: Sequence[Condition] = (),
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> int:
     """Verify one model against another; return the exit code."""
     report = checks.run(before, after)
+    outcomes = outcomes_of(conditions, report)
     with results():
         if as_json:
             models = {"before": safe_text(str(before)), "after": safe_text(str(after))}
             shown = {"schema_version": 1, "command": "verify", **models, **to_dict(report)}
+            shown |= {"conditions": plain_value(outcomes)} if outcomes else {}
             sys.stdout.write(json_renderer.dumps(shown))
         elif not quiet:
             from onnx_tools.renderers.table_renderer import print_verification
@@ -187,7 +201,15 @@ def verify_models(before: Path, after: Path, checks: Checks, *, quiet: bool, as_
     for check in report.checks:
         if check.outcome == "failed" or (check.outcome == "warning" and (quiet or as_json)):
             complain("error" if check.outcome == "failed" else "warning", f"{check.name}: {check.detail}")
-    return 1 if report.failed else 0
+    return 1 if _complain_of_conditions(outcomes) or report.failed else 0
+
+
+def _complain_of_conditions(outcomes: Iterable[ConditionOutcome], name: str = "") -> bool:
+    """Tell of each condition that is met, a line each; return whether one is."""
+    met = [outcome for outcome in outcomes if outcome.met]
+    for outcome in met:
+        complain("error", f"{name}: {condition_line(outcome)}" if name else condition_line(outcome))
+    return bool(met)
 
 
 def exit_code(error: Exception) -> int:
@@ -218,7 +240,9 @@ def _for_each(
                 with _noted(None, codes):
                     _keep(report, expand(pattern, model))
             entry |= to_dict(report) if view.as_json else {}
-            _show(report, view, str(model) if len(jobs) > 1 else "", note(report))
+            name = str(model) if len(jobs) > 1 else ""
+            _show(report, view, name, note(report))
+            codes.append(1 if _complain_of_conditions(report.conditions, name) else 0)
     with _noted(None, codes), results():
         if view.as_json:
             sys.stdout.write(json_renderer.dumps(shown if len(jobs) > 1 else shown[0]))

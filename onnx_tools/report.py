@@ -174,13 +174,18 @@ class Check:
 
 @dataclass(frozen=True)
 class OutputDrift:
-    """How far an output of the model moved; None where that can't be said, and `note` says why."""
+    """How far an output of the model moved; None where that can't be said, and `note` says why.
+
+    `excess`: the number that is held against a limit: the relative L2; of text the share that differs; infinity where
+    before and after can't be compared.
+    """
 
     output: str
     relative_l2: float | None
     max_abs: float | None
     cosine: float | None
     note: str = ""
+    excess: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,20 @@ class VerificationReport:
     def failed(self) -> bool:
         """Whether any check failed."""
         return any(check.outcome == "failed" for check in self.checks)
+
+
+@dataclass(frozen=True)
+class ConditionOutcome:
+    """A condition of --fail-if, and whether it was met, which fails the run.
+
+    `value`: of the figure it names, None where that is not known, which meets every condition. If it is about each
+    weight: value and name of the first that met it, None if none did.
+    """
+
+    condition: str
+    met: bool
+    value: float | None
+    weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +246,11 @@ class Totals:
         return fraction(self.zeros_before, self.parameters)
 
     @property
+    def newly_zero(self) -> int:
+        """How many more zeros the selected weights have."""
+        return self.zeros_after - self.zeros_before
+
+    @property
     def sparsity_after(self) -> float:
         """Fraction of zeros in the selected weights."""
         return fraction(self.zeros_after, self.parameters)
@@ -237,7 +261,7 @@ class PruneReport:
     """One run of `prune`. `input`, `output`: file names without folders; a dry run has no output.
 
     `changed`: whether a value differs from the input; in a dry run, would differ. `pictures`: of the largest weights,
-    where they were asked for; they are shown in HTML only.
+    where they were asked for; they are shown in HTML only. A condition that is met leaves no output.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("totals",)
@@ -256,7 +280,13 @@ class PruneReport:
     files: tuple[FileReport, ...]
     verification: VerificationReport | None = None
     warnings: tuple[str, ...] = ()
+    conditions: tuple[ConditionOutcome, ...] = ()
     pictures: tuple[WeightPictures, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether a condition was met, so that nothing was written."""
+        return any(condition.met for condition in self.conditions)
 
     @property
     def totals(self) -> Totals:
@@ -389,6 +419,7 @@ class InspectReport:
     left_alone: tuple[LeftAloneReport, ...]
     files: tuple[FileReport, ...]
     warnings: tuple[str, ...] = ()
+    conditions: tuple[ConditionOutcome, ...] = ()
     pictures: tuple[WeightPictures, ...] = ()
     payoff: tuple[PayoffReport, ...] = ()
 

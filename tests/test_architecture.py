@@ -33,7 +33,7 @@ ORDER = {
         onnx_tools
         inspection terminal preflight encodings
         rewrite verify renderers
-        report_parts payoff
+        report_parts payoff conditions
         plan file_facts verification shared_bytes
         report
         plain pictures

@@ -11,6 +11,7 @@ from onnx_tools.cli.options import (
     REPORTING,
     AsJson,
     Compressed,
+    FailIf,
     LoadTime,
     Models,
     Quiet,
@@ -42,6 +43,7 @@ def inspect(
         ),
     ] = False,
     load_time: LoadTime = False,
+    fail_if: FailIf = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,6 +63,8 @@ def inspect(
     if encodings and (report or payoff):
         raise WrongUsage("--encodings shows something else; leave out --report and --payoff, or use --json")
     reports = checked_reports(report)
+    if encodings and fail_if:
+        raise WrongUsage("--fail-if looks at what `inspect` shows without --encodings; leave one of them out")
 
     def run() -> int:
         if encodings:
@@ -70,8 +74,10 @@ def inspect(
                 models, encoding_commands.Shown(quiet, as_json), load_time=load_time
             )
         from onnx_tools import commands
+        from onnx_tools.conditions import COMPRESSED, read_conditions
 
         view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
-        return commands.inspect_models(models, view, payoff=payoff)
+        missing = () if compressed_sizes else (COMPRESSED,)
+        return commands.inspect_models(models, view, read_conditions(fail_if or (), "inspect", missing), payoff=payoff)
 
     run_command(run)

@@ -80,6 +80,16 @@ Compressed = Annotated[
         rich_help_panel=REPORTING,
     ),
 ]
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if",
+        metavar="CONDITION",
+        help="Exit with 1 if a figure of the report is so, like 'sparsity<0.5' or, for any weight, "
+        "'weight.sparsity>0.99'. Repeatable. An unknown name lists the known ones.",
+        rich_help_panel=REPORTING,
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(

@@ -12,6 +12,7 @@ from onnx_tools.cli.options import (
     REPORTING,
     VERIFYING,
     Data,
+    FailIf,
     MaxDrift,
     Quiet,
     Seed,
@@ -38,6 +39,7 @@ def verify(
         bool,
         typer.Option("--runtime/--no-runtime", help="Run both models in onnxruntime.", rich_help_panel=VERIFYING),
     ] = True,
+    fail_if: FailIf = None,
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=REPORTING)] = False,
 ) -> None:
@@ -56,8 +58,10 @@ def verify(
 
     def run() -> int:
         from onnx_tools import commands
+        from onnx_tools.conditions import RUNTIME, read_conditions
 
         checks = commands.Checks(data, max_drift, seed, runtime, masks)
-        return commands.verify_models(before, after, checks, quiet=quiet, as_json=as_json)
+        conditions = read_conditions(fail_if or (), "verify", () if runtime else (RUNTIME,))
+        return commands.verify_models(before, after, checks, conditions, quiet=quiet, as_json=as_json)
 
     run_command(run)

@@ -12,6 +12,7 @@ from onnx_tools.renderers.drawings import Bars, bars_of, histogram_path, mask_pn
 from onnx_tools.renderers.html_tables import (
     Table,
     checks_table,
+    conditions_table,
     drifts_table,
     files_table,
     inspected_table,
@@ -83,6 +84,7 @@ class Page:
     result: str
     how: str
     state: str
+    refused: bool
     warnings: tuple[str, ...]
     cards: tuple[Card, ...]
     bars: Bars
@@ -93,6 +95,7 @@ class Page:
     left_alone: tuple[Group, ...]
     files: Table
     versions: tuple[tuple[str, str], ...]
+    conditions: Table
     checks: Table | None = None
     drifts: Table | None = None
     payoff: Table | None = None
@@ -114,6 +117,7 @@ def _pruned_page(report: PruneReport) -> Page:
         result=text.printable(report.output or ""),
         how=_how(report.configuration),
         state=text.state(report),
+        refused=report.refused,
         warnings=tuple(map(text.printable, report.warnings)),
         cards=tuple(_pruned_cards(report)),
         bars=bars_of(report.weights),
@@ -124,6 +128,7 @@ def _pruned_page(report: PruneReport) -> Page:
         left_alone=_groups(report.left_alone),
         files=files_table(report.files),
         versions=tuple(text.version_rows(report.versions)),
+        conditions=conditions_table(report.conditions),
         checks=checks_table(verification) if verification and verification.checks else None,
         drifts=drifts_table(verification) if verification and verification.drifts else None,
         options=tuple(text.configuration_rows(report.configuration)),
@@ -139,6 +144,7 @@ def _inspected_page(report: InspectReport) -> Page:
         result="",
         how="",
         state="",
+        refused=False,
         warnings=tuple(map(text.printable, report.warnings)),
         cards=tuple(_inspected_cards(report)),
         bars=bars_of(report.weights),
@@ -149,6 +155,7 @@ def _inspected_page(report: InspectReport) -> Page:
         left_alone=_groups(report.left_alone),
         files=files_table(report.files),
         versions=tuple(text.version_rows(report.versions)),
+        conditions=conditions_table(report.conditions),
         payoff=payoff_table(report.payoff) if report.payoff else None,
     )
 

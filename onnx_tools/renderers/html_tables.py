@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx_tools.renderers import text
 from onnx_tools.report import (
+    ConditionOutcome,
     FileReport,
     InspectedWeight,
     PayoffReport,
@@ -156,6 +157,16 @@ def payoff_table(reports: Sequence[PayoffReport]) -> Table:
         for rule in [(Cell(report.rule), Cell(" ".join(report.sources)))]
     )
     return Table(tuple(map(Column, ("Deployed with", "Pays", "Verdict", "Rule", "Sources"))), rows)
+
+
+def conditions_table(outcomes: Sequence[ConditionOutcome]) -> Table:
+    """The conditions that would fail the run, and what came out."""
+    columns = (Column("Fails if"), Column("Outcome"), Column("Value", number=True), Column("Weight"))
+    rows = []
+    for outcome in outcomes:
+        condition, met, value, weight = text.condition_cells(outcome)
+        rows.append((Cell(condition), Cell(met, tone="bad" if outcome.met else "good"), Cell(value), Cell(weight)))
+    return Table(columns, tuple(rows))
 
 
 def drifts_table(verification: VerificationReport) -> Table:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from onnx_tools.renderers import text
 from onnx_tools.report import (
+    ConditionOutcome,
     FileReport,
     InspectedWeight,
     InspectReport,
@@ -50,6 +51,7 @@ def _pruned(report: PruneReport) -> list[str]:
     return [
         text.state(report),
         _warnings(report.warnings),
+        _conditions(report.conditions),
         _summary(report),
         _section("Weights", _weights_table(report.weights)),
         _left_alone(report.left_alone),
@@ -63,6 +65,7 @@ def _pruned(report: PruneReport) -> list[str]:
 def _inspected(report: InspectReport) -> list[str]:
     return [
         _warnings(report.warnings),
+        _conditions(report.conditions),
         _summary(report),
         _section("Weights", _inspected_table(report.weights)),
         _payoff(report.payoff),
@@ -181,6 +184,11 @@ def _verification(verification: VerificationReport | None) -> str:
         _section("Drift of the outputs", _table(header, drifts)),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _conditions(outcomes: Iterable[ConditionOutcome]) -> str:
+    header = ("Fails if", "Outcome", "Value", "Weight")
+    return _section("Conditions", _table(header, map(text.condition_cells, outcomes)))
 
 
 def _warnings(warnings: Iterable[str]) -> str:

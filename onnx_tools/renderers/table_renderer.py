@@ -18,6 +18,7 @@ from rich.text import Text
 from onnx_tools.renderers import text
 from onnx_tools.report import (
     Check,
+    ConditionOutcome,
     FileReport,
     InspectedWeight,
     InspectReport,
@@ -77,6 +78,7 @@ def print_report(report: Report, console: Console) -> None:
         print_verification(report.verification, console)
     if isinstance(report, InspectReport):
         printer.table("Will it pay?", _payoff_columns(report.payoff))
+    printer.table("Conditions that fail (--fail-if)", _condition_columns(report.conditions))
     if report.warnings:
         printer.line("")
     for warning in report.warnings:
@@ -247,6 +249,16 @@ def _check_columns(checks: Sequence[Check]) -> list[_Column]:
     return _filled(
         columns, checks, lambda check: (text.printable(check.name), check.outcome, text.printable(check.detail))
     )
+
+
+def _condition_columns(outcomes: Sequence[ConditionOutcome]) -> list[_Column]:
+    columns = [
+        _Column("condition", words=True),
+        _Column("outcome", words=True, styles={"met": "bold red", "not met": "green"}),
+        _Column("value"),
+        _Column("weight", words=True),
+    ]
+    return _filled(columns, outcomes, text.condition_cells)
 
 
 def _drift_columns(drifts: Sequence[OutputDrift]) -> list[_Column]:

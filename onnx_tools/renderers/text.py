@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from onnx_tools.plain import MOST_COUNT, OVER_MOST, plain_float, safe_text
 from onnx_tools.report import (
+    ConditionOutcome,
     Configuration,
     FileReport,
     InspectedWeight,
@@ -101,6 +102,22 @@ def drift_cells(drift: OutputDrift) -> tuple[str, str, str, str, str]:
     return (printable(drift.output), *figures, printable(drift.note))
 
 
+def condition_cells(outcome: ConditionOutcome) -> tuple[str, str, str, str]:
+    """Condition, outcome, value, weight."""
+    met = "met" if outcome.met else "not met"
+    weight = NONE if outcome.weight is None else printable(outcome.weight)
+    return (printable(outcome.condition), met, number(outcome.value, 6), weight)
+
+
+def condition_line(outcome: ConditionOutcome) -> str:
+    """What is said of a condition that was met."""
+    condition = f"--fail-if '{printable(outcome.condition)}'"
+    if outcome.value is None:
+        return f"{condition} fails: the figure is not known, which is taken as met"
+    which = "it is" if outcome.weight is None else f"weight '{printable(outcome.weight)}' has"
+    return f"{condition} is met: {which} {number(outcome.value, 6)}"
+
+
 def totals_line(report: Report) -> str:
     """The sums in one sentence."""
     totals = report.totals
@@ -164,6 +181,8 @@ def headline(report: Report) -> str:
 
 def state(report: PruneReport) -> str:
     """What a reader must know first: nothing written, or nothing changed."""
+    if report.refused:
+        return "Refused by a condition: nothing was written."
     if report.dry_run:
         return "Dry run: nothing was written."
     return "" if report.changed else "Unchanged: no value differs."

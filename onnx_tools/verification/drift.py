@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,9 @@ class DriftMeter:
 
     def result(self) -> OutputDrift:
         """What was found so far. Measures are None where there are none, and the note says why."""
+        return replace(self._measured(), excess=self.excess())
+
+    def _measured(self) -> OutputDrift:
         notes = [self._problem, *self._notes, self._count_note()]
         if self._problem or not self._numeric or self.blank:
             return OutputDrift(self._output, None, None, None, "; ".join(note for note in notes if note))
@@ -75,7 +79,7 @@ class DriftMeter:
             return self._differing / self._values if self._differing else 0.0
         if self.blank:
             return 0.0
-        relative = self.result().relative_l2
+        relative = self._measured().relative_l2
         return math.inf if relative is None else relative
 
     def _count_note(self) -> str:

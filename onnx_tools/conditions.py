@@ -1,0 +1,183 @@
+"""Conditions that fail a run, like "sparsity<0.5": a figure of the report, a comparison, a number.
+
+A figure is of the whole report, or, after "weight.", of each weight: the condition is met if it is for any. A figure
+that is not known, or not a number, meets every condition: what can't be said must not pass.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_tools.report import ConditionOutcome, OutputDrift
+
+Number = float | None
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_FORM = re.compile(r"\s*([a-z_.0-9]+)\s*(<=|>=|==|!=|<|>)\s*([-+.0-9eE]+)\s*")
+_MOST_LETTERS = 200
+
+VERIFY = "--verify, and not in a dry run"
+COMPRESSED = "--compressed-sizes"
+RUNTIME = "onnxruntime, without --no-runtime"
+OUTPUT = "an output, not in a dry run"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a name in a condition stands for. `needs`: what must be asked for, or the figure is not known."""
+
+    meaning: str
+    of: Callable[[Any], Number]
+    needs: str = ""
+
+
+def _ratio(after: int | None, before: int | None) -> Number:
+    return None if after is None or not before else after / before
+
+
+def _drift(drifts: Sequence[OutputDrift]) -> Number:
+    return max((drift.excess for drift in drifts), default=None)
+
+
+def _max_abs(drifts: Sequence[OutputDrift]) -> Number:
+    incomparable = any(math.isinf(drift.excess) for drift in drifts)
+    return math.inf if incomparable else max((drift.max_abs or 0.0 for drift in drifts), default=None)
+
+
+def _of_outputs(measure: Callable[[Sequence[OutputDrift]], Number]) -> Callable[[Any], Number]:
+    """A measure of the outputs, for a report of pruning; 0 for a model that stays as it is and is not run."""
+
+    def of(report: Any) -> Number:
+        drifts = report.verification.drifts if report.verification else ()
+        return measure(drifts) if drifts or report.changed else 0.0
+
+    return of
+
+
+_PRUNE = {
+    "sparsity": Figure("fraction of zeros in the selected weights, after", lambda r: r.totals.sparsity_after),
+    "sparsity_before": Figure("fraction of zeros in the selected weights, before", lambda r: r.totals.sparsity_before),
+    "zeros": Figure("zeros in the selected weights, after", lambda r: r.totals.zeros_after),
+    "zeros_before": Figure("zeros in the selected weights, before", lambda r: r.totals.zeros_before),
+    "newly_zero": Figure("how many more zeros there are than before", lambda r: r.totals.newly_zero),
+    "parameters": Figure("elements of the selected weights", lambda r: r.totals.parameters),
+    "model_parameters": Figure("elements of everything stored", lambda r: r.totals.model_parameters),
+    "weights": Figure("weights selected", lambda r: r.totals.weights),
+    "left_alone": Figure("tensors left alone", lambda r: r.totals.left_alone),
+    "bytes": Figure("bytes of the files, after", lambda r: r.totals.bytes_after, OUTPUT),
+    "bytes_before": Figure("bytes of the files, before", lambda r: r.totals.bytes_before),
+    "bytes_ratio": Figure(
+        "bytes of the files, after / before", lambda r: _ratio(r.totals.bytes_after, r.totals.bytes_before), OUTPUT
+    ),
+    "compressed_ratio": Figure(
+        "compressed bytes, after / before",
+        lambda r: _ratio(r.totals.compressed_after, r.totals.compressed_before),
+        COMPRESSED,
+    ),
+    "drift": Figure("what --max-drift limits, of the worst output", _of_outputs(_drift), VERIFY),
+    "max_abs": Figure("largest difference of an output's value", _of_outputs(_max_abs), VERIFY),
+    "warnings": Figure("warnings of the report", lambda r: len(r.warnings)),
+    "weight.sparsity": Figure("fraction of zeros in a weight, after", lambda w: w.sparsity_after),
+    "weight.sparsity_before": Figure("fraction of zeros in a weight, before", lambda w: w.sparsity_before),
+    "weight.nonzero": Figure("nonzeros in a weight, after", lambda w: w.nonzero_after),
+    "weight.parameters": Figure("elements of a weight", lambda w: w.parameters),
+}
+_INSPECT = {
+    "sparsity": Figure("fraction of zeros in the weights", lambda r: r.totals.sparsity),
+    "zeros": Figure("zeros in the weights", lambda r: r.totals.zeros),
+    "parameters": Figure("elements of the weights", lambda r: r.totals.parameters),
+    "model_parameters": Figure("elements of everything stored", lambda r: r.totals.model_parameters),
+    "weights": Figure("weights that could be pruned", lambda r: r.totals.weights),
+    "left_alone": Figure("other tensors", lambda r: r.totals.left_alone),
+    "bytes": Figure("bytes of the files", lambda r: r.totals.bytes),
+    "compressed": Figure("bytes of the files, compressed", lambda r: r.totals.compressed, COMPRESSED),
+    "warnings": Figure("warnings of the report", lambda r: len(r.warnings)),
+    "weight.sparsity": Figure("fraction of zeros in a weight", lambda w: w.sparsity),
+    "weight.nonzero": Figure("nonzeros in a weight", lambda w: w.parameters - w.zeros),
+    "weight.parameters": Figure("elements of a weight", lambda w: w.parameters),
+}
+_VERIFY = {
+    "drift": Figure("what --max-drift limits, of the worst output", lambda r: _drift(r.drifts), RUNTIME),
+    "max_abs": Figure("largest difference of an output's value", lambda r: _max_abs(r.drifts), RUNTIME),
+    "warnings": Figure(
+        "checks that could not be made", lambda r: sum(check.outcome == "warning" for check in r.checks)
+    ),
+}
+FIGURES: dict[str, Mapping[str, Figure]] = {"prune": _PRUNE, "inspect": _INSPECT, "verify": _VERIFY}
+"""What the conditions of each command may name."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition. `text`: as it was given; make one with `read_condition`."""
+
+    text: str
+    name: str
+    comparison: str
+    limit: float
+    figure: Figure
+
+    def outcome(self, report: Any) -> ConditionOutcome:
+        """Whether the condition is met, and by which value, of a weight by which weight first."""
+        if not self.name.startswith("weight."):
+            value = self.figure.of(report)
+            return ConditionOutcome(self.text, self._is_met(value), value, None)
+        for weight in report.weights:
+            value = self.figure.of(weight)
+            if self._is_met(value):
+                return ConditionOutcome(self.text, True, value, weight.name)
+        return ConditionOutcome(self.text, False, None, None)
+
+    def _is_met(self, value: Number) -> bool:
+        return value is None or math.isnan(value) or _COMPARISONS[self.comparison](value, self.limit)
+
+
+def read_conditions(texts: Iterable[str], command: str, missing: Iterable[str] = ()) -> tuple[Condition, ...]:
+    """The conditions of a command. `missing`: what was not asked for, of what figures may need.
+
+    Raises `InvalidOption` for what is no condition, a name that is not known, and a figure that will not be.
+    """
+    return tuple(_read(text, command, frozenset(missing)) for text in texts)
+
+
+def _read(text: str, command: str, missing: frozenset[str]) -> Condition:
+    from oxiprune_gpu import InvalidOption  # brings numpy, which the command starts without
+
+    found = _FORM.fullmatch(text) if len(text) <= _MOST_LETTERS else None
+    limit = _number(found[3]) if found else None
+    if found is None or limit is None:
+        raise InvalidOption(
+            f"--fail-if {text[:_MOST_LETTERS]!r}: must be a name, one of {' '.join(_COMPARISONS)}, and a number, like "
+            "'sparsity<0.5'"
+        )
+    figure = FIGURES[command].get(found[1])
+    if figure is None:
+        raise InvalidOption(f"--fail-if {text!r}: unknown name '{found[1]}'; use {', '.join(FIGURES[command])}")
+    if figure.needs in missing:
+        raise InvalidOption(f"--fail-if {text!r}: '{found[1]}' is known only with {figure.needs}")
+    return Condition(text.strip(), found[1], found[2], limit, figure)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def outcomes_of(conditions: Iterable[Condition], report: Any) -> tuple[ConditionOutcome, ...]:
+    """What the conditions say of a report."""
+    return tuple(condition.outcome(report) for condition in conditions)
