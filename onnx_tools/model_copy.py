@@ -26,11 +26,11 @@ from onnx_tools.errors import InvalidModelFile, OnnxToolsError, OutputRefused
 from onnx_tools.file_blocks import FileBlocks, contents, write_at
 from onnx_tools.model_file import ModelFile, dtype_of, iter_tensors, serialised_for, tensor_at
 from onnx_tools.temporaries import (
-    CHUNK,
     Stamp,
     Temporary,
     copy_file,
     delete,
+    finishing,
     overwrite,
     stamp_of,
     sync_folder,
@@ -39,7 +39,7 @@ from onnx_tools.temporaries import (
 )
 from onnx_tools.wire import Edit, FileSpan, Path, Records, Rope, Span, join, rewrite, rope_length
 
-_LONGEST_TAIL = CHUNK
+_LONGEST_TAIL = 1 << 20
 """The longest tail of a file that is moved inside it, in memory."""
 
 _Names = dict[pathlib.Path, pathlib.Path]
@@ -302,14 +302,13 @@ class ModelCopy:
         copies = {source: self._copy_of(source) for source in names}
         self._first = self._write_model(interim, reuse=interim == names)
         second = None if interim == names else self._write_model(names, reuse=False)
-        for temporary in [self._first, *copies.values(), *([] if second is None else [second])]:
-            temporary.finish()
-        for source, name in interim.items():
-            self._place(copies[source], name)
+        with finishing([self._first, *copies.values(), *([] if second is None else [second])]):
+            for source, name in interim.items():
+                self._place(copies[source], name)
+            if check is not None:
+                check(self._first.path)
         for folder in {self._target.parent, self._model.path.parent}:
             sync_folder(folder)
-        if check is not None:
-            check(self._first.path)
         self._take_name(self._first)
         sync_folder(self._target.parent)
         if second is not None:

@@ -6,14 +6,18 @@ import contextlib
 import os
 import pathlib
 import stat
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_tools.errors import InvalidModelFile
 from onnx_tools.file_blocks import read_at, write_at, write_failed
 from onnx_tools.wire import FileSpan, Rope
 
-CHUNK = 1 << 20
-"""Bytes that are copied at once."""
+CHUNK = 1 << 18
+"""Bytes that are copied at once: what is read is still in the processor's own cache when it is written."""
+
+_RENAMES_OPEN_FILES = os.name != "nt"
+"""Whether a file can get another name while it is open."""
 
 
 Stamp = tuple[int, int]
@@ -77,14 +81,21 @@ class Temporary:
 
     def finish(self) -> None:
         """Take over permissions, flush to the disk, close."""
-        if self.descriptor < 0:
-            return
+        self.take_over_permissions()
+        self.flush()
+
+    def take_over_permissions(self) -> None:
+        """Give it the owner and the permissions of the file that it is `like`; it must have its temporary name."""
         if self._like is not None:
             with contextlib.suppress(OSError, AttributeError):  # only the superuser gives files away
                 os.chown(self.path, self._like.st_uid, self._like.st_gid)
             os.chmod(self.path, stat.S_IMODE(self._like.st_mode))
-        os.fsync(self.descriptor)
-        self._close()
+
+    def flush(self) -> None:
+        """Flush it to the disk and close it, whatever it is called by now."""
+        if self.descriptor >= 0:
+            os.fsync(self.descriptor)
+            self._close()
 
     def discard(self) -> None:
         """Close and remove the file, if it is still there."""
@@ -97,6 +108,35 @@ class Temporary:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def finishing(temporaries: Sequence[Temporary]) -> Iterator[None]:
+    """Finish temporaries while the block runs, which may rename and read them; they are on the disk when it ends.
+
+    Flushing waits for the disk, and checking a long model does not. Raises the `OSError` of the system after the block.
+    """
+    for temporary in temporaries:
+        temporary.take_over_permissions()
+    errors: list[OSError] = []
+
+    def flush() -> None:
+        try:
+            for temporary in temporaries:
+                temporary.flush()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    if not _RENAMES_OPEN_FILES:
+        thread.join()
+    try:
+        yield
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 @contextlib.contextmanager

@@ -455,6 +455,21 @@ def fail_after(monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     monkeypatch.setattr(os, name, call)
 
 
+@pytest.mark.parametrize("open_files", [True, False], ids=["flushed beside the check", "flushed before"])
+def test_files_that_cannot_be_flushed_are_not_committed(
+    external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch, open_files: bool
+) -> None:
+    monkeypatch.setattr(temporaries, "_RENAMES_OPEN_FILES", open_files)
+    before, seen = tree(external_file.parent), []
+    with ModelCopy(ModelFile.open(external_file), external_file.with_name("out.onnx")) as copy:
+        negate(copy)
+        fail_after(monkeypatch, "fsync", 1)
+        with pytest.raises(WriteFailed, match="Read-only file system"):
+            copy.commit(lambda finished: seen.append(weight_of(finished)))
+    assert len(seen) == 1
+    assert tree(external_file.parent) == before
+
+
 def test_a_folder_that_cannot_be_flushed_is_no_error(
     external_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
