@@ -7,25 +7,19 @@ onnxsim (see onnx_jobs.py). Then `oxiprune --help`, an error of usage and a smal
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import common
-from common import Result, Target, Usage
+from commands import Command, Runs, column, oxiprune, plain, rounds_of
+from common import Result, Target
 
 OPTIONS = common.arguments(__doc__.splitlines()[0]) if __doc__ else argparse.ArgumentParser()
 HERE = Path(__file__).parent
 JOBS = [sys.executable, str(HERE / "onnx_jobs.py")]
 SMALL = HERE.parent / "demo" / "digits_cnn.onnx"
 CLOCK = ("wall", "cpu")
-
-Command = tuple[list[str], int]
-"""Arguments, and the exit code that is expected."""
 
 
 def main() -> None:
@@ -47,12 +41,6 @@ def main() -> None:
     common.finish(result, options)
 
 
-def oxiprune() -> list[str]:
-    """The command beside this Python; without one, what it would do."""
-    installed = shutil.which("oxiprune", path=str(Path(sys.executable).parent))
-    return [installed] if installed else [sys.executable, "-c", "from onnx_tools.cli import main; main()"]
-
-
 def pruning(model: Path, output: Path) -> list[str]:
     return [*oxiprune(), "prune", str(model), "-o", str(output), "--sparsity", "0.5", "--quiet", "--force"]
 
@@ -71,12 +59,14 @@ def bench_model(model: Path, rounds: int, result: Result) -> None:
         if name != "cp":
             common.run_command([*JOBS, "check", str(model), str(output), "row" if name == "onnxsim" else "tensor"])
         output.unlink()
-    runs = rounds_of({name: (command, 0) for name, command in jobs.items()}, rounds, {"torch", "onnxsim"}, output)
+    runs = rounds_of(
+        {name: (command, 0) for name, command in jobs.items()}, rounds, {"torch": 2, "onnxsim": 2}, [output]
+    )
     result.raw["model"] = plain(runs)
     report_model(runs, result)
 
 
-def report_model(runs: dict[str, list[Usage | None]], result: Result) -> None:
+def report_model(runs: Runs, result: Result) -> None:
     cpu, wall, rss = ({name: column(runs[name], field) for name in runs} for field in ("cpu", "wall", "rss_mib"))
     for name in runs:
         result.figures.append(common.seconds(f"{name}: processor seconds", cpu[name]))
@@ -106,7 +96,7 @@ def bench_start(folder: Path, starts: int, result: Result) -> None:
         "error of usage": ([*oxiprune(), "prune", "model.onnx"], 2),
         "small model": (pruning(SMALL, folder / "small.onnx"), 0),
     }
-    runs = rounds_of(commands, starts)
+    runs = rounds_of(commands, starts, {})
     result.raw["start"] = plain(runs)
     result.figures.append(common.seconds("import onnx", column(runs["import onnx"], "wall")))
     for name in commands:
@@ -116,37 +106,6 @@ def bench_start(folder: Path, starts: int, result: Result) -> None:
             mine, peer = column(runs[name], clock), column(runs["import onnx"], clock)
             target = Target(2) if (name, clock) == ("small model", "wall") else None
             result.figures.append(common.ratio(f"{name} / import onnx, {clock}", mine, peer, target))
-
-
-def rounds_of(
-    commands: dict[str, Command], rounds: int, seldom: Iterable[str] = (), output: Path | None = None
-) -> dict[str, list[Usage | None]]:
-    """Run the commands interleaved, after one round that warms up; those in `seldom` in every second round.
-
-    `output` is removed before each: overwriting costs what a new file does not.
-    """
-    runs: dict[str, list[Usage | None]] = {name: [] for name in commands}
-    for number in range(-1, rounds):
-        for name, (command, code) in commands.items():
-            if name in seldom and number % 2:
-                used = None
-            else:
-                if output is not None:
-                    output.unlink(missing_ok=True)
-                    os.sync()  # what the one before left to be written must not slow this one
-                used = common.run_command(command, expect=code)
-            if number >= 0:
-                runs[name].append(used)
-    return runs
-
-
-def column(runs: Iterable[Usage | None], name: str) -> list[float | None]:
-    take: Callable[[Usage], float] = lambda used: float(getattr(used, name))  # noqa: E731
-    return [None if used is None else take(used) for used in runs]
-
-
-def plain(runs: dict[str, list[Usage | None]]) -> dict[str, list[dict[str, float] | None]]:
-    return {name: [None if used is None else asdict(used) for used in some] for name, some in runs.items()}
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class _Builder:
 
 def check(before: str, after: str, rule: str) -> None:
     """Fail unless AFTER has the right zeros: "tensor": 50 % of each; "row": of each output row; and no other change."""
-    old, new = (dict(_weights(onnx.load(path))) for path in (before, after))
+    old, new = ({node.name: tensor for node, tensor in weights(onnx.load(path))} for path in (before, after))
     parameters = 0
     for name, tensor in old.items():
         values, pruned = numpy_helper.to_array(tensor), numpy_helper.to_array(new[name])
@@ -99,16 +99,16 @@ def check(before: str, after: str, rule: str) -> None:
     print(f"{parameters} parameters in {len(old)} weights checked")
 
 
-def _weights(model: onnx.ModelProto) -> list[tuple[str, Any]]:
-    """What each node reads as its weight: onnxsim gives it another name and keeps the old one unused."""
+def weights(model: onnx.ModelProto) -> list[tuple[Any, Any]]:
+    """Each node that has a weight, and what it reads: onnxsim gives it another name and keeps the old one unused."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [(node.name, tensors[node.input[1]]) for node in model.graph.node if len(node.input) > 1]
+    return [(node, tensors[node.input[1]]) for node in model.graph.node if len(node.input) > 1]
 
 
 def prune_values(before: str, after: str, prune: Callable[[Any], Any]) -> None:
     """Load, prune every weight, save: what a script of one's own does."""
     model = onnx.load(before)
-    for _, tensor in _weights(model):
+    for _, tensor in weights(model):
         tensor.raw_data = prune(numpy_helper.to_array(tensor).copy()).tobytes()
     onnx.save(model, after)
 
