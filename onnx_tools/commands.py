@@ -15,6 +15,7 @@ import numpy as np
 
 from onnx_tools import wire
 from onnx_tools.conditions import Condition, outcomes_of
+from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import plain_value, safe_text
@@ -56,7 +57,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class PruneJob:
-    """What is done to each model. `output`: a file, a folder, or a pattern; None: in place."""
+    """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense."""
 
     output: str | None
     config: PruningConfig
@@ -67,16 +68,23 @@ class PruneJob:
     delete_old_data: bool
     dry_run: bool
     backend: str = "auto"
+    encoding: PrunedEncoding | None = None
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
         return model if self.output is None else expand(output_pattern(self.output), model)
 
     def run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
-        """Prune `model`."""
+        """Prune `model`, and encode what came of it if that is wanted."""
+        if self.encoding is None or self.output is None or self.dry_run:
+            return self._prune(model, None if self.output is None else self.target(model), extras, tell)
+        prune = partial(self._prune, model, extras=extras, tell=tell)
+        return self.encoding.write(model, self.target(model), prune, force=self.force)
+
+    def _prune(self, model: Path, output: Path | None, extras: Extras, tell: Progress | None) -> PruneReport:
         return prune_file(
             model,
-            None if self.output is None else self.target(model),
+            output,
             config=self.config,
             selection=self.selection,
             gradients=self.gradients,
@@ -127,6 +135,11 @@ def make_config(sparsity: float, metric: str, granularity: str, min_nonzero: int
     except PruningError as error:
         raise InvalidOption(f"{error}. `oxiprune prune --help` shows the options") from None
     return config
+
+
+def make_encoding(encoding: str, prefer: str) -> PrunedEncoding | None:
+    """The encoding for texts of the command line; None for "dense"."""
+    return None if encoding == "dense" else PrunedEncoding(encoding, "load" if prefer == "load" else "size")
 
 
 def read_gradients(metric: str) -> Mapping[str, Any] | None:

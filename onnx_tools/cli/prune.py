@@ -17,6 +17,7 @@ from onnx_tools.cli.options import (
     Data,
     MaxDrift,
     Models,
+    Prefer,
     Quiet,
     Reports,
     Seed,
@@ -54,6 +55,12 @@ def _checked_backend(backend: str) -> str:
     if backend not in ("auto", "cpu", "cuda"):
         raise typer.BadParameter(f"unknown backend '{backend}': use auto, cpu or cuda")
     return backend
+
+
+def _checked_encoding(encoding: str) -> str:
+    if encoding not in ("dense", "packed", "sparse"):
+        raise typer.BadParameter(f"unknown encoding '{encoding}': use dense, packed or sparse")
+    return encoding
 
 
 def _checked_granularity(granularity: str) -> str:
@@ -186,6 +193,17 @@ def prune(
             rich_help_panel=SELECTING,
         ),
     ] = False,
+    encoding: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            callback=_checked_encoding,
+            help="How pruned weights are stored: dense, packed or sparse, which leave out the zeros (see `oxiprune "
+            "encode`, and `oxiprune inspect --encodings` for what each saves).",
+            rich_help_panel=WRITING,
+        ),
+    ] = "dense",
+    prefer: Prefer = "size",
     verify: Annotated[
         bool,
         typer.Option(
@@ -215,6 +233,8 @@ def prune(
       oxiprune prune model.onnx --in-place -s 0.5 --granularity row
     """  # noqa: D301
     _check_combination(output, in_place=in_place, dry_run=dry_run)
+    if encoding != "dense" and (in_place or dry_run):
+        raise WrongUsage(f"--encoding {encoding} writes a new file: it goes with --output, not --in-place or --dry-run")
     if delete_old_data and not in_place:
         raise WrongUsage("--delete-old-data goes with --in-place")
     if not verify and (data is not None or max_drift is not None or seed):
@@ -238,6 +258,7 @@ def prune(
             delete_old_data=delete_old_data,
             dry_run=dry_run,
             backend=backend,
+            encoding=commands.make_encoding(encoding, prefer),
         )
         view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
         return commands.prune_models(models, job, view)

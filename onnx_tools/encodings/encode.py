@@ -204,7 +204,7 @@ def _compare(finished: ModelFile, sources: list[Source]) -> Check:
             raise VerificationFailed(
                 f"weight {source.weight.name!r} does not decode to what it was. Nothing was written"
             )
-    return Check("decoded", "passed", f"{len(found)} weights decode to the same bits")
+    return Check("decoded", "passed", f"{len(found)} weights are encoded and decode to the same bits")
 
 
 def _warnings(rows: list[EncodedWeight], checks: VerificationReport) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, SparseTensorProto
+from onnx import GraphProto, NodeProto, SparseTensorProto
 
 from onnx_tools.encodings.layouts import LAYOUTS, MOST_ELEMENTS
 from onnx_tools.encodings.layouts.base import scattered
@@ -71,7 +71,7 @@ def find_encoded(model: ModelFile) -> list[Found]:
     marked = [(node, marker) for node in index.nodes if (marker := read_marker(node.proto.doc_string)) is not None]
     found = [_from_node(node, marker) for node, marker in marked]
     for scope in index.scopes:
-        for i, sparse in enumerate(scope.graph.sparse_initializer):
+        for i, sparse in enumerate(scope.graph.sparse_initializer if isinstance(scope.graph, GraphProto) else ()):
             marker = read_marker(sparse.values.doc_string)
             if marker is not None:
                 found.append(_sparse(sparse, (*scope.path, ("sparse_initializer", i)), marker))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnx_tools.renderers.json_renderer import report_schema
 from tests.command import refused, run
 
 
@@ -31,7 +33,7 @@ def test_encode_and_decode(tmp_path, pruned):
     encoded = run("encode", pruned, "-o", packed)
     assert (encoded.exit_code, encoded.stderr) == (0, "")
     assert "gaps4" in encoded.stdout
-    assert "1 weights decode to the same bits" in encoded.stdout
+    assert "1 weights are encoded and decode to the same bits" in encoded.stdout
     assert packed.stat().st_size < 0.4 * pruned.stat().st_size
     decoded = run("decode", packed, "-o", back)
     assert (decoded.exit_code, decoded.stderr) == (0, "")
@@ -60,6 +62,35 @@ def test_inspect_encodings(pruned):
     assert "packed, prefer size" in run("inspect", pruned, "--encodings").stdout
 
 
+@pytest.mark.parametrize("encoding", ["packed", "sparse"])
+def test_prune_and_encode(tmp_path, pruned, encoding):
+    dense, packed, back = (tmp_path / name / "m.onnx" for name in ("dense", "packed", "back"))
+    for path in (dense, packed, back):
+        path.parent.mkdir()
+    run("prune", pruned, "-o", dense, "-s", 0.9)
+    kept = tmp_path / "r.json"
+    run("prune", pruned, "-o", packed, "-s", 0.9, "--encoding", encoding, "--report", kept)
+    report = json.loads(kept.read_text())
+    jsonschema.validate(report, report_schema())
+    assert report["files"][0]["bytes_after"] == packed.stat().st_size < dense.stat().st_size
+    assert "decoded" in [check["name"] for check in report["verification"]["checks"]]
+    assert sorted(file.name for file in packed.parent.iterdir()) == ["m.onnx"]
+    run("decode", packed, "-o", back)
+    assert back.read_bytes() == dense.read_bytes()
+
+
+def test_prune_with_external_data_and_encode(tmp_path, external_file):
+    out = tmp_path / "out" / "m.onnx"
+    out.parent.mkdir()
+    words = ("-s", 0.9, "--min-elements", 0, "--encoding", "packed", "--report", tmp_path / "r.json")
+    result = run("prune", external_file, "-o", out, *words)
+    assert result.exit_code == 0, result.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [file["name_after"] for file in report["files"]] == ["m.onnx", "m.onnx.data"]
+    assert [file["sha256_after"] is None for file in report["files"]] == [False, False]
+    refused(run("prune", external_file, "-o", out, *words), 2, "exists")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -67,6 +98,8 @@ def test_inspect_encodings(pruned):
         (["encode", "MODEL", "-o", "o.onnx", "--encoding", "zip"], "unknown encoding 'zip'"),
         (["encode", "MODEL", "-o", "o.onnx", "--prefer", "beauty"], "use size or load"),
         (["encode", "MODEL", "-o", "o.onnx", "--least-saving", "1"], "must be in [0.0, 1.0)"),
+        (["prune", "MODEL", "-s", "0.5", "--in-place", "--encoding", "packed"], "writes a new file"),
+        (["prune", "MODEL", "-s", "0.5", "-o", "o.onnx", "--encoding", "zip"], "use dense, packed or sparse"),
         (["decode", "MODEL", "-o", "o.onnx"], "no weight is encoded"),
         (["inspect", "MODEL", "--load-time"], "goes with --encodings"),
         (["inspect", "MODEL", "--encodings", "--payoff"], "leave out --report and --payoff"),

@@ -334,3 +334,25 @@ def test_real_models(tmp_path, corpus):
         assert outcomes.get("folded", "passed") == "passed", model
         if any(weight.encoded for weight in report.weights):
             assert_comes_back(pruned, encoded)
+
+
+FUNCTION = """
+<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+g (float[N, 64] x) => (float[N, 64] y) { a = local.times (x, w)  y = local.own (a) }
+<domain: "local", opset_import: ["" : 17]>
+times (p, q) => (r) { r = MatMul (p, q) }
+<domain: "local", opset_import: ["" : 17]>
+own (p) => (r) { c = Constant <value = float[1] {0.0}> ()  r = MatMul (p, c) }
+"""
+
+
+def test_local_functions(tmp_path):
+    """A weight that is handed to a function is encoded, one that lies in its body is left, and says why."""
+    model = onnx.parser.parse_model(FUNCTION)
+    model.graph.initializer.append(numpy_helper.from_array(sparse_values((64, 64), 0.8), "w"))
+    model.functions[1].node[0].attribute[0].t.CopyFrom(numpy_helper.from_array(sparse_values((64, 64), 0.8)))
+    path = write(tmp_path, model)
+    report, encoded = encode(path)
+    assert [weight.encoded for weight in report.weights] == [True, False]
+    assert report.weights[1].reason == "lies in functions, where no initializer can"
+    assert_comes_back(path, encoded)
