@@ -39,7 +39,7 @@ def joint_counts(weights: Sequence[ScoredWeight], limits: Limits, k: int, normal
             for weight in weights:
                 check_finite(weight)
             return [int(count) for count in only]
-    scales = [NORMALISATIONS[normalisation](weight) for weight in weights]
+    scales = NORMALISATIONS[normalisation].of(weights)
     samples = Samples(scales, limits)
     margin = samples.margin(k)
     while True:
@@ -53,15 +53,15 @@ def _settled(found: Sequence[Found], limits: Limits, k: int) -> Counts | None:
     """How many fall of each weight; None when what was found does not tell."""
     below = np.array([each.below for each in found])
     norms = Norms.joined([each.norms for each in found], [each.counts for each in found])
-    upto = below + norms.chosen(np.ones(len(norms.norms), np.bool_), len(found))
+    upto = below + norms.units()
     if not limits.total(below) < k <= limits.total(upto):
         return None
     end = norms.end_of_lowest(below, limits, k)
     low, high = (np.array([getattr(each, side) for each in found]) for side in ("low", "high"))
     if (((end <= low) & (below > limits.least)) | ((end >= high) & (upto < limits.most))).any():
         return None
-    fewer = limits.within(below + norms.chosen(norms.norms < end, len(found)))
-    ties = limits.within(below + norms.chosen(norms.norms <= end, len(found))) - fewer
+    fewer = limits.within(below + norms.units(norms.norms < end))
+    ties = limits.within(below + norms.units(norms.norms <= end)) - fewer
     left = k - fewer.sum()
     before = np.cumsum(ties) - ties  # ties of the weights before
     counts: Counts = fewer + np.clip(left - before, 0, ties)

@@ -60,10 +60,10 @@ class Samples:
 
     def _end_of_lowest(self, k: float) -> float:
         """The norm at which about the lowest k end; -1 or infinity where the limits leave no such norm."""
-        nothing, weights = np.zeros(len(self._samples)), len(self._samples)
+        nothing = np.zeros(len(self._samples))
         if k <= self._limits.total(nothing):
             return -1.0
-        if k > self._limits.total(self._norms.chosen(np.ones(len(self._norms.norms), np.bool_), weights)):
+        if k > self._limits.total(self._norms.units()):
             return math.inf
         return self._norms.end_of_lowest(nothing, self._limits, k)
 
@@ -78,7 +78,7 @@ def _sample(scale: Normalised, fraction: float) -> Sample:
     scores = keys.view(weight.score_dtype)
     flat, each = scores.reshape(-1), weight.size / scores.size
     counts = np.full(len(flat), each)
-    above = max(0, scale.total - scale.square_sum(flat, counts))
+    above = scale.total - scale.square_sum(flat, counts)
     return Sample(scores, each, scale.norms(flat, counts, above).reshape(scores.shape))
 
 

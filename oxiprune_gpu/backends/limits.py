@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
+
+_ALL = slice(None)
+
+_FEW = 1 << 14
+"""So many norms are sorted."""
+
+_COARSE = 61
+"""Of more, one in so many suggests where to look."""
 
 
 class Limits(NamedTuple):
@@ -33,29 +42,52 @@ class Norms(NamedTuple):
     norms: NDArray[np.float64]
     owners: NDArray[np.intp]
     counts: Array
+    weights: int
 
     @classmethod
     def joined(cls, norms: list[NDArray[np.float64]], counts: list[Array]) -> Norms:
         """Those of all weights, one after another."""
         owners = np.repeat(np.arange(len(norms)), [len(some) for some in norms])
-        return cls(np.concatenate(norms), owners, np.concatenate(counts))
+        return cls(np.concatenate(norms), owners, np.concatenate(counts), len(norms))
 
-    def chosen(self, flags: NDArray[np.bool_], weights: int) -> Array:
-        """How many units of each weight are flagged."""
-        sums = np.bincount(self.owners[flags], self.counts[flags], weights)  # of float64, exact to 2**53
+    def units(self, where: slice | NDArray[np.bool_] = _ALL) -> Array:
+        """How many units of each weight some of the norms stand for."""
+        sums = np.bincount(self.owners[where], self.counts[where], self.weights)  # of float64, exact to 2**53
         return sums.astype(self.counts.dtype)
 
     def end_of_lowest(self, below: Array, limits: Limits, k: float) -> float:
-        """The lowest norm up to which, with the `below` units of each weight, at least `k` fall; there is one."""
-        some = self._replace(norms=self.norms.view(np.uint64))  # no norm is negative: bits have their order
-        low, high = int(some.norms.min()), int(some.norms.max())
+        """The lowest norm up to which, with the `below` units of each weight, at least `k` fall; there is one.
+
+        A few of the norms suggest a window of them that holds it, nearly always; only the window is sorted.
+        """
+        window = self
+        if len(self.norms) > _FEW:
+            low, high = self._window(below, limits, k)
+            under, upto = self.norms < low, self.norms <= high
+            first = below + self.units(under)
+            if limits.total(first) < k <= limits.total(below + self.units(upto)):
+                window, below = self._chosen(upto & ~under), first
+        window = window._chosen(np.argsort(window.norms))
+        return float(window.norms[window._end(below, limits, k)])
+
+    def _window(self, below: Array, limits: Limits, k: float) -> tuple[float, float]:
+        few = self._chosen(slice(None, None, _COARSE))
+        few = few._chosen(np.argsort(few.norms))._replace(counts=few.counts * _COARSE)
+        middle, margin = few._end(below, limits, k), int(2 * math.sqrt(len(few.norms))) + 1
+        low, high = max(0, middle - margin), min(len(few.norms) - 1, middle + margin)
+        return float(few.norms[low]), float(few.norms[high])
+
+    def _end(self, below: Array, limits: Limits, k: float) -> int:
+        """Of ascending norms the first up to which `k` fall, or the last."""
+        low, high = 0, len(self.norms) - 1
         while low < high:
             middle = (low + high) // 2
-            under = some.norms <= middle
-            upto = below + some.chosen(under, len(below))
+            upto = below + self.units(slice(low, middle + 1))
             if limits.total(upto) >= k:
                 high = middle
             else:
-                low, below, under = middle + 1, upto, ~under
-            some = Norms(some.norms[under], some.owners[under], some.counts[under])
-        return float(np.array(low, np.uint64).view(np.float64))
+                low, below = middle + 1, upto
+        return low
+
+    def _chosen(self, where: Any) -> Norms:
+        return Norms(self.norms[where], self.owners[where], self.counts[where], self.weights)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.parallel import Span, blocks_of, over_spans, spans_of
-from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
+from oxiprune_gpu.backends.joint_passes import Measure, over_weights
+from oxiprune_gpu.backends.scored import ScoredWeight
 from oxiprune_gpu.errors import InvalidOption
 
 Array = NDArray[Any]
@@ -33,6 +33,11 @@ class Normalised(ABC):
     def __init__(self, weight: ScoredWeight) -> None:
         self.weight = weight
         self.total = 0
+
+    @classmethod
+    def of(cls, weights: Sequence[ScoredWeight]) -> list[Self]:
+        """Return what gives the norms of each weight. The weights may be read."""
+        return [cls(weight) for weight in weights]
 
     @abstractmethod
     def norms(self, scores: Array, counts: Array, above: int) -> Norms:
@@ -57,17 +62,22 @@ class Raw(Normalised):
 class _Squared(Normalised):
     """What divides by sums of squares."""
 
-    def __init__(self, weight: ScoredWeight) -> None:
+    def __init__(self, weight: ScoredWeight, top: float = 1.0) -> None:
         super().__init__(weight)
-        top = _highest(weight)
-        if math.isinf(top):
-            raise InvalidOption(
-                f"tensor '{weight.name}' has an infinite score, so its scores can't be normalised: compare them raw, "
-                "as the allocation 'global' does, or use another metric"
-            )
         self.factor = 2.0 ** min(-math.frexp(top)[1], 1023)
         self.grid = 2.0 ** (62 - weight.size.bit_length())
-        self.total = _over_scores(weight, lambda scores: int(self.squares(scores).sum()), sum)
+
+    @classmethod
+    def of(cls, weights: Sequence[ScoredWeight]) -> list[Self]:
+        """See `Normalised.of`: the highest score is looked for, then the squares are added."""
+        scales = [cls(*each) for each in zip(weights, _highest(weights), strict=True)]
+
+        def make_measure() -> Measure[int]:
+            return lambda number, scores: int(scales[number].squares(scores).sum())
+
+        for scale, sums in zip(scales, over_weights(weights, make_measure), strict=True):
+            scale.total = sum(sums)
+        return scales
 
     def squares(self, scores: Array) -> NDArray[np.int64]:
         """Squares as multiples of the grid."""
@@ -104,30 +114,30 @@ class Lamp(_Squared):
         distinct, places = np.unique(scores, return_inverse=True)
         together = np.bincount(places, counts, len(distinct)).astype(counts.dtype)
         own = self.squares(distinct) * together
-        not_lower = (np.cumsum(own[::-1])[::-1] + above).astype(np.float64)
+        # All squares add up to what they are, so errors of a sample show where little is left above; it has its own.
+        not_lower = np.maximum(np.cumsum(own[::-1])[::-1] + above, own).astype(np.float64)
         square = self.relative(distinct) ** 2 * self.grid
-        return np.divide(square, not_lower, out=np.zeros(len(distinct)), where=not_lower > 0)[places]
+        norms: Norms = np.divide(square, not_lower, out=np.zeros(len(distinct)), where=not_lower > 0)
+        return norms[places]
 
     def square_sum(self, scores: Array, counts: Array | int = 1) -> int:
         """See `Normalised.square_sum`."""
         return int((self.squares(scores) * counts).sum())
 
 
-NORMALISATIONS: dict[str, Callable[[ScoredWeight], Normalised]] = {"none": Raw, "rms": Rms, "lamp": Lamp}
-"""Name of a normalisation -> what makes it for a weight."""
+NORMALISATIONS: dict[str, type[Normalised]] = {"none": Raw, "rms": Rms, "lamp": Lamp}
+"""The normalisations by name."""
 
 
-def _highest(weight: ScoredWeight) -> float:
-    top = _over_scores(weight, lambda scores: scores.view(weight.key_dtype).max(), max)
-    weight.raise_if_nan(top)
-    return float(weight.score_of(top))
-
-
-def _over_scores(weight: ScoredWeight, measure: Callable[[Array], Any], joined: Callable[[Iterable[Any]], Any]) -> Any:
-    """Measure all scores, block by block."""
-
-    def make_worker() -> Callable[[Span], Any]:
-        reader = BlockReader(weight)
-        return lambda span: joined(measure(reader.scores(*block)) for block in blocks_of(span))
-
-    return joined(over_spans(make_worker, spans_of(weight.size)))
+def _highest(weights: Sequence[ScoredWeight]) -> list[float]:
+    """The highest score of each weight, none of them infinite."""
+    tops = over_weights(weights, lambda: lambda number, scores: scores.view(weights[number].key_dtype).max())
+    keys = [max(some) for some in tops]
+    for weight, key in zip(weights, keys, strict=True):
+        weight.raise_if_nan(key)
+        if key == weight.infinity:
+            raise InvalidOption(
+                f"tensor '{weight.name}' has an infinite score, so its scores can't be normalised: compare them raw, "
+                "as the allocation 'global' does, or use another metric"
+            )
+    return [float(weight.score_of(key)) for weight, key in zip(weights, keys, strict=True)]
