@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from onnx_tools.inspection import inspect_file
     from onnx_tools.mask_file import Masks, load_masks, save_masks
+    from onnx_tools.masks import masks_of
     from onnx_tools.renderers import write_report
     from onnx_tools.report import InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
@@ -61,6 +62,7 @@ _HOMES = {
     ),
     "inspection": ("inspect_file",),
     "mask_file": ("Masks", "load_masks", "save_masks"),
+    "masks": ("masks_of",),
     "renderers": ("write_report",),
     "report": ("InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
@@ -100,6 +102,7 @@ __all__ = [
     "find_weights",
     "inspect_file",
     "load_masks",
+    "masks_of",
     "prune_file",
     "prune_model",
     "save_masks",

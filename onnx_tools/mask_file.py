@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from onnx_tools.errors import InvalidMasks
 from onnx_tools.temporaries import Temporary, sync_folder, writing
-from oxiprune_gpu import ArrayBlocks, BlockSource
 
 Mask = NDArray[np.bool_]
 
@@ -38,10 +37,12 @@ _SLAB = 1 << 22
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """One mask: its shape, how it is read, and how many elements it keeps, where that is known without reading."""
+
     shape: tuple[int, ...]
-    kept: int
     read: Callable[[], Mask]
+    kept: int | None = None
 
 
 class Masks(Mapping[str, Mask]):
@@ -50,7 +51,7 @@ class Masks(Mapping[str, Mask]):
     `dense`: weights that were left dense on purpose. `label`: what errors call the masks.
     """
 
-    def __init__(self, entries: Mapping[str, _Entry], dense: Iterable[str], label: str) -> None:
+    def __init__(self, entries: Mapping[str, Entry], dense: Iterable[str], label: str) -> None:
         self._entries = entries
         self.dense = frozenset(dense)
         self.label = label
@@ -64,7 +65,7 @@ class Masks(Mapping[str, Mask]):
             return _opened(pathlib.Path(masks))
         arrays = {name: _checked(name, mask) for name, mask in masks.items()}
         entries = {
-            name: _Entry(mask.shape, int(np.count_nonzero(mask)), partial(np.asarray, mask))
+            name: Entry(mask.shape, partial(np.asarray, mask), int(np.count_nonzero(mask)))
             for name, mask in arrays.items()
         }
         return cls(entries, (), "the masks")
@@ -74,8 +75,9 @@ class Masks(Mapping[str, Mask]):
         return self._entries[name].shape
 
     def kept(self, name: str) -> int:
-        """How many elements a mask keeps, without reading it."""
-        return self._entries[name].kept
+        """How many elements a mask keeps; it is read only where nobody has counted them."""
+        kept = self._entries[name].kept
+        return int(np.count_nonzero(self[name])) if kept is None else kept
 
     def __getitem__(self, name: str) -> Mask:
         return self._entries[name].read()
@@ -100,20 +102,21 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Any], dense: It
 
     Args:
         path: the file.
-        masks: arrays of bool by name of weight, True where an element is kept.
-        dense: names of weights that are to stay dense, so that `prune --masks` does not miss masks for them.
+        masks: arrays of bool by name of weight, True where an element is kept; `masks_of` gives those of a model.
+        dense: names of more weights that are to stay dense, so that `apply_masks` does not miss masks for them.
 
     Raises:
         InvalidMasks: a mask is no array of bool.
         WriteFailed: the system refuses.
     """
-    with MaskWriter(path) as writer:
-        for name, mask in Masks.of(masks).items():
-            writer.add(name, ArrayBlocks(np.ascontiguousarray(mask)), mask.shape)
-        writer.commit(dense)
+    given = Masks.of(masks)
+    with _Writer(path) as writer:
+        for name, mask in given.items():
+            writer.add(name, mask)
+        writer.commit({*dense, *given.dense})
 
 
-class MaskWriter:
+class _Writer:
     """Writes masks one weight at a time, as a context manager; nothing is at `path` before `commit`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -136,20 +139,17 @@ class MaskWriter:
                 file.close()
         self._temporary.discard()
 
-    def add(self, name: str, source: BlockSource, shape: tuple[int, ...]) -> None:
-        """Add the mask of a weight of `shape`: what is not zero in `source`, which has as many elements."""
-        size = math.prod(shape)
-        entry = _entry_name(name, shape, len(self._index))
-        scratch = np.empty(min(size, _SLAB), source.dtype)
-        kept = 0
+    def add(self, name: str, mask: Mask) -> None:
+        """Add the mask of a weight."""
+        entry = _entry_name(name, mask.shape, len(self._index))
+        flat = np.ascontiguousarray(mask).reshape(-1)
         with writing(self._target), self._entry(entry) as out:
-            header = {"descr": "|u1", "fortran_order": False, "shape": ((size + 7) // 8,)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": ((flat.size + 7) // 8,)}
             np.lib.format.write_array_header_1_0(out, header)
-            for start in range(0, size, _SLAB):
-                mask = source.load(start, min(start + _SLAB, size), scratch) != 0
-                kept += int(np.count_nonzero(mask))
-                out.write(np.packbits(mask, bitorder="little").tobytes())
-        self._index.append({"name": name, "shape": list(shape), "entry": entry, "kept": kept})
+            for start in range(0, flat.size, _SLAB):
+                out.write(np.packbits(flat[start : start + _SLAB], bitorder="little").tobytes())
+        kept = int(np.count_nonzero(flat))
+        self._index.append({"name": name, "shape": list(mask.shape), "entry": entry, "kept": kept})
 
     def commit(self, dense: Iterable[str] = ()) -> None:
         """Write the index, flush, and put the file in its place."""
@@ -210,7 +210,7 @@ def _read_index(archive: zipfile.ZipFile) -> Any:
     return index
 
 
-def _entry_of(archive: zipfile.ZipFile, entry: str, shape: tuple[int, ...], kept: int, name: str, label: str) -> _Entry:
+def _entry_of(archive: zipfile.ZipFile, entry: str, shape: tuple[int, ...], kept: int, name: str, label: str) -> Entry:
     info = archive.getinfo(f"{entry}.npy")
     if not all(type(size) is int and size >= 0 for size in (*shape, kept)):
         raise ValueError(f"shape {list(shape)} and count {kept} of mask '{name}' are impossible")
@@ -221,7 +221,7 @@ def _entry_of(archive: zipfile.ZipFile, entry: str, shape: tuple[int, ...], kept
         except Exception as error:  # as in _opened
             raise InvalidMasks(f"{label}: the mask of weight '{name}' is damaged: {error}") from None
 
-    return _Entry(shape, kept, read)
+    return Entry(shape, read, kept)
 
 
 def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int, ...], kept: int) -> Mask:

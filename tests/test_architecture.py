@@ -34,6 +34,7 @@ ORDER = {
         inspection terminal preflight encodings
         rewrite verify renderers
         report_parts payoff conditions
+        masks
         plan file_facts verification shared_bytes
         report
         plain pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pathlib
@@ -13,8 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_tools import InvalidMasks, Masks, WriteFailed, load_masks, save_masks
-from onnx_tools.mask_file import MaskWriter
-from oxiprune_gpu import ArrayBlocks
 
 NAMES = [
     "fc.weight",
@@ -100,10 +99,26 @@ def test_a_folder_that_is_not_there(tmp_path):
         save_masks(tmp_path / "no" / "m.npz", {"w": mask(3)})
 
 
-def test_what_is_not_committed_leaves_nothing(file):
+def test_a_write_that_fails_leaves_the_old_file(file):
+    class Broken(dict):
+        def items(self):
+            yield "w", mask(3, 3)
+            yield "v", "no mask"
+
     file.write_bytes(b"old")
-    with MaskWriter(file) as writer:
-        writer.add("w", ArrayBlocks(mask(3, 3)), (3, 3))
+    with pytest.raises(InvalidMasks):
+        save_masks(file, Broken())
+    assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == {"masks.npz": b"old"}
+
+
+def test_a_full_disk(file, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file.write_bytes(b"old")
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(WriteFailed, match="the disk is full"):
+        save_masks(file, {"w": mask(3, 3)})
     assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == {"masks.npz": b"old"}
 
 
