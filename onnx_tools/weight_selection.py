@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from onnx_tools.errors import PatternMatchesNothing
-from onnx_tools.operators import EMBEDDING, LINEAR_MODEL, LOOKED_UP, OPTIONAL
+from onnx_tools.op_table import LOOKED_UP
+from onnx_tools.operators import EMBEDDING, LINEAR_MODEL, OPTIONAL
 from onnx_tools.weights import FoundWeights, LeftAlone, Weight
 
 

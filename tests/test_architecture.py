@@ -40,8 +40,10 @@ ORDER = {
         plain pictures
         weight_selection weight_values
         weights
+        reasons
+        readings
         quantisation
-        layout zero_patterns
+        layout zero_patterns op_table
         operators
         graph_index
         body_inputs function_calls

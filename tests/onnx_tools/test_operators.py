@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_tools import operators
+from onnx_tools import op_table
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Node, Scope
 from onnx_tools.layout import PASS_THROUGH, Layout, pass_through
-from onnx_tools.operators import UnitAxis
+from onnx_tools.operators import OtherSlot, UnitAxis
 
 HEADER = '<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> g (float[N] x) => (float[N] y)'
 
@@ -48,7 +48,7 @@ def only_node(text: str, **ints: list[int]) -> Node:
     return GraphIndex(model).nodes[-1]
 
 
-def node_like(row: operators.OtherSlot) -> Node:
+def node_like(row: OtherSlot) -> Node:
     proto = onnx.helper.make_node(row.op_type, ["a"] * 9, ["y"], domain=row.domain)
     return Node(proto, (("node", 0),), Scope(onnx.GraphProto(), ()))
 
@@ -174,7 +174,7 @@ AXES = [
 @pytest.mark.parametrize(("text", "index", "rank", "axes"), AXES)
 def test_axes_of_a_weight(text: str, index: int, rank: int, axes: tuple[int | None, int | None]) -> None:
     node = only_node(text)
-    slot = operators.weight_slot(node, index)
+    slot = op_table.weight_slot(node, index)
     assert slot is not None
     assert slot.axes(node, rank) == axes
 
@@ -182,7 +182,7 @@ def test_axes_of_a_weight(text: str, index: int, rank: int, axes: tuple[int | No
 def test_every_weight_slot_has_a_case_above() -> None:
     nodes = [(only_node(text), index) for text, index, _, _ in AXES]
     covered = {(node.domain, node.op_type, index) for node, index in nodes}
-    slots = {(slot.domain, slot.op_type, slot.index) for slot in operators.WEIGHT_SLOTS if slot.op_type != "Einsum"}
+    slots = {(slot.domain, slot.op_type, slot.index) for slot in op_table.WEIGHT_SLOTS if slot.op_type != "Einsum"}
     assert slots - covered == {("", "GRU", 2), ("", "RNN", 1)}, "which have the row of the LSTM"
 
 
@@ -191,8 +191,8 @@ def test_every_weight_slot_has_a_case_above() -> None:
 )
 def test_equations_in_which_the_second_operand_is_no_weight(equation: str) -> None:
     node = only_node(f'y = Einsum <equation = "{equation}"> (x, w)')
-    assert operators.weight_slot(node, 1) is None
-    row = operators.other_slot(node, 1)
+    assert op_table.weight_slot(node, 1) is None
+    row = op_table.other_slot(node, 1)
     assert row is not None
     assert row.what == "operand that is summed with no other"
 
@@ -200,7 +200,7 @@ def test_equations_in_which_the_second_operand_is_no_weight(equation: str) -> No
 def test_an_equation_as_long_as_a_book_is_not_read() -> None:
     node = only_node("y = Einsum(x, w)")
     node.proto.attribute.append(onnx.helper.make_attribute("equation", "ij," * 1_000_000 + "jk"))
-    assert operators.weight_slot(node, 1) is None
+    assert op_table.weight_slot(node, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -214,36 +214,36 @@ def test_experts_whose_bias_shows_the_older_layout(
         if shape is not None:
             model.graph.initializer.add(name=name, dims=shape, data_type=1)
     node = GraphIndex(model).nodes[-1]
-    slot = operators.weight_slot(node, 2)
+    slot = op_table.weight_slot(node, 2)
     assert slot is not None
     assert slot.axes(node, 3) == axes
 
 
 def test_no_input_has_two_rows() -> None:
-    keys = [(slot.domain, slot.op_type, slot.index) for slot in operators.WEIGHT_SLOTS if slot.when is None]
-    for row in (*operators.OTHER_SLOTS, *operators.UNCOVERED_SLOTS):
+    keys = [(slot.domain, slot.op_type, slot.index) for slot in op_table.WEIGHT_SLOTS if slot.when is None]
+    for row in (*op_table.OTHER_SLOTS, *op_table.UNCOVERED_SLOTS):
         keys += [(row.domain, row.op_type, index) for index in row.indices]
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize("row", operators.OTHER_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
-def test_rows_of_what_is_no_weight_are_found(row: operators.OtherSlot) -> None:
+@pytest.mark.parametrize("row", op_table.OTHER_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
+def test_rows_of_what_is_no_weight_are_found(row: OtherSlot) -> None:
     node = node_like(row)
     for index in row.indices or range(9):
-        assert operators.other_slot(node, index) == row
-        assert operators.weight_slot(node, index, rank=3) is None
+        assert op_table.other_slot(node, index) == row
+        assert op_table.weight_slot(node, index, rank=3) is None
 
 
-@pytest.mark.parametrize("row", operators.UNCOVERED_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
-def test_rows_of_what_is_not_covered_are_found(row: operators.OtherSlot) -> None:
+@pytest.mark.parametrize("row", op_table.UNCOVERED_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
+def test_rows_of_what_is_not_covered_are_found(row: OtherSlot) -> None:
     node = node_like(row)
     for index in row.indices or range(9):
-        assert operators.uncovered_slot(node, index) == row
-        assert operators.weight_slot(node, index) is None
+        assert op_table.uncovered_slot(node, index) == row
+        assert op_table.weight_slot(node, index) is None
 
 
 def test_rows_name_operators_and_inputs_that_exist() -> None:
-    for row in (*operators.WEIGHT_SLOTS, *operators.OTHER_SLOTS, *operators.UNCOVERED_SLOTS, *PASS_THROUGH):
+    for row in (*op_table.WEIGHT_SLOTS, *op_table.OTHER_SLOTS, *op_table.UNCOVERED_SLOTS, *PASS_THROUGH):
         if row.domain or row.op_type.startswith(("Simplified", "Skip")):
             continue
         schema = onnx.defs.get_schema(row.op_type)
@@ -252,8 +252,8 @@ def test_rows_name_operators_and_inputs_that_exist() -> None:
 
 
 def test_the_domain_counts() -> None:
-    assert operators.weight_slot(only_node("y = com.microsoft.Conv(x, w)"), 1) is None
-    assert operators.weight_slot(only_node("y = ai.onnx.Conv(x, w)"), 1) is not None
+    assert op_table.weight_slot(only_node("y = com.microsoft.Conv(x, w)"), 1) is None
+    assert op_table.weight_slot(only_node("y = ai.onnx.Conv(x, w)"), 1) is not None
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_the_domain_counts() -> None:
 )
 def test_depthwise(text: str, shape: tuple[int, ...], depthwise: bool) -> None:
     node = only_node(text)
-    slot = operators.weight_slot(node, 1)
+    slot = op_table.weight_slot(node, 1)
     assert slot is not None
     assert slot.is_depthwise(node, shape) is depthwise
 
