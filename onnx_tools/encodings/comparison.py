@@ -45,13 +45,13 @@ def compare_encodings(
 
 
 def _weight(weight: Weight, source: Source | str) -> WeightEncodings:
-    dense = weight.elements * weight.dtype.itemsize
+    dense = weight.bytes
     if isinstance(source, str):
-        return WeightEncodings(weight.name, weight.shape, str(weight.dtype), weight.elements, None, dense, (), source)
+        return WeightEncodings(weight.name, weight.shape, weight.dtype_name, weight.elements, None, dense, (), source)
     kept = source.kept()
     stored = len(kept.places)
     return WeightEncodings(
-        weight.name, weight.shape, str(weight.dtype), weight.elements, stored, dense, tuple(_payloads(kept)), ""
+        weight.name, weight.shape, weight.dtype_name, weight.elements, stored, dense, tuple(_payloads(kept)), ""
     )
 
 

@@ -172,11 +172,11 @@ def _encoded(encoder: Encoder, source: Source | str) -> Encoded:
 
 
 def _row(weight: Weight, source: Source | str, result: Encoded) -> EncodedWeight:
-    dense = weight.elements * weight.dtype.itemsize
+    dense = weight.bytes
     return EncodedWeight(
         name=weight.name,
         shape=weight.shape,
-        dtype=str(weight.dtype),
+        dtype=weight.dtype_name,
         parameters=weight.elements,
         stored=result.stored,
         encoding=result.encoding,

@@ -9,6 +9,7 @@ import sys
 from types import ModuleType
 
 import jsonschema
+import numpy as np
 import onnx
 import pytest
 
@@ -18,6 +19,7 @@ from oxiprune_gpu import GpuUnavailable, InvalidOption, PruningConfig
 from oxiprune_gpu.backends import choice, transfer
 from tests import cuda_on_cpu, fake_cupy
 from tests.command import finish, refused, run, spawn, tree
+from tests.onnx_tools.quantised_models import model_of, random_codes, tensor
 
 DEMO = pathlib.Path(__file__).parents[2] / "demo" / "digits_cnn.onnx"
 SMALL = ("--sparsity", 0.5, "--min-elements", 0)
@@ -50,6 +52,16 @@ def compare(model: pathlib.Path, folder: pathlib.Path, config: PruningConfig) ->
 @configs
 def test_the_files_are_equal(cupy, config, tmp_path):
     compare(DEMO, tmp_path, config)
+
+
+@configs
+@pytest.mark.parametrize("data_type", [onnx.TensorProto.UINT8, onnx.TensorProto.INT4], ids=["uint8", "int4"])
+def test_quantised_weights_are_equal(cupy, config, data_type, tmp_path):
+    rng = np.random.default_rng(1)
+    codes, zero = (random_codes(rng, data_type, shape) for shape in ((129, 65), (65,)))
+    parts = {"w": tensor(codes, data_type), "s": tensor(rng.uniform(0.1, 1, 65)), "z": tensor(zero, data_type)}
+    onnx.save(model_of("v = DequantizeLinear(w, s, z) y = MatMul(x, v)", **parts), tmp_path / "q.onnx")
+    compare(tmp_path / "q.onnx", tmp_path, config)
 
 
 def test_files_with_external_data_are_equal(cupy, external_file, tmp_path):

@@ -114,6 +114,17 @@ def test_units_see_the_same_values(granularity: str, tmp_path: pathlib.Path) -> 
     assert np.array_equal(stored(pruned, "w"), expected_codes(codes, scale, zero, PruningConfig(0.5, "l1", seen)))
 
 
+@pytest.mark.parametrize("granularity", ["unstructured", "row", "column"])
+def test_a_weight_of_many_blocks(granularity: str, tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(16)
+    codes, zero = (random_codes(rng, TensorProto.INT4, shape) for shape in ((1031, 517), (517,)))
+    scale = rng.uniform(0.01, 2, 517).astype(np.float32)
+    model = model_of(DQ, w=tensor(codes, TensorProto.INT4), s=tensor(scale), z=tensor(zero, TensorProto.INT4))
+    pruned, _ = pruned_both_ways(model, tmp_path, PruningConfig(0.5, "l2", granularity))
+    seen = {"row": "column", "column": "row"}.get(granularity, granularity)
+    assert np.array_equal(stored(pruned, "w"), expected_codes(codes, scale, zero, PruningConfig(0.5, "l2", seen)))
+
+
 def test_what_stands_between_dequantisation_and_use(tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(6)
     codes, scale = random_codes(rng, TensorProto.INT8, (6, 4, 2)), rng.uniform(0.1, 1, 6).astype(np.float32)
