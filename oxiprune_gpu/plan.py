@@ -110,8 +110,7 @@ def prepare(
         mask: which masks a run writes: "bool" (a byte an element), "bits" (a bit an element) or None.
 
     Returns:
-        The plan. On a GPU, plans of N:M, and global ones of float64 beside other dtypes, work on one tensor after
-        another and wait for each.
+        The plan. On a GPU, global ones of float64 beside other dtypes allocate and wait in every run.
 
     Raises:
         InvalidOption: unknown scope or mask, the metric `Taylor`, a global scope of units, no tensors, or tensors on
@@ -183,9 +182,10 @@ def _extent(weight: Borrowed) -> tuple[int, int]:
 def _mask_for(backend: Backend, weight: Borrowed, mask: str | None) -> Any:
     if mask is None:
         return None
-    bits = mask == "bits"
-    shape = (-(-weight.data.size // 8),) if bits else weight.data.shape
-    return backend.empty_array(shape, np.dtype(np.uint8 if bits else np.bool_))
+    if mask == "bool":
+        return backend.empty_array(weight.data.shape, np.dtype(np.bool_))
+    words = backend.empty_array((-(-weight.data.size // 32),), np.dtype(np.uint32))  # kernels write whole words
+    return words.view(np.uint8)[: -(-weight.data.size // 8)]
 
 
 def _exported(named: Mapping[str, Borrowed], masks: Sequence[Any], by_name: bool) -> Any:

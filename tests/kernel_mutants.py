@@ -26,6 +26,7 @@ class Mutant(NamedTuple):
 
 BARRIER = "__syncthreads();"
 FAR = "past_32_bits"
+UNIT_PLANS = "cuda-on-cpu and (any_mix or as_one_by_one or nan_stops)"
 
 MUTANTS = (
     # Ends of things.
@@ -52,7 +53,7 @@ MUTANTS = (
     Mutant(
         "rest of a line pruned",
         "groups.cu",
-        "filled ? options.fall : lines.tail_falls",
+        "filled ? options.fall : (u32)lines.tail_falls",
         "options.fall",
     ),
     Mutant("padding falls last", "groups.cu", ": (Key)-1;", ": 0;"),
@@ -246,6 +247,53 @@ MUTANTS = (
         "counter.turn_to((u32)tensor.scope);",
     ),
     Mutant("highest key of the last warp", "elements.cu", "atomicMax(&extremes[1], high);", "extremes[1] = high;"),
+    # Plans of many tensors.
+    Mutant(
+        "blocks of the row before", "tensors.cuh", "rows[row + 1].first_block", "rows[row].first_block + 1", UNIT_PLANS
+    ),
+    Mutant(
+        "rows of a table that is cut",
+        "tensors.cuh",
+        ", block = origin + blockIdx.x;",
+        ", block = blockIdx.x;",
+        UNIT_PLANS,
+    ),
+    Mutant(
+        "unit of the slab before",
+        "units.cu",
+        "if (++unit < view.units) return here;",
+        "++unit; return here;",
+        UNIT_PLANS,
+    ),
+    Mutant("group of units not left", "units.cu", "    outer = 0;\n    group++;", "    outer = 0;", UNIT_PLANS),
+    Mutant(
+        "units past the end fall",
+        "units.cu",
+        "(u32)(index + e >= tensor.size || stay[unit] != 0)",
+        "(u32)(stay[unit] != 0)",
+        UNIT_PLANS,
+    ),
+    Mutant("units of what holds NaN", "units.cu", "if (tensor.number >= first_nan) return;", "", UNIT_PLANS),
+    Mutant("short units have chunks", "units.cu", "if (table[share.row].chunk_sums) add", "add", UNIT_PLANS),
+    Mutant("NaN of a random metric", "elements.cu", "if (nan) report_nan(header, tensor);", "", UNIT_PLANS),
+    Mutant(
+        "groups of what holds NaN",
+        "groups.cu",
+        "if (scanned && tensor.number >= header->first_nan) return;",
+        "",
+        UNIT_PLANS,
+    ),
+    Mutant("bits of the first word", "groups.cu", "(u32*)mask + first / 32", "(u32*)mask", UNIT_PLANS),
+    Mutant("bits of what stays", "groups.cu", "const u32 falling = ~kept &", "const u32 falling = kept &", UNIT_PLANS),
+    Mutant("bits not set before", "groups.cu", "(1u << WIDTH) - 1);\n  });", "0);\n  });", UNIT_PLANS),
+    Mutant(
+        "zeros that stay are counted",
+        "groups.cu",
+        "found.nonzero += (kept >> e & 1) && !is_zero(runs[r].at[e]);",
+        "found.nonzero += kept >> e & 1;",
+        UNIT_PLANS,
+    ),
+    Mutant("counts of groups by row", "groups.cu", "&counts[tensor.number]", "&counts[share.row]", UNIT_PLANS),
     # Races, which ThreadSanitizer sees.
     Mutant(
         "plain sum of counts", "reduce.cuh", "atomicAdd(word, sum);", "*word += sum;", "ties_published_before", True

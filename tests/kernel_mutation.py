@@ -26,6 +26,7 @@ MOST_SECONDS = 400
 SELECTION = ("tests/oxiprune_gpu/test_cuda_kernels.py",)
 CONTRACT = ("tests/oxiprune_gpu/test_backend_contract.py", "-k", "cuda-on-cpu and not statistics")
 UNITS = ("tests/oxiprune_gpu/test_cuda_units.py", "tests/oxiprune_gpu/test_cuda_kernels.py")
+PLANS = "tests/oxiprune_gpu/test_plans_of_units.py"
 GROUPS = ("tests/oxiprune_gpu/test_cuda_groups.py", "tests/oxiprune_gpu/test_cuda_kernels.py")
 
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -80,7 +81,7 @@ def commands(mutant: Mutant) -> list[list[str]]:
         return [["scripts/sanitize-kernels", "thread", *SELECTION, "-x", "-k", mutant.tests]]
     plain = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
     if mutant.tests:
-        return [[*plain, *UNITS, "-k", mutant.tests]]
+        return [[*plain, *UNITS, PLANS, "-k", mutant.tests]]
     return [[*plain, *tests] for tests in TESTS.get(mutant.file, (SELECTION, CONTRACT))]
 
 

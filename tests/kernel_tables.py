@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from oxiprune_gpu.backends.cuda_groups import LINES_FIELDS
 from oxiprune_gpu.backends.cuda_tables import DTYPE_STRUCTS, SCOPE_FIELDS, TENSOR_FIELDS, TILE_BYTES
 from oxiprune_gpu.backends.cuda_unit_sums import UNIT_FIELDS
 from tests import cuda_on_cpu
@@ -17,6 +18,7 @@ from tests.backends import source_of
 TENSOR = np.dtype([(field, np.uint64) for field in TENSOR_FIELDS])
 SCOPE = np.dtype([(field, np.uint64) for field in SCOPE_FIELDS])
 UNITS = np.dtype([(field, np.uint64) for field in UNIT_FIELDS])
+LINES = np.dtype([(field, np.uint64) for field in LINES_FIELDS])
 SEARCH, WHOLE, CANDIDATES, FOUND = range(4)
 NO_MASK, BOOLS, BITS = range(3)
 OWN, PREFIX = 1 << 62, 2 << 62
@@ -67,10 +69,10 @@ def bits_of(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(f"u{array.itemsize}")
 
 
-def unit_row(view: Sequence[int], **fields: np.ndarray | int) -> np.ndarray:
-    """A table of one row for the units of a view; arrays are given by their address."""
-    row = np.zeros(1, UNITS)
-    for field, value in {**dict(zip(UNIT_FIELDS, view, strict=False)), **fields}.items():
+def row_of(kind: np.dtype, **fields: np.ndarray | int) -> np.ndarray:
+    """A table of one row, `UNITS` or `LINES`; arrays are given by their address."""
+    row = np.zeros(1, kind)
+    for field, value in fields.items():
         row[field] = value.ctypes.data if isinstance(value, np.ndarray) else value
     return row
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
+from oxiprune_gpu.backends.cuda_group_plans import GroupsPlan
 from oxiprune_gpu.backends.cuda_groups import prune_groups
 from oxiprune_gpu.backends.cuda_plans import Checks, DevicePlan, ScoresPlan, SelectionPlan, mask_kind_of
 from oxiprune_gpu.backends.cuda_selection import BOOLS, NO_MASK, NO_NAN, THREADS, Selection
@@ -22,7 +23,6 @@ from oxiprune_gpu.backends.cuda_unit_plans import UnitsPlan
 from oxiprune_gpu.backends.cuda_units import Units
 from oxiprune_gpu.backends.deferred import check_later
 from oxiprune_gpu.backends.kernels import Kernel, KernelLoader
-from oxiprune_gpu.backends.one_by_one import OneByOne
 from oxiprune_gpu.device_arrays import aligned
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArray
 from oxiprune_gpu.granularity import GroupView, UnitView
@@ -107,8 +107,8 @@ class CudaBackend(Backend):
     ) -> None:
         """See `Backend.prune_groups`."""
         member = self._member(weight, metric, mask=mask)
-        nan = prune_groups(self._xp, self._kernels.kernel, self._blocks, member, view, metric, write=write)
-        self._check(nan[0], weight, metric, name)
+        header = prune_groups(self._xp, self._kernels.kernel, self._blocks, member, view, metric, write=write)
+        self._check(header[0], weight, metric, name, none=NO_NAN)
 
     def kept_units(self, scores: Any, k: int) -> Any:
         """See `Backend.kept_units`."""
@@ -144,8 +144,6 @@ class CudaBackend(Backend):
         """See `Backend.plan`."""
         if k is not None and len({member.weight.score_dtype for member in members}) > 1:
             return ScoresPlan(self._xp, self, members, metric, k, self._convert)
-        if isinstance(members[0].view, GroupView):
-            return OneByOne(self, members, metric)
         plan = self._device_plan(members, metric, k)
         self._wait()  # a run may be on another stream than the uploads
         return plan
@@ -161,10 +159,13 @@ class CudaBackend(Backend):
             for member, scope in zip(members, scopes, strict=True)
         ]
         counts = [member.k for member in members] if k is None else [k]
-        views = [member.view for member in members if isinstance(member.view, UnitView)]
+        units = [member.view for member in members if isinstance(member.view, UnitView)]
+        groups = [member.view for member in members if isinstance(member.view, GroupView)]
         mask_kind = mask_kind_of(members)
-        if views:
-            return UnitsPlan(*device, rows, views, counts, metric, mask_kind, checks)
+        if units:
+            return UnitsPlan(*device, rows, units, counts, metric, mask_kind, checks)
+        if groups:
+            return GroupsPlan(*device, rows, groups, metric, mask_kind, checks)
         return SelectionPlan(Selection(*device, rows, counts, metric, repeatable=True), mask_kind, checks)
 
     def apply_mask(self, weight: Any, mask: Any) -> None:

@@ -66,7 +66,7 @@ class Selection:
         tiles = [sum(tiles_of(member.weight) for member in table.members) for table in tables]
         filled = [np.array([NO_NAN], np.uint64), *scopes, *(table.tensors for table in tables)]
         zeros = [len(members), *[1] * len(tables), *([sum(tiles)] if self._shared else tiles)]
-        self._space = _Workspace(xp, filled, zeros, repeatable)
+        self._space = Workspace(xp, filled, zeros, repeatable)
         (self.header,), self._scopes = self._space.take(1), self._space.take(len(scopes))
         tensors, (self.nonzero,) = self._space.take(len(tables)), self._space.take(1)
         tickets, published = self._space.take(len(tables)), self._space.take(len(scopes))
@@ -112,7 +112,7 @@ class Selection:
         return column(self._scopes[0], "threshold")
 
 
-class _Workspace:
+class Workspace:
     """Arrays of 64-bit words cut from one, so that one upload fills them and one copy restores them."""
 
     def __init__(self, xp: Any, filled: Sequence[Words], zeros: Sequence[int], restorable: bool) -> None:
@@ -130,6 +130,7 @@ class _Workspace:
         return list(islice(self._pieces, count))
 
     def restore(self) -> None:
+        """Bring all of them back to where they were, by one copy on the device."""
         self._words[...] = self._pristine
 
 

@@ -6,9 +6,9 @@ The fields stand in the order of the structs in kernels/tensors.cuh; all are 64-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Ran
 from oxiprune_gpu.metrics.given import GivenScores
 
 Words = NDArray[np.uint64]
+Work = TypeVar("Work")
 
 TILE_BYTES = 16384
 
@@ -106,6 +107,11 @@ def defines(dtype: np.dtype[Any], metric: ImportanceMetric) -> dict[str, str]:
             f"metric {metric.text} has no kernels for a GPU: prune on the CPU, or add a functor (CONTRIBUTING.md)"
         )
     return {"DTYPE": DTYPE_STRUCTS[np.dtype(dtype).name], "METRIC": METRIC_FUNCTORS[type(metric)]}
+
+
+def nan_defines(dtype: np.dtype[Any], metric: ImportanceMetric) -> dict[str, str]:
+    """How a kernel is specialised that only asks which scores are NaN: random ones need not be made for that."""
+    return defines(dtype, L1Magnitude() if isinstance(metric, Random) else metric)
 
 
 def address(array: Any) -> int:
@@ -217,16 +223,21 @@ class Tables(NamedTuple):
     scopes: Words
 
 
+def by_dtype(works: Sequence[Work], member_of: Callable[[Work], Member]) -> list[list[Work]]:
+    """What is to be done with tensors, apart for each dtype among them."""
+    parts: dict[np.dtype[Any], list[Work]] = {}
+    for work in works:
+        parts.setdefault(member_of(work).weight.dtype, []).append(work)
+    return list(parts.values())
+
+
 def tables_of(members: Sequence[Member], counts: Sequence[int]) -> list[Tables]:
     """The tables for each dtype among the members. A scope of several dtypes, which must be the only one, is shared."""
-    places = places_of(members)
-    by_dtype: dict[np.dtype[Any], list[int]] = {}
-    for number, member in enumerate(members):
-        by_dtype.setdefault(member.weight.dtype, []).append(number)
-    shared = scope_table(members, counts, sampled=False) if len(counts) == 1 and len(by_dtype) > 1 else None
+    placed = by_dtype(list(zip(members, places_of(members), strict=True)), lambda one: one[0])
+    shared = scope_table(members, counts, sampled=False) if len(counts) == 1 and len(placed) > 1 else None
     tables = []
-    for numbers in by_dtype.values():
-        own, own_places = [members[number] for number in numbers], [places[number] for number in numbers]
+    for part in placed:
+        own, own_places = [member for member, _ in part], [place for _, place in part]
         scopes = scope_table(own, counts, own_places) if shared is None else shared
         tables.append(Tables(own, tensor_table(own, own_places), scopes))
     return tables

@@ -10,8 +10,8 @@ import numpy as np
 
 from oxiprune_gpu.backends.cuda_plans import Checks, DevicePlan
 from oxiprune_gpu.backends.cuda_selection import BOOLS, KernelOf, Selection
-from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, defines, tiles_of
-from oxiprune_gpu.backends.cuda_unit_sums import THREADS, UnitSums, UnitWork, merged
+from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, by_dtype, defines, nan_defines
+from oxiprune_gpu.backends.cuda_unit_sums import UnitSums, UnitWork, merged
 from oxiprune_gpu.backends.cuda_units import Units
 from oxiprune_gpu.granularity import UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random
@@ -51,10 +51,8 @@ class UnitsPlan(DevicePlan):
         ranked = [Member(_as_weight(work.scores), work.number, mask=work.kept) for work in works]
         self._selection = Selection(xp, kernel_of, blocks, ranked, counts, L1Magnitude(), repeatable=True)
         super().__init__(self._selection.header, self._selection.nonzero, checks)
-        by_dtype: dict[np.dtype[Any], list[UnitWork]] = {}
-        for work in works:
-            by_dtype.setdefault(work.member.weight.dtype, []).append(work)
-        self._parts = [_Part(xp, kernel_of, blocks, part, metric) for part in by_dtype.values()]
+        parts = by_dtype(works, lambda work: work.member)
+        self._parts = [_Part(xp, kernel_of, blocks, part, metric) for part in parts]
         self._mask_kind = np.uint32(mask_kind)
 
     def launch(self) -> None:
@@ -81,11 +79,8 @@ class _Part:
         dtype = works[0].member.weight.dtype
         options = defines(dtype, metric)
         self._sums = UnitSums(xp, lambda name: kernel_of("units", name, options), blocks, works)
-        self._prune = kernel_of("units", "apply_units", options)
-        self._find_nan = kernel_of("elements", "find_nan", defines(dtype, L1Magnitude()))
-        tiles = sum(tiles_of(work.member.weight) for work in works)
-        self._grid = (min(blocks, tiles),)
-        self._table = self._sums.tensors, np.uint32(len(works)), np.uint64(tiles)
+        self._prune = self._sums.shares.over_tiles(kernel_of("units", "apply_units", options))
+        self._find_nan = self._sums.shares.over_tiles(kernel_of("elements", "find_nan", nan_defines(dtype, metric)))
         self._is_random = isinstance(metric, Random)
         if self._is_random:
             units, none = Units(xp, kernel_of, blocks), xp.zeros(1, np.uint64)
@@ -95,13 +90,13 @@ class _Part:
     def score(self, header: Any) -> None:
         """Score all units. A NaN is in the scores, or else in the header."""
         if self._is_random:
-            self._find_nan(self._grid, (THREADS,), (*self._table, header))
+            self._find_nan(header)
         else:
             self._sums.launch()
 
     def prune(self, nonzero: Any, mask_kind: np.uint32, header: Any) -> None:
         """Zero the units that are not kept, before the first weight that holds NaN; write masks and counts."""
-        self._prune(self._grid, (THREADS,), (*self._table, self._sums.units, nonzero, mask_kind, header))
+        self._prune(self._sums.shares.table, nonzero, mask_kind, header)
 
 
 def _works(xp: Any, rows: Sequence[Member], views: Sequence[UnitView]) -> list[UnitWork]:

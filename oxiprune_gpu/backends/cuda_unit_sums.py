@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, Place, Words, address, tensor_table
+from oxiprune_gpu.backends.cuda_shares import THREADS, Row, Shares
+from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, address
 from oxiprune_gpu.backends.kernels import Kernel
 from oxiprune_gpu.granularity import UnitView
 
-THREADS = 256
-"""Threads of a block."""
-
 UNIT_FIELDS = (
-    *("groups", "outer", "units", "inner", "first_block", "wide", "mean"),
+    *("first_block", "groups", "outer", "units", "inner", "wide", "mean"),
     *("chunk_sums", "sums", "scores", "nan", "kept"),
 )
 """The fields of `Units` in kernels/units.cu."""
@@ -70,43 +67,22 @@ class UnitSums:
         works: the tensors; none is empty.
 
     Attributes:
-        members: the tensors in the order of the tables.
-        tensors, units: tables on the device: row r of one belongs to row r of the other.
+        shares: the tables; a row of the second one is a `Units`.
     """
 
     def __init__(self, xp: Any, kernel_of: Callable[[str], Kernel], blocks: int, works: Sequence[UnitWork]) -> None:
-        rows = sorted((_planned(xp, work, blocks) for work in works), key=lambda row: row.kernel)
-        self._rows = rows  # keeps what the tables point to
-        self.members = [row.work.member for row in rows]
-        places = [Place(row.work.number, 0) for row in rows]
-        self.tensors, self.units = _uploaded(xp, tensor_table(self.members, places), _unit_table(rows))
-        self._launches: list[tuple[Kernel, int, tuple[Any, ...]]] = []
-        for name in dict.fromkeys(row.kernel for row in rows):
-            numbers = [number for number, row in enumerate(rows) if row.kernel == name]
-            self._add(kernel_of(name), slice(numbers[0], numbers[-1] + 1), self.tensors)
-        if any(row.chunk_sums is not None for row in rows):
-            self._add(kernel_of("add_chunks"), slice(0, len(rows)))
+        chunk_sums = [_chunk_sums(xp, work.view) for work in works]
+        rows = [_row(work, blocks, sums) for work, sums in zip(works, chunk_sums, strict=True)]
+        self._kept_alive = works, chunk_sums
+        self.shares = Shares(xp, blocks, rows)
+        self._launches = self.shares.by_kernel(kernel_of)
+        if any(sums is not None for sums in chunk_sums):
+            self._launches.append(self.shares.of_all(kernel_of("add_chunks")))
 
     def launch(self) -> None:
         """Add up all units. Nothing is allocated, and nothing waited for."""
-        for kernel, blocks, arguments in self._launches:
-            kernel((blocks,), (THREADS,), arguments)
-
-    def _add(self, kernel: Kernel, rows: slice, *tables: Any) -> None:
-        """Prepare a launch over some rows of the tables."""
-        blocks = sum(row.blocks for row in self._rows[rows])
-        arguments = (*(table[rows] for table in (*tables, self.units)), np.uint32(rows.stop - rows.start))
-        self._launches.append((kernel, blocks, arguments))
-
-
-class _Row(NamedTuple):
-    """A row of the tables: the kernel that adds up its units, and how many blocks it takes."""
-
-    work: UnitWork
-    kernel: str
-    blocks: int
-    wide: bool
-    chunk_sums: Any
+        for launch in self._launches:
+            launch()
 
 
 def merged(view: UnitView) -> UnitView:
@@ -116,11 +92,17 @@ def merged(view: UnitView) -> UnitView:
     return view
 
 
-def _planned(xp: Any, work: UnitWork, most_blocks: int) -> _Row:
-    view, chunks = work.view, -(-work.view.unit_size // _CHUNK)
-    kernel, blocks, wide = _way(work.member.weight, view, most_blocks)
-    sums = xp.empty(view.count * chunks, np.float64) if chunks > 1 else None
-    return _Row(work, kernel, max(1, min(most_blocks, blocks)), wide, sums)
+def _chunk_sums(xp: Any, view: UnitView) -> Any:
+    """Room for the sums of the chunks of units that have several."""
+    chunks = -(-view.unit_size // _CHUNK)
+    return xp.empty(view.count * chunks, np.float64) if chunks > 1 else None
+
+
+def _row(work: UnitWork, most_blocks: int, chunk_sums: Any) -> Row:
+    kernel, blocks, wide = _way(work.member.weight, work.view, most_blocks)
+    arrays = (chunk_sums, work.sums, work.scores, work.nan, work.kept)
+    words = (*work.view.shape, wide, work.mean, *map(address, arrays))
+    return Row(work.member, work.number, kernel, max(1, min(most_blocks, blocks)), words)
 
 
 def _way(weight: DeviceWeight, view: UnitView, most_blocks: int) -> tuple[str, int, bool]:
@@ -134,24 +116,6 @@ def _way(weight: DeviceWeight, view: UnitView, most_blocks: int) -> tuple[str, i
     blocks = -(-pieces * _team(view.unit_size) // THREADS)
     in_runs = view.outer == 1 and _in_vectors(weight, view.inner)
     return RUNS if in_runs else SCATTERED, blocks, False
-
-
-def _unit_table(rows: Sequence[_Row]) -> Words:
-    """The table of units, (rows, fields)."""
-    table = np.zeros((len(rows), len(UNIT_FIELDS)), np.uint64)
-    first_blocks = accumulate((row.blocks for row in rows), initial=0)
-    for words, row, first_block in zip(table, rows, first_blocks, strict=False):
-        work = row.work
-        arrays = (row.chunk_sums, work.sums, work.scores, work.nan, work.kept)
-        words[:] = (*work.view.shape, first_block, row.wide, work.mean, *map(address, arrays))
-    return table
-
-
-def _uploaded(xp: Any, *tables: Words) -> list[Any]:
-    """Tables of equally many rows, on the device by one copy."""
-    words = xp.asarray(np.concatenate([table.reshape(-1) for table in tables]))
-    ends = accumulate((table.size for table in tables), initial=0)
-    return [words[first : first + table.size].reshape(table.shape) for first, table in zip(ends, tables, strict=False)]
 
 
 def _in_vectors(weight: DeviceWeight, length: int) -> bool:

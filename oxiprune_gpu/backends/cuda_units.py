@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from oxiprune_gpu.backends.cuda_shares import THREADS
 from oxiprune_gpu.backends.cuda_tables import DeviceWeight, Member, defines, tensor_table
-from oxiprune_gpu.backends.cuda_unit_sums import THREADS, UnitSums, UnitWork, merged
+from oxiprune_gpu.backends.cuda_unit_sums import UnitSums, UnitWork, merged
 from oxiprune_gpu.backends.kernels import Kernel
 from oxiprune_gpu.granularity import UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random

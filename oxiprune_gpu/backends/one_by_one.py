@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember
-from oxiprune_gpu.backends.deferred import checks_at_once
 from oxiprune_gpu.errors import PruningError
 from oxiprune_gpu.metrics import ImportanceMetric
 
@@ -29,13 +28,12 @@ class OneByOne(Plan):
         self._error: PruningError | None = None
 
     def run(self) -> None:
-        """See `Plan.run`. Where a weight lies on a GPU, this waits for it."""
+        """See `Plan.run`."""
         self._error = None
         try:
-            with checks_at_once():
-                for number, member in enumerate(self._members):
-                    self._prune(member)
-                    self.nonzero[number] = self._backend.count_nonzero(member.weight)
+            for number, member in enumerate(self._members):
+                self._prune(member)
+                self.nonzero[number] = self._backend.count_nonzero(member.weight)
         except PruningError as error:
             self._error = error
 

@@ -19,19 +19,21 @@ from tests.kernel_tables import (
     BOOLS,
     CANDIDATES,
     FOUND,
+    LINES,
     NO_MASK,
     NONE,
     OWN,
     PREFIX,
     THREADS,
+    UNITS,
     WHOLE,
     Table,
     bits_of,
     kernels,
     key_of,
     placed,
+    row_of,
     tile_length,
-    unit_row,
     untouched,
 )
 
@@ -509,7 +511,7 @@ def test_unit_sums_past_32_bits(name):
     end = few(count, np.float16)
     weight[-count:] = end
     tensor = Table([weight], [0], window=2).tensors
-    row = unit_row((groups, outer, units, inner), sums=sums, wide=1)
+    row = row_of(UNITS, groups=groups, outer=outer, units=units, inner=inner, sums=sums, wide=1)
     teams = {"sum_runs": THREADS // 32, "sum_scattered": THREADS // 4, "sum_columns": 0}[name]
     blocks, some = {
         "sum_runs": (units, 9),
@@ -531,7 +533,7 @@ def test_chunks_of_units_past_32_bits():
     units, chunks = 2**25 + 8, 129
     terms, sums = untouched(units * chunks, np.float64), untouched(units, np.float64)
     terms[-8 * chunks :] = np.arange(8 * chunks)
-    row = unit_row((1, 1, units, chunks << 14), chunk_sums=terms, sums=sums)
+    row = row_of(UNITS, groups=1, outer=1, units=units, inner=chunks << 14, chunk_sums=terms, sums=sums)
     run_far("units", "add_chunks", units // 8, 1, (row, np.uint32(1)))
     assert sums[-8:].tolist() == np.arange(8 * chunks).reshape(8, chunks).sum(1).tolist()
 
@@ -546,10 +548,11 @@ def test_groups_past_32_bits(name):
     weight[-end.size :] = end.reshape(-1)
     fallen = oracles.fallen_of_groups(np.abs(end), 2, 4, 1)
     expected, kept = oracles.zeroed(end, fallen), ~fallen
-    sizes = [np.uint64(size) for size in (outer, 8, inner)] if inner > 1 else []
+    row = row_of(LINES, outer=outer, length=8, inner=inner)
     tensor = Table([weight], [0], masks=[mask], window=2).tensors
     each = {"prune_groups": 4, "prune_wide_groups": 32, "prune_groups_in_a_row": 32}[name] * THREADS
-    arguments = (tensor, *sizes, np.uint32(2), np.uint32(0), np.uint32(1), np.zeros(1, np.uint64))
+    options = [np.uint32(option) for option in (1, 2, 1, 1, BOOLS)]  # rows of the table, keep, scanned, write, masks
+    arguments = (tensor, row, *options, None, np.array([NONE], np.uint64))
     run_far("groups", name, -(-weight.size // each), end.size // each + 2, arguments, OF="4")
     assert weight[-end.size :].tobytes() == expected.tobytes()
     assert mask[-end.size :].tobytes() == kept.tobytes()

@@ -299,12 +299,16 @@ def test_few_launches_for_many_tensors(launches, scope, dtype):
 
 @pytest.mark.parametrize(
     ("granularity", "scope"),
-    [*(("unstructured", scope) for scope in ("tensor", "global")), ("row", "tensor"), ("column", "tensor")],
+    [
+        *(("unstructured", scope) for scope in ("tensor", "global")),
+        *((units, "tensor") for units in ("row", "column", "2:4")),
+    ],
 )
 @pytest.mark.parametrize("metric", ["l2", "random:3"])
-def test_a_run_allocates_nothing(launches, granularity, scope, metric, monkeypatch):
+@pytest.mark.parametrize("mask", ["bool", "bits"])
+def test_a_run_allocates_nothing(launches, granularity, scope, metric, mask, monkeypatch):
     weights = [normal(size, 4).astype(NARROW[i % 3]) for i, size in enumerate(SIZES)]
-    plan = ox.prepare(weights, ox.PruningConfig(0.5, metric, granularity), scope=scope)
+    plan = ox.prepare(weights, ox.PruningConfig(0.5, metric, granularity), scope=scope, mask=mask)
     for name in ("empty", "zeros", "ones", "full", "asarray", "array", "copy", "empty_like", "zeros_like"):
         monkeypatch.delattr(np, name)
     plan.run(check=False)
@@ -313,7 +317,8 @@ def test_a_run_allocates_nothing(launches, granularity, scope, metric, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("granularity", "scope"), [("unstructured", "tensor"), ("unstructured", "global"), ("row", "tensor")]
+    ("granularity", "scope"),
+    [("unstructured", "tensor"), ("unstructured", "global"), ("row", "tensor"), ("2:4", "tensor")],
 )
 @pytest.mark.parametrize("mask", ["bool", "bits"])
 def test_cupy_in_cupy_out(cupy, granularity, scope, mask):
@@ -327,7 +332,7 @@ def test_cupy_in_cupy_out(cupy, granularity, scope, mask):
     check_same([array.get() for array in ours], weights)
 
 
-@pytest.mark.parametrize("granularity", ["unstructured", "row", "column"])
+@pytest.mark.parametrize("granularity", ["unstructured", "row", "column", "2:4"])
 def test_nothing_waits_but_the_check(cupy, granularity, monkeypatch):
     config = ox.PruningConfig(0.5, "l1", granularity)
     plan = ox.prepare([cupy.asarray(normal(5, 10)), cupy.asarray(normal(7, 10))], config)
@@ -353,7 +358,11 @@ def test_tensors_on_several_devices_are_refused(cupy):
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("granularity", "scope"),
-    [("unstructured", "tensor"), ("unstructured", "global"), ("row", "tensor"), ("column", "tensor")],
+    [
+        ("unstructured", "tensor"),
+        ("unstructured", "global"),
+        *((units, "tensor") for units in ("row", "column", "2:4")),
+    ],
 )
 def test_a_run_can_be_captured_in_a_graph(granularity, scope):
     import cupy

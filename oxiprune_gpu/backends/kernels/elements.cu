@@ -74,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for_each_run(tensors, count, tiles, [&](const Tensor tensor, u64 first, u64 last) {
     const Metric metric(tensor);
     u64 nan = 0;
+#pragma unroll 1
     for (u64 tile = first; tile < last; tile++)
       for_each_element_of(tile, (const Bits*)tensor.data, tensor.size,
                           [&](u64 index, Bits bits) { nan += metric.key(bits, index) > D::INFINITY_KEY; });

@@ -7,7 +7,8 @@
 //
 // Specialised by -DDTYPE, -DMETRIC and -DOF, 2 to 32.
 #include "metrics.cuh"
-#include "reduce.cuh"
+#include "outputs.cuh"
+#include "scopes.cuh"
 
 typedef DTYPE D;
 typedef METRIC<D> Metric;
@@ -67,6 +68,13 @@ __device__ __forceinline__ u32 staying(const Key (&keys)[OF], u32 fall) {
   return stay;
 }
 
+// How one tensor is seen: see GroupView in granularity/base.py. The row beside it in the table of tensors is that tensor.
+struct Lines {
+  u64 first_block;
+  u64 outer, length, inner;
+  u64 tail_falls;  // how many of the last length % OF
+};
+
 // Write N flags (bit e: element e is kept) as bytes.
 template <int N>
 __device__ __forceinline__ void write_flags(u8* mask, u32 kept) {
@@ -84,9 +92,21 @@ __device__ __forceinline__ void write_flags(u8* mask, u32 kept) {
   }
 }
 
+// Clear the bits of those of N neighbours that fall. `first` is a multiple of N, so they lie in one word of the mask.
+template <int N>
+__device__ __forceinline__ void clear_bits(u8* mask, u64 first, u32 kept) {
+  const u32 falling = ~kept & ((1u << N) - 1);
+  if (falling) atomicAnd((u32*)mask + first / 32, ~(falling << (first & 31)));
+}
+
 struct Options {
   u32 fall;  // how many of each group
-  bool write;
+  u32 write, mask_kind;
+};
+
+// What a thread has come across; it sees fewer than 2^32 elements of a tensor.
+struct Found {
+  u32 nan, nonzero;
 };
 
 // The runs that begin at `first` and every `distance` elements after it. A patch in which fewer than RUNS are present
@@ -107,9 +127,8 @@ struct Patch {
       runs[r] = r < present ? *(const Run<N>*)((const Bits*)tensor.data + first + r * distance) : Run<N>();
   }
 
-  // Returns how many scores are NaN.
-  __device__ __forceinline__ u32 prune(const Tensor& tensor, const Metric& metric, Options options) {
-    u32 kept[RUNS] = {}, nan = 0;
+  __device__ __forceinline__ void prune(const Tensor& tensor, const Metric& metric, Options options, Found& found) {
+    u32 kept[RUNS] = {};
 #pragma unroll
     for (int g = 0; g < Layout::GROUPS; g++) {
       Key keys[OF];
@@ -117,7 +136,7 @@ struct Patch {
       for (int m = 0; m < OF; m++) {
         const int r = Layout::run(g, m), e = Layout::place(g, m);
         keys[m] = r < present ? metric.key(runs[r].at[e], first + r * distance + e) : (Key)-1;
-        nan += r < present && keys[m] > D::INFINITY_KEY;
+        found.nan += r < present && keys[m] > D::INFINITY_KEY;
       }
       const u32 stay = options.fall ? staying(keys, options.fall) : ALL_LANES;
 #pragma unroll
@@ -125,27 +144,23 @@ struct Patch {
     }
 #pragma unroll
     for (int r = 0; r < RUNS; r++)
-      if (r < present) store(tensor, r, kept[r], options);
-    return nan;
+      if (r < present) store(tensor, r, kept[r], options, found);
   }
 
-  __device__ __forceinline__ void store(const Tensor& tensor, int r, u32 kept, Options options) {
+  __device__ __forceinline__ void store(const Tensor& tensor, int r, u32 kept, Options options, Found& found) {
     const u64 place = first + r * distance;
     bool changed = false;
 #pragma unroll
     for (int e = 0; e < N; e++) {
+      found.nonzero += (kept >> e & 1) && !is_zero(runs[r].at[e]);
       if (kept >> e & 1) continue;
       runs[r].at[e] = 0;
       changed = true;
     }
     if (changed && options.write) *(Run<N>*)((Bits*)tensor.data + place) = runs[r];
-    if (tensor.mask) write_flags<N>((u8*)tensor.mask + place, kept);
+    if (options.mask_kind == BOOLS) write_flags<N>((u8*)tensor.mask + place, kept);
+    if (options.mask_kind == BITS) clear_bits<N>((u8*)tensor.mask, place, kept);
   }
-};
-
-struct Lines {
-  u64 outer, length, inner;
-  u32 tail_falls;  // how many of the last length % OF
 };
 
 struct Division {
@@ -160,31 +175,31 @@ __device__ __forceinline__ Division divided(u64 number, u64 by) {
 
 // Every group from number `begin` on, and the ends of the lines; N neighbouring groups a thread.
 template <int N>
-__device__ __forceinline__ u64 prune_lines(const Tensor& tensor, const Metric& metric, Lines lines, u64 begin,
-                                           Options options) {
+__device__ __forceinline__ void prune_lines(const Tensor& tensor, const Lines& lines, Share share, u64 begin,
+                                            Options options, Found& found) {
+  const Metric metric(tensor);
   const u64 groups = lines.length / OF, across = lines.inner / N;
   const u32 rest = lines.length % OF;
   const u64 rows = groups + (rest > 0);
-  u64 nan = 0;
-  for (u64 item = begin + (u64)blockIdx.x * THREADS + threadIdx.x; item < lines.outer * rows * across;
-       item += (u64)gridDim.x * THREADS) {
+  for (u64 item = begin + share.number * THREADS + threadIdx.x; item < lines.outer * rows * across;
+       item += share.of * THREADS) {
     const Division inside = divided(item, across), row = divided(inside.whole, rows);
     const u64 first = (row.whole * lines.length + row.rest * OF) * lines.inner + inside.rest * N;
     Patch<Interleaved<N>> patch;
     const bool filled = row.rest < groups;
     patch.load(tensor, first, lines.inner, filled ? OF : rest);
-    nan += patch.prune(tensor, metric, Options{filled ? options.fall : lines.tail_falls, options.write});
+    const u32 fall = filled ? options.fall : (u32)lines.tail_falls;
+    patch.prune(tensor, metric, Options{fall, options.write, options.mask_kind}, found);
   }
-  return nan;
 }
 
 // Short patches are loaded several at a time, so that enough bytes are under way.
-__device__ __forceinline__ u64 prune_in_a_row(const Tensor& tensor, const Metric& metric, u64 patches,
-                                              Options options) {
+__device__ __forceinline__ void prune_in_a_row(const Tensor& tensor, Share share, u64 patches, Options options,
+                                               Found& found) {
   const int AT_ONCE = InARow::RUNS >= 4 ? 1 : 4 / InARow::RUNS;
-  u64 nan = 0;
-  for (u64 begin = (u64)blockIdx.x * THREADS * AT_ONCE + threadIdx.x; begin < patches;
-       begin += (u64)gridDim.x * THREADS * AT_ONCE) {
+  const Metric metric(tensor);
+  for (u64 begin = share.number * THREADS * AT_ONCE + threadIdx.x; begin < patches;
+       begin += share.of * THREADS * AT_ONCE) {
     Patch<InARow> some[AT_ONCE];
 #pragma unroll
     for (int s = 0; s < AT_ONCE; s++) {
@@ -193,47 +208,73 @@ __device__ __forceinline__ u64 prune_in_a_row(const Tensor& tensor, const Metric
     }
 #pragma unroll
     for (int s = 0; s < AT_ONCE; s++)
-      if (begin + s * THREADS < patches) nan += some[s].prune(tensor, metric, options);
+      if (begin + s * THREADS < patches) some[s].prune(tensor, metric, options, found);
   }
-  return nan;
 }
 
-// With `scanned`, `nan` holds the number of NaN scores, and nothing is done if there are any. Without, NaN ranks above
-// infinity, and the number of NaN scores is added to `nan`. Three kernels, since each needs other numbers of registers:
+// Find the tensor that a block works on, do the work, and leave word of what was found: the first NaN in the header,
+// what is left in `counts`, one word a tensor by its number, if there are any.
+template <class Work>
+__device__ __forceinline__ void work_on_share(const Tensor* tensors, const Lines* table, u32 count, u64* counts,
+                                              u32 scanned, Header* header, Work work) {
+  const Share share = share_of_block(table, count);
+  const Tensor tensor = tensors[share.row];
+  if (scanned && tensor.number >= header->first_nan) return;
+  Found found = {};
+  work(tensor, table[share.row], share, found);
+  if (found.nan) report_nan(header, tensor);
+  if (counts) add_to_word(found.nonzero, &counts[tensor.number]);
+}
+
+// With `scanned`, find_nan has been there before, and tensors from the first NaN on are left alone. Without, NaN ranks
+// above infinity, and the header says afterwards where there was one. Masks of bits are all ones before.
+// Three kernels, since each needs other numbers of registers:
 
 // any lines;
 extern "C" __global__ void __launch_bounds__(THREADS)
-    prune_groups(const Tensor* tensors, u64 outer, u64 length, u64 inner, u64 tail_falls, u32 keep, u32 scanned,
-                 u32 write, u64* nan) {
-  if (scanned && *nan) return;
-  const Tensor tensor = tensors[0];
-  const Options options = {OF - keep, write != 0};
-  const u64 found = prune_lines<1>(tensor, Metric(tensor), Lines{outer, length, inner, (u32)tail_falls}, 0, options);
-  if (!scanned) add_to_word(found, nan);
+    prune_groups(const Tensor* tensors, const Lines* table, u32 count, u32 keep, u32 scanned, u32 write, u32 mask_kind, u64* counts,
+                 Header* header) {
+  const Options options = {OF - keep, write, mask_kind};
+  work_on_share(tensors, table, count, counts, scanned, header,
+                [&](const Tensor& tensor, const Lines& lines, Share share, Found& found) {
+                  prune_lines<1>(tensor, lines, share, 0, options, found);
+                });
 }
 
-// lines whose inner is a multiple of WIDE, of a tensor that begins at a multiple of 16 bytes;
-extern "C" __global__ void __launch_bounds__(THREADS) prune_wide_groups(const Tensor* tensors, u64 outer, u64 length,
-                                                                        u64 inner, u64 tail_falls, u32 keep,
-                                                                        u32 scanned, u32 write, u64* nan) {
-  if (scanned && *nan) return;
-  const Tensor tensor = tensors[0];
-  const Options options = {OF - keep, write != 0};
-  const u64 found = prune_lines<WIDE>(tensor, Metric(tensor), Lines{outer, length, inner, (u32)tail_falls}, 0, options);
-  if (!scanned) add_to_word(found, nan);
-}
-
-// and groups in a row, of a tensor that begins at a multiple of 16 bytes and is all groups.
+// lines whose inner is a multiple of WIDE, of tensors that begin at multiples of 16 bytes;
 extern "C" __global__ void __launch_bounds__(THREADS)
-    prune_groups_in_a_row(const Tensor* tensors, u32 keep, u32 scanned, u32 write, u64* nan) {
+    prune_wide_groups(const Tensor* tensors, const Lines* table, u32 count, u32 keep, u32 scanned, u32 write, u32 mask_kind,
+                      u64* counts, Header* header) {
+  const Options options = {OF - keep, write, mask_kind};
+  work_on_share(tensors, table, count, counts, scanned, header,
+                [&](const Tensor& tensor, const Lines& lines, Share share, Found& found) {
+                  prune_lines<WIDE>(tensor, lines, share, 0, options, found);
+                });
+}
+
+// and groups in a row, of tensors that begin at multiples of 16 bytes and are all groups.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    prune_groups_in_a_row(const Tensor* tensors, const Lines* table, u32 count, u32 keep, u32 scanned, u32 write, u32 mask_kind,
+                          u64* counts, Header* header) {
   if constexpr (InARow::RUNS <= MOST_VECTORS) {
-    if (scanned && *nan) return;
-    const Tensor tensor = tensors[0];
-    const Metric metric(tensor);
-    const Options options = {OF - keep, write != 0};
-    const u64 patches = tensor.size / (InARow::RUNS * WIDTH);
-    u64 found = prune_in_a_row(tensor, metric, patches, options);
-    found += prune_lines<1>(tensor, metric, Lines{1, tensor.size, 1, 0}, patches * InARow::GROUPS, options);
-    if (!scanned) add_to_word(found, nan);
+    const Options options = {OF - keep, write, mask_kind};
+    work_on_share(tensors, table, count, counts, scanned, header,
+                  [&](const Tensor& tensor, const Lines&, Share share, Found& found) {
+                    const u64 patches = tensor.size / (InARow::RUNS * WIDTH);
+                    prune_in_a_row(tensor, share, patches, options, found);
+                    const Lines rest = {0, 1, tensor.size, 1, 0};
+                    prune_lines<1>(tensor, rest, share, patches * InARow::GROUPS, options, found);
+                  });
   }
+}
+
+// Set the bits of all elements in the masks of bits, before groups are pruned.
+extern "C" __global__ void __launch_bounds__(THREADS) keep_all(const Tensor* tensors, u32 count, u64 tiles) {
+  typedef TileElements<Bits> Elements;
+  for_each_run(tensors, count, tiles, [&](const Tensor tensor, u64 first, u64 last) {
+    for (u64 tile = first; tile < last; tile++)
+#pragma unroll
+      for (int s = 0; s < Elements::STEPS; s++)
+        write_bits<WIDTH>((u8*)tensor.mask, Elements::first_of(tile, s), tensor.size, (1u << WIDTH) - 1);
+  });
 }

@@ -24,8 +24,8 @@ struct View {
 
 // The units of one tensor, and what is to come of them. The row beside it in the table of tensors is that tensor.
 struct Units {
-  View view;
   u64 first_block;  // its blocks in the launches that add up
+  View view;
   u64 wide;         // columns: see sum_columns
   u64 mean;         // a key: deviations from it are added
   u64 chunk_sums;   // addresses, 0 for none: sums of chunks, where units have several;
