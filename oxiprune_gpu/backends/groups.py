@@ -151,7 +151,8 @@ class _Worker:
         by_member = self._keys[: keys.size].reshape(members, *keys.shape[:2], keys.shape[3])
         by_member[...] = keys.transpose(2, 0, 1, 3)
         stays = self._stays(by_member.reshape(members, -1)).reshape(by_member.shape)
-        marks[...] = stays.transpose(1, 2, 0, 3)
+        for member in range(members):  # all at once would go through memory in runs of one group
+            marks[:, :, member] = stays[member]
 
     def _prune_strip(self, strip: _Strip, mask: Mask | None, *, write: bool) -> None:
         """Prune groups whose members are loaded one by one."""
