@@ -45,13 +45,16 @@ def compare_encodings(
 
 
 def _weight(weight: Weight, source: Source | str) -> WeightEncodings:
-    dense = weight.bytes
-    if isinstance(source, str):
-        return WeightEncodings(weight.name, weight.shape, weight.dtype_name, weight.elements, None, dense, (), source)
-    kept = source.kept()
-    stored = len(kept.places)
+    kept = None if isinstance(source, str) else source.kept()
     return WeightEncodings(
-        weight.name, weight.shape, weight.dtype_name, weight.elements, stored, dense, tuple(_payloads(kept)), ""
+        name=weight.name,
+        shape=weight.shape,
+        dtype=weight.dtype_name,
+        parameters=weight.elements,
+        stored=None if kept is None else len(kept.places),
+        dense=weight.bytes,
+        sizes=() if kept is None else tuple(_payloads(kept)),
+        reason=source if isinstance(source, str) else "",
     )
 
 

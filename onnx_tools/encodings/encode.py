@@ -13,6 +13,7 @@ import onnx
 from onnx_tools.encodings.choice import Prefer
 from onnx_tools.encodings.encoder import Encoded, Encoder, Request
 from onnx_tools.encodings.found import find_encoded
+from onnx_tools.encodings.layouts import LAYOUTS
 from onnx_tools.encodings.marker import SPARSE
 from onnx_tools.encodings.regions import arrange
 from onnx_tools.encodings.report import EncodedWeight, EncodeReport
@@ -47,6 +48,7 @@ def encode_file(
     encoding: str = "packed",
     prefer: Prefer = "size",
     least_saving: float = 0.05,
+    layouts: Sequence[str] | None = None,
     force: bool = False,
     verify: bool = True,
     compressed: bool = False,
@@ -68,6 +70,7 @@ def encode_file(
         encoding: "packed" or "sparse".
         prefer: "size", or "load": of the layouts that pay, the one that is rebuilt fastest.
         least_saving: the fraction of its bytes that a weight must save to be encoded, 0 <= least_saving < 1.
+        layouts: names of those that may be used, of `onnx_tools.encodings.layouts.LAYOUTS`; None: all.
         force: overwrite an existing output.
         verify: also load both models in onnxruntime, where it is installed: are the weights rebuilt when the session
             is made, and are the outputs on random inputs the same?
@@ -81,10 +84,13 @@ def encode_file(
         PruningError: bad input, see `onnx_tools.errors` and `oxiprune_gpu.errors`; nothing was written.
     """
     _check_options(encoding, prefer, least_saving)
+    allowed = frozenset(LAYOUTS if layouts is None else layouts)
+    if not allowed <= LAYOUTS.keys():
+        raise InvalidOption(f"unknown layout {min(allowed - LAYOUTS.keys())!r}: there are {', '.join(LAYOUTS)}")
     model = ModelFile.open(path)
     refuse_encoded(model)
     weights = find_weights(model.skeleton).weights
-    request = Request(encoding, prefer, least_saving, opset_of(model.skeleton))
+    request = Request(encoding, prefer, least_saving, opset_of(model.skeleton), allowed)
     job = _Job(model, pathlib.Path(output), request, force, verify)
     before = [facts_of(f, hashes=False, compressed=compressed) for f in (model.path, *model.data_files())]
     rows, files, checks = job.run(weights, progress)
@@ -172,7 +178,6 @@ def _encoded(encoder: Encoder, source: Source | str) -> Encoded:
 
 
 def _row(weight: Weight, source: Source | str, result: Encoded) -> EncodedWeight:
-    dense = weight.bytes
     return EncodedWeight(
         name=weight.name,
         shape=weight.shape,
@@ -181,8 +186,8 @@ def _row(weight: Weight, source: Source | str, result: Encoded) -> EncodedWeight
         stored=result.stored,
         encoding=result.encoding,
         reason=result.reason,
-        bytes_before=source.bytes if isinstance(source, Source) else dense,
-        bytes_after=result.bytes if isinstance(source, Source) else dense,
+        bytes_before=source.bytes if isinstance(source, Source) else weight.bytes,
+        bytes_after=result.bytes if isinstance(source, Source) else weight.bytes,
     )
 
 

@@ -38,12 +38,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted. `least_saving`: the fraction of a weight's bytes that must be saved for it to be encoded."""
+    """What is wanted. `layouts`: names of those that may be used.
+
+    `least_saving`: the fraction of its bytes that a weight must save to be encoded.
+    """
 
     encoding: str
     prefer: Prefer
     least_saving: float
     opset: int
+    layouts: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Encoder:
         layouts = candidates(source.tensor.data_type, self._request.opset, external=source.external)
         if not layouts:
             return _dense(source, f"opset {self._request.opset} lacks the operators; from 11 on it has them")
-        layout = choose(kept, layouts, self._request.prefer, most)
+        allowed = [layout for layout in layouts if layout.name in self._request.layouts]
+        layout = choose(kept, allowed, self._request.prefer, most)
         return self._packed(source, kept, layout, most) if layout else self._pays_not(source)
 
     def _pays_not(self, source: Source) -> Encoded:

@@ -145,6 +145,29 @@ def test_a_weight_that_is_an_input_stays_dense(tmp_path):
     assert report.weights[0].reason.startswith("is an input of its graph too")
 
 
+QUANTISED = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 64] x) => (float[N, 48] y) { d = DequantizeLinear (w, scale, zero)  y = MatMul (x, d) }
+"""
+
+
+def test_of_a_quantised_weight_the_zero_point_is_left_out(tmp_path):
+    random = np.random.default_rng(2)
+    values = random.integers(0, 256, (64, 48)).astype(np.uint8)
+    values[random.random(values.shape) < 0.8] = 131
+    model = onnx.parser.parse_model(QUANTISED)
+    for name, array in (("w", values), ("scale", np.float32(0.1)), ("zero", np.uint8(131))):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    path = write(tmp_path, model)
+    report, encoded = encode(path)
+    assert report.weights[0].stored == np.count_nonzero(values != 131)
+    assert report.weights[0].encoded
+    assert report.weights[0].dtype == "uint8"
+    assert_comes_back(path, encoded)
+    report, _ = encode(path, encoding="sparse", force=True)
+    assert report.weights[0].reason.startswith("its most frequent value is 131")
+
+
 def test_what_saves_too_little_stays_dense(tmp_path):
     report, _ = encode(matmul_file(tmp_path, sparse_values((64, 48), 0.0)))
     assert report.weights[0].reason == "would not save 5% of its bytes"
@@ -266,6 +289,7 @@ def test_nothing_to_decode(tmp_path):
     [
         ({"encoding": "zip"}, "unknown encoding 'zip'"),
         ({"prefer": "beauty"}, "cannot prefer 'beauty'"),
+        ({"layouts": ["gaps3"]}, "unknown layout 'gaps3'"),
         ({"least_saving": 1.0}, "least_saving 1.0"),
     ],
 )

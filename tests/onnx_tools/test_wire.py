@@ -10,7 +10,19 @@ import pytest
 
 from onnx_tools.errors import InvalidModelFile
 from onnx_tools.model_file import iter_tensors, tensor_at
-from onnx_tools.wire import Payload, Span, encode_varint, join, rewrite, rope_length, scan
+from onnx_tools.wire import (
+    FileSpan,
+    Payload,
+    Records,
+    Span,
+    encode_varint,
+    field_record,
+    join,
+    locate,
+    rewrite,
+    rope_length,
+    scan,
+)
 
 WEIGHT = (("graph", 0), ("initializer", 1))
 
@@ -182,6 +194,38 @@ def test_only_the_edit_is_new_bytes(small_model: onnx.ModelProto) -> None:
     rope = rewrite(data, {(*WEIGHT[:1], ("initializer", 0)): b"\x08\x00"})
     assert sum(len(piece) for piece in rope if isinstance(piece, bytes)) < 16
     assert len(rope) <= 6
+
+
+def test_records_are_put_in_front_and_in_the_place_of_others(small_model: onnx.ModelProto) -> None:
+    data = small_model.SerializeToString()
+    first, second = (onnx.NodeProto(op_type=name) for name in ("First", "Second"))
+    added = field_record(1, [first.SerializeToString()]) + field_record(1, [second.SerializeToString()])
+    where = (("graph", 0), ("node", 2))
+    expected = onnx.ModelProto.FromString(data)
+    expected.graph.node.insert(2, second)
+    expected.graph.node.insert(2, first)
+    assert join(data, rewrite(data, {}, {where: added})) == expected.SerializeToString()
+    del expected.graph.node[4]
+    assert join(data, rewrite(data, {where: Records(added)})) == expected.SerializeToString()
+
+
+def test_records_are_located(small_model: onnx.ModelProto) -> None:
+    data = small_model.SerializeToString()
+    node = (("graph", 0), ("node", 2))
+    found = locate(data, {WEIGHT, node})
+    for path, message in ((WEIGHT, small_model.graph.initializer[1]), (node, small_model.graph.node[2])):
+        span = found[path]
+        body = message.SerializeToString()
+        assert data[span.offset : span.offset + span.length].endswith(body)
+        assert span.length - len(body) <= 4
+    with pytest.raises(KeyError):
+        locate(data, {(("graph", 0), ("node", 99))})
+
+
+def test_pieces_of_other_files_are_not_joined() -> None:
+    assert rope_length([b"abc", FileSpan(3, 0, 7)]) == 10
+    with pytest.raises(ValueError, match="written to a file"):
+        join(b"", [FileSpan(3, 0, 7)])
 
 
 def test_edits_that_cannot_be(small_model: onnx.ModelProto) -> None:
