@@ -2,8 +2,8 @@
 
 Nothing of the size of a weight is held. Samples of the weights bracket the norm at which the lowest k end; for each
 weight that is a bracket of its scores. One pass over all weights counts what lies below and collects the few inside,
-and the exact answer is found among those. Where it turns out to lie elsewhere, the brackets are widened, and the pass
-is made again.
+and the exact answer is found among those. Where it turns out to lie elsewhere, the pass is made again, with wider
+brackets from samples of other places, which nobody can have foreseen. The answer does not depend on them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from oxiprune_gpu.backends.parallel import quietly
 from oxiprune_gpu.backends.scored import ScoredWeight
 from oxiprune_gpu.backends.threshold import check_finite
 
-_WIDER = 8
-"""So many times wider is the next bracket: the fifth or so holds everything."""
+_WIDER = 4
+"""So many times wider is the next bracket: the sixth or so holds everything."""
 
 
 @quietly
@@ -40,13 +40,14 @@ def joint_counts(weights: Sequence[ScoredWeight], limits: Limits, k: int, normal
                 check_finite(weight)
             return [int(count) for count in only]
     scales = NORMALISATIONS[normalisation].of(weights)
-    samples = Samples(scales, limits)
-    margin = samples.margin(k)
+    attempt = 0
     while True:
+        samples = Samples(scales, limits, foreseeable=attempt == 0)
+        margin = samples.margin(k) * _WIDER**attempt
         counts = _settled(search(scales, samples.brackets(k, margin)), limits, k)
         if counts is not None:
             return [int(count) for count in counts]
-        margin *= _WIDER
+        attempt += 1
 
 
 def _settled(found: Sequence[Found], limits: Limits, k: int) -> Counts | None:

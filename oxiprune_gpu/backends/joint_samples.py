@@ -33,11 +33,11 @@ class Sample(NamedTuple):
 
 
 class Samples:
-    """Samples of all weights that compete."""
+    """Samples of all weights that compete, at the same places in every run where they may be `foreseeable`."""
 
-    def __init__(self, scales: Sequence[Normalised], limits: Limits) -> None:
+    def __init__(self, scales: Sequence[Normalised], limits: Limits, *, foreseeable: bool = True) -> None:
         fraction = 1.5 * sum(scale.weight.size for scale in scales) ** (-1 / 3)  # as for one weight: see `sample_keys`
-        self._samples = [_sample(scale, fraction) for scale in scales]
+        self._samples = [_sample(scale, fraction, foreseeable) for scale in scales]
         if any(np.isnan(sample.scores).any() for sample in self._samples):
             for scale in scales:  # the first weight that holds NaN is the error, whichever sample has met one
                 check_finite(scale.weight)
@@ -68,13 +68,13 @@ class Samples:
         return self._norms.end_of_lowest(nothing, self._limits, k)
 
 
-def _sample(scale: Normalised, fraction: float) -> Sample:
+def _sample(scale: Normalised, fraction: float, foreseeable: bool) -> Sample:
     """A fraction of the scores of a weight; all where they are few."""
     weight = scale.weight
     if weight.size <= _WHOLE:
         keys = BlockReader(weight).keys(0, weight.size)[:, None]
     else:
-        keys = sample_keys(weight, max(_WHOLE // 2, int(fraction * weight.size)))
+        keys = sample_keys(weight, max(_WHOLE // 2, int(fraction * weight.size)), foreseeable=foreseeable)
     scores = keys.view(weight.score_dtype)
     flat, each = scores.reshape(-1), weight.size / scores.size
     counts = np.full(len(flat), each)

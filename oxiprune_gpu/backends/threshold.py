@@ -222,15 +222,15 @@ def _next_bracket(sample: Array, known: _Known, k: int, attempt: int) -> _Bracke
     return _Bracket(middle, middle, True)
 
 
-def sample_keys(weight: ScoredWeight, size: int) -> Array:
+def sample_keys(weight: ScoredWeight, size: int, *, foreseeable: bool = True) -> Array:
     """About `size` keys, of at least that many: short runs, one at a random place in each of many equal strata.
 
-    Returns (runs, length of a run).
+    Where they may be `foreseeable`, the places are the same in every run. Returns (runs, length of a run).
     """
     # A multiple of n**(2/3) balances the cost of sampling against the n / sqrt(samples) keys the bracket collects.
     runs = size // _RUN + 1
     stratum = weight.size // (runs * _RUN)
-    inside = np.random.default_rng(weight.size).integers(0, stratum, runs)
+    inside = np.random.default_rng(weight.size if foreseeable else None).integers(0, stratum, runs)
     return weight.keys_of_runs(np.arange(runs) * stratum + inside, _RUN)
 
 

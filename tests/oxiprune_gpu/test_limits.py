@@ -72,6 +72,16 @@ def test_a_misleading_sample_stays_small(monkeypatch):
     assert used < 6 * weight.size
 
 
+@pytest.mark.parametrize("method", ["global", "global:rms", "global:lamp"])
+@pytest.mark.parametrize("kind", ["normal", "few distinct", "zeros"])
+def test_an_allocation_holds_no_weights(monkeypatch, method, kind):
+    monkeypatch.setenv("OXIPRUNE_NUM_THREADS", "2")
+    weights = [normal(1 << 20) * {"normal": n + 1, "few distinct": 1, "zeros": 0}[kind] for n in range(8)]
+    weights = [np.round(weight) if kind == "few distinct" else weight for weight in weights]
+    sources = [ox.ArrayBlocks(weight) for weight in weights]
+    assert peak(lambda: ox.allocate(sources, ox.PruningConfig(0.5), method)) < 48 * MIB
+
+
 def test_nothing_is_begun_after_an_error(monkeypatch):
     monkeypatch.setenv("OXIPRUNE_NUM_THREADS", "2")
     begun = []
