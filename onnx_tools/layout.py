@@ -71,6 +71,14 @@ class Layout:
         """The same tensor, its axes no longer known."""
         return Layout(self.stored, None, why)
 
+    def joined(self, run: range) -> Layout:
+        """The same tensor with neighbouring axes seen as one, which stands at the first of them."""
+        if self.axes is None or any(axis.size is None for axis in self.axes):
+            return self.lost("a size is not known")
+        sizes: list[int | None] = [axis.size for axis in self.axes]
+        together = prod(size for size in sizes[run.start : run.stop] if size is not None)
+        return _regroup(self, [*sizes[: run.start], together, *sizes[run.stop :]], "joining axes")
+
     def unit_axis(self, axis: int, groups: int = 1) -> UnitAxis | str:
         """The units of axis `axis` in the stored tensor, or the reason why there is no such view."""
         if self.axes is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnx_tools.einsum import is_contracted, operand_axes
+from onnx_tools.einsum import is_contracted, operand_axes, operand_runs
 from onnx_tools.graph_parts import Node
 from onnx_tools.operators import (
     CONTRIB,
@@ -31,6 +31,10 @@ _MOST_TERMS = 8
 
 def _einsum_axes(node: Node, index: int, rank: int) -> Axes:
     return operand_axes(node.text_attribute("equation"), index, rank)
+
+
+def _einsum_runs(node: Node, index: int, rank: int) -> tuple[range | None, range | None]:
+    return operand_runs(node.text_attribute("equation"), index, rank)
 
 
 def _contracted(node: Node, index: int, rank: int | None) -> bool:
@@ -162,7 +166,9 @@ WEIGHT_SLOTS = (
     ),
     WeightSlot("DeformConv", 1, output=0, reduction=1, groups="group"),
     *(
-        WeightSlot("Einsum", index, output=-1, reduction=-2, axes_of=_einsum_axes, when=_contracted)
+        WeightSlot(
+            "Einsum", index, output=-1, reduction=-2, axes_of=_einsum_axes, runs_of=_einsum_runs, when=_contracted
+        )
         for index in range(_MOST_TERMS)
     ),
     WeightSlot("Gather", 0, output=1, reduction=None, axes_of=_table_axes, when=_is_table, kind=EMBEDDING),

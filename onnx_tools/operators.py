@@ -77,9 +77,9 @@ class WeightSlot:
     transB). `rotated_by`: the attribute that puts axis -2 in front of the batch axes (FusedMatMul's transBatchB).
     `groups`: the attribute that says into how many groups axis 0 is cut, or `FIRST_AXIS` where each entry of axis 0
     stands alone (the directions of an LSTM). `axes_of`: finds the axes where they are not that simple, from (node,
-    input, rank). `when`: asked of the node, the input and the rank (None: not known); no: this is no weight. `kind`:
-    why it is pruned only if it is asked for, one of the keys of `OPTIONAL`; "" for the others.
-    `quantised`: the operator reads integers there, which have a scale.
+    input, rank); `runs_of`: the same for neighbouring axes that are one only together. `when`: asked of the node, the
+    input and the rank (None: not known); no: this is no weight. `kind`: why it is pruned only if it is asked for, one
+    of the keys of `OPTIONAL`; "" for the others. `quantised`: the operator reads integers there, which have a scale.
     """
 
     op_type: str
@@ -91,6 +91,7 @@ class WeightSlot:
     rotated_by: str = ""
     groups: str = ""
     axes_of: Callable[[Node, int, int], Axes] | None = None
+    runs_of: Callable[[Node, int, int], tuple[range | None, range | None]] | None = None
     when: Callable[[Node, int, int | None], bool] | None = None
     kind: str = ""
     quantised: Quantised | None = None

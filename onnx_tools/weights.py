@@ -188,6 +188,9 @@ def _units(reading: Reading, which: int) -> UnitAxis | str:
     if layout.axes is None:
         return layout.why
     axis = slot.axes(node, len(layout.axes))[which]
+    run = slot.runs_of(node, slot.index, len(layout.axes))[which] if slot.runs_of is not None else None
+    if axis is None and run is not None:
+        return layout.joined(run).unit_axis(run.start)
     if which == 1 and slot.reduction is None:
         return f"{node.op_type} '{node.label}' looks entries up and sums nothing"
     if axis is None:

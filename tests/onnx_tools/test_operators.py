@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_tools import op_table
+from onnx_tools.einsum import operand_runs
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Node, Scope
 from onnx_tools.layout import PASS_THROUGH, Layout, pass_through
@@ -201,6 +202,25 @@ def test_an_equation_as_long_as_a_book_is_not_read() -> None:
     node = only_node("y = Einsum(x, w)")
     node.proto.attribute.append(onnx.helper.make_attribute("equation", "ij," * 1_000_000 + "jk"))
     assert op_table.weight_slot(node, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("equation", "rank", "runs"),
+    [
+        ("btd,dnh->btnh", 3, (range(1, 3), range(1))),
+        ("btnh,nhd->btd", 3, (range(2, 3), range(2))),
+        ("btnh,nhd->bt", 3, (None, range(2))),
+        ("bthn,nhd->btd", 3, (range(2, 3), None)),
+        ("btd,dnh->bthn", 3, (None, range(1))),
+        ("btd,ndh->btnh", 3, (None, range(1, 2))),
+        ("bac,a...c->b", 3, (None, None)),
+        ("bac,...ac->b...", 4, (None, range(2, 4))),
+        ("bac,d,acd->b", 1, (None, range(1))),
+        ("btd,dnh->btnh", 2, (None, None)),
+    ],
+)
+def test_neighbouring_axes_of_an_equation(equation: str, rank: int, runs: tuple[range | None, range | None]) -> None:
+    assert operand_runs(equation, 1, rank) == runs
 
 
 @pytest.mark.parametrize(

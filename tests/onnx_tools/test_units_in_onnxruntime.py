@@ -19,7 +19,18 @@ from onnx_tools.weights import Weight, find_weights
 
 ort = pytest.importorskip("onnxruntime")
 
-OPSETS = '"": 19, "com.microsoft": 1, "ai.onnx.ml": 3'
+OPSETS = '"": 19, "com.microsoft": 1, "my": 1'
+FUNCTIONS = """
+<opset_import: ["": 19, "my": 1], domain: "my"> Outer <t> (e, f) => (g) { g = my.Inner <t : int = @t> (e, f) }
+<opset_import: ["": 19], domain: "my"> Inner <t : int = 0> (e, f) => (g) { g = Gemm <transB : int = @t> (e, f) }
+"""
+LOOP = """
+  y, same = Loop (n, c, x, w) <
+    body = b (int64 j, bool k, float[3, 6] u, float[6, 6] m) => (bool ko, float[3, 6] uo, float[6, 6] mo) {
+      ko = Identity (k) uo = MatMul (u, m) mo = Identity (m)
+    }
+  >
+"""
 Array = NDArray[Any]
 
 
@@ -83,7 +94,11 @@ CASES = [
     Case("i = Cast <to = 7> (x) y = Gather <axis = 1> (w, i)", (5, 7), (3,), None, 0),
     Case('y = Einsum <equation = "bti,oi->bto"> (x, w)', (5, 6), (2, 3, 6), 2, 2),
     Case('y = Einsum <equation = "oi,...i->...o"> (w, x)', (5, 6), (2, 3, 6), 2, 2),
-    Case('y = Einsum <equation = "bti,ihd->bthd"> (x, w)', (6, 2, 3), (2, 3, 6), 2, None),
+    Case('z = Einsum <equation = "bti,ihd->bthd"> (x, w) y = Reshape(z, r)', (6, 2, 3), (2, 3, 6), 2, 2),
+    Case('x4 = Reshape(x, q) y = Einsum <equation = "bthd,hdo->bto"> (x4, w)', (2, 3, 5), (2, 3, 6), 2, 2),
+    Case("y = my.Outer <t = 1> (x, w)", (5, 6), (3, 6), 1, 1),
+    Case("y = my.Outer <t = 0> (x, w)", (6, 5), (3, 6), 1, 1),
+    Case(LOOP, (6, 6), (3, 6), 1, 1),
     Case('y = Einsum <equation = "bti,bio->bto"> (x, w)', (2, 6, 5), (2, 3, 6), 2, 2),
     Case("v = Mul(w, k) y = MatMul(x, v)", (6, 5), (3, 6), 1, 1, more={"k": (1,)}),
     Case("v = Gather(w, j) y = MatMul(x, v)", (2, 6, 5), (3, 6), 1, 1),
@@ -96,7 +111,8 @@ def stored(case: Case) -> dict[str, Array]:
     made = {name: rng.uniform(0.5, 1, shape).astype(np.float32) for name, shape in case.more.items()}
     if "b" in made:
         made["b"][:] = 0
-    integers = {"p": np.zeros(4, np.int64), "j": np.array(1)}
+    integers = {"p": np.zeros(4, np.int64), "j": np.array(1), "n": np.array(1), "c": np.array(True)}
+    integers |= {"r": np.array([2, 3, 6]), "q": np.array([2, 3, 2, 3])}
     return {"w": rng.uniform(0.5, 1, case.weight).astype(np.float32), **made, **integers}
 
 
@@ -104,6 +120,7 @@ def model_of(case: Case) -> onnx.ModelProto:
     model = onnx.parser.parse_model(
         f"<ir_version: 9, opset_import: [{OPSETS}]> g (float[{', '.join(map(str, case.x))}] x) => (float[...] y)"
         f"{{ {case.node} }}".replace("float[...] y", "float y")
+        + (FUNCTIONS if "my." in case.node else "")
     )
     names = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(
