@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
+
 from onnx_tools.graph_parts import Node, StoredTensor, Value
 from onnx_tools.layout import Layout
 from onnx_tools.model_file import DTYPES
@@ -16,11 +18,11 @@ from onnx_tools.operators import FIRST_AXIS, PACKED_ROWS, TABLE, WeightSlot
 from onnx_tools.quantisation.kinds import KINDS, SCALE_DTYPES, Kind
 from onnx_tools.quantisation.packed import packed_quantisation, table_quantisation
 from onnx_tools.quantisation.parameters import Sharing, input_value, quantisation_of, scale_at, zero_point_at
-from onnx_tools.quantisation.scales_behind import entries_of, scale_behind
+from onnx_tools.quantisation.scales_behind import dequantiser_behind, entries_of, scale_behind
 from onnx_tools.quantisation.scheme import Parameter, Quantisation
 
 _QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
-_MOST_ZERO_POINTS = 1 << 16
+_MOST_ZERO_POINTS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ def read_at(passage: Passage, node: Node, slot: WeightSlot, layout: Layout, tens
     if kind is None or passage.quantisation is not None or passage.why:
         return passage
     if slot.quantised is None:
-        return passage.refused(f"{node.op_type} reads no {kind.name}")
+        behind = dequantiser_behind(node) if slot.op_type == "Gather" else None
+        if behind is None:
+            return passage.refused(f"{node.op_type} reads no {kind.name}")
+        passage = replace(passage, text=f"{kind.name} before {_DEQUANTISE}")
+        return passage.found(_looked_up(behind, layout, kind))
     return replace(passage, text=passage.text or kind.name).found(_read_codes(node, slot, layout, kind))
 
 
@@ -119,6 +125,13 @@ def _dequantised(node: Node, layout: Layout, kind: Kind) -> Quantisation | str:
     return quantisation_of(Quantisation(kind, layout.stored), scale, zero_point_at(node, 2, kind, sharing.grid_of))
 
 
+def _looked_up(node: Node, layout: Layout, kind: Kind) -> Quantisation | str:
+    """How DequantizeLinear reads what Gather took out of a table; with one scale, since the axes are others by then."""
+    whole = Sharing(layout, None)
+    scale = scale_at(node, 1, whole.grid_of)
+    return quantisation_of(Quantisation(kind, layout.stored), scale, zero_point_at(node, 2, kind, whole.grid_of))
+
+
 def _of_operator(node: Node, slot: WeightSlot, layout: Layout, kind: Kind) -> Quantisation | str:
     """How an operator with inputs for scale and zero point reads a tensor; they go along its output axis."""
     assert slot.quantised is not None
@@ -144,9 +157,11 @@ def _behind(node: Node, slot: WeightSlot, sharing: Sharing) -> Parameter | None:
 
 def _same_zero(one: Node, other: Node, index: int) -> bool:
     """Whether a QuantizeLinear and the node with its zero point at `index` have the same, as far as can be seen."""
-    values = input_value(one, 2), input_value(other, index)
-    data = [_zero_data(value) for value in values]
-    return values[0] is values[1] or (data[0] is not None and data[0] == data[1])
+    first, second = input_value(one, 2), input_value(other, index)
+    if first is second:
+        return True
+    data = _zero_data(first)
+    return data is not None and data == _zero_data(second)
 
 
 def _zero_data(value: Value | None) -> bytes | None:
@@ -157,7 +172,7 @@ def _zero_data(value: Value | None) -> bytes | None:
     kind = KINDS.get(proto.data_type) if proto is not None else None
     if proto is None or kind is None or len(proto.dims) > 1 or len(proto.int32_data) > _MOST_ZERO_POINTS:
         return None
-    data = bytes(entry & 0xFF for entry in proto.int32_data) or proto.raw_data
+    data = (np.array(proto.int32_data, np.int32) & 0xFF).astype(np.uint8).tobytes() or proto.raw_data
     if kind.bits > 8 or len(data) != kind.bytes_for(prod(proto.dims)):
         return None
     return data if data.strip(b"\0") else b""

@@ -1,7 +1,7 @@
-"""The scale of a weight whose operator gives integers: a Mul behind it applies the scale.
+"""The scale of a weight whose operator gives integers: what stands behind the operator applies it.
 
 onnxruntime writes `MatMulInteger -> Cast -> Mul`, the other input of the Mul being `Mul(scale of the activations,
-scale of the weight)`. Nothing else is recognised.
+scale of the weight)`; and of a table `Gather -> DequantizeLinear`. Nothing else is recognised.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 
 from onnx_tools.graph_parts import Node, StoredTensor
+from onnx_tools.operators import CONTRIB
 from onnx_tools.quantisation.parameters import input_value, stored_input
 
 
@@ -29,13 +30,18 @@ def scale_behind(node: Node) -> StoredTensor | None:
     return stored_scales[0] if len(stored_scales) == 1 else None
 
 
-def _only_reader(node: Node, op_type: str) -> Node | None:
+def dequantiser_behind(node: Node) -> Node | None:
+    """The DequantizeLinear that alone reads the output of `node`."""
+    return _only_reader(node, "DequantizeLinear", ("", CONTRIB))
+
+
+def _only_reader(node: Node, op_type: str, domains: tuple[str, ...] = ("",)) -> Node | None:
     """The only node that reads what `node` gives, if it is of that type."""
     output = node.outputs[0] if node.outputs else None
     if output is None or output.duplicated or len(output.readers) != 1 or output.output_of:
         return None
     reader = output.readers[0].node
-    return reader if reader.op_type == op_type and not reader.domain and not reader.local else None
+    return reader if reader.op_type == op_type and reader.domain in domains and not reader.local else None
 
 
 def entries_of(scale: StoredTensor, last_axes: int) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnx_tools import Selection, inspect_file, prune_file, verify_files
 from onnx_tools.plan import make_plan
@@ -26,6 +26,7 @@ from onnx_tools.report import PruneReport
 from onnx_tools.verification.byte_check import ByteComparison, compare_bytes
 from oxiprune_gpu import PruningConfig, PruningError
 from tests.command import tree
+from tests.onnx_tools.quantised_models import model_of, random_codes, tensor
 from tests.onnx_tools.test_graph_index import limits
 
 SECONDS = float(os.environ.get("OXIPRUNE_FUZZ_SECONDS", "12"))
@@ -115,6 +116,35 @@ def places_model() -> bytes:
     return model.SerializeToString()
 
 
+QUANTISED = """
+  b = DequantizeLinear <axis = 0, block_size = 4> (blocks, bs, bz) h = MatMul (x, b)
+  a = DequantizeLinear <axis = 0> (typed, as, az) t = Transpose (a) i = MatMul (h, t)
+  c = Cast <to = 1> (narrow) j = MatMul (i, c)
+  k = com.microsoft.MatMulNBits <N = 5, K = 20, bits = 4, block_size = 16> (j, bits, ns, nz)
+  l = MatMulInteger (u, direct, uz, dz) m = Cast <to = 1> (l) o = Mul (us, ds) p = Mul (m, o)
+  q = QLinearConv (u, us, uz, kernel, as, az, us, uz) r = QuantizeLinear (float, us, uz)
+  s = DequantizeLinear (r, us, uz) y = MatMul (p, s)
+  y_lstm = com.microsoft.DynamicQuantizeLSTM <hidden_size = 2> (x, lw, lr, , , , , , ls, lz, ls, lz)
+"""
+
+
+def quantised_model() -> bytes:
+    """Quantised weights of all kinds: blocks of int4, int8 in a typed field, float8, packed codes, operators' own."""
+    rng = np.random.default_rng(6)
+    codes = {
+        "blocks": (TensorProto.INT4, 8, 6), "bz": (TensorProto.INT4, 2, 6), "narrow": (TensorProto.FLOAT8E5M2, 6, 20),
+        "bits": (TensorProto.UINT8, 5, 2, 8), "nz": (TensorProto.UINT8, 5, 1), "direct": (TensorProto.UINT8, 8, 6),
+        "dz": (TensorProto.UINT8, 6), "uz": (TensorProto.UINT8,), "kernel": (TensorProto.INT8, 6, 2, 3, 3),
+        "lw": (TensorProto.INT8, 1, 6, 8), "lr": (TensorProto.INT8, 1, 2, 8), "lz": (TensorProto.INT8, 1),
+    }  # fmt: skip
+    stored = {name: tensor(random_codes(rng, kind, tuple(shape)), kind) for name, (kind, *shape) in codes.items()}
+    for name, kind, shape in (("typed", TensorProto.INT8, (6, 6)), ("az", TensorProto.INT8, (6,))):
+        stored[name] = tensor(random_codes(rng, kind, shape), kind, raw=False)
+    scales = {"bs": (2, 6), "as": (6,), "ns": (5, 2), "ds": (6,), "us": (), "ls": (1,), "float": (6, 6)}
+    stored |= {name: tensor(rng.uniform(0.1, 1, shape)) for name, shape in scales.items()}
+    return model_of(QUANTISED, "float[N, 8] x, uint8[N, 8] u", **stored).SerializeToString()
+
+
 def external_model() -> tuple[bytes, bytes]:
     """A model whose two weights lie in `weights.bin`, and that file."""
     model = onnx.parser.parse_model(
@@ -142,6 +172,7 @@ def models() -> list[dict[str, bytes]]:
         {"model.onnx": subgraph_model()},
         {"model.onnx": convolution_model()},
         {"model.onnx": places_model()},
+        {"model.onnx": quantised_model()},
         {"model.onnx": DEMO.read_bytes()},
     ]
     root = os.environ.get("OXIPRUNE_CORPUS")

@@ -166,6 +166,27 @@ def test_tables_in_blocks(attributes: str, data_type: int, default: int, tmp_pat
     assert stored(pruned, "w").tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("body", "scale", "expected"),
+    [
+        ("q = Gather(w, x) y = DequantizeLinear(q, s)", np.ones(4),
+         "quantised weight of Gather (uint8 before DequantizeLinear): "
+         "its scale of shape [4] goes along an axis that the weight has not"),
+        ("q = Gather(w, x) y = DequantizeLinear(q, x)", 1.0,
+         "quantised weight of Gather (uint8 before DequantizeLinear): its scale is not stored data"),
+        ("q = Gather(w, x) y = DequantizeLinear(q, s) v = Relu(q)", 1.0,
+         "weight of Gather with unsupported dtype uint8"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_left_alone(body: str, scale: float, expected: str) -> None:
+    (left,) = (
+        item
+        for item in find_weights(model_of(body, w=tensor(np.ones((4, 4)), 2), s=tensor(scale))).left_alone
+        if item.name == "w"
+    )
+    assert left.reason == expected
+
+
 @pytest.mark.parametrize("zeros", [True, False], ids=["zero points", "default"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_packed_tables(bits: int, zeros: bool, tmp_path: pathlib.Path) -> None:

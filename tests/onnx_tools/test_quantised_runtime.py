@@ -14,7 +14,7 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 
-from onnx_tools import prune_file, verify_files
+from onnx_tools import Selection, prune_file, verify_files
 from onnx_tools.graph_parts import Path
 from onnx_tools.model_file import tensor_at
 from onnx_tools.report import PruneReport
@@ -119,6 +119,27 @@ def test_dynamic_quantisation(model: pathlib.Path, kind: str, per_channel: bool)
     path = model.with_name("quantised.onnx")
     quantization.quantize_dynamic(model, path, per_channel=per_channel, weight_type=quantization.QuantType[kind])
     assert_real_values_decide(path, {"ConvInteger", "MatMulInteger"})
+
+
+def test_a_table_is_dequantised_after_the_look_up(tmp_path: pathlib.Path) -> None:
+    text = """
+      <ir_version: 10, opset_import: ["": 21]>
+      g (int64[5] i) => (float[5, 8] y) <float[8, 8] dense = {%s}>
+      { e = Gather (table, i)  r = Relu (e)  y = MatMul (r, dense) }
+    """
+    model = onnx.parser.parse_model(text % ", ".join(["0.5"] * 64))
+    model.graph.initializer.add().CopyFrom(tensor(np.random.default_rng(17).standard_normal((30, 8))))
+    model.graph.initializer[-1].name = "table"
+    onnx.save(model, tmp_path / "float.onnx")
+    path = tmp_path / "q.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantization.quantize_dynamic(tmp_path / "float.onnx", path, weight_type=quantization.QuantType.QUInt8)
+    every = Selection(min_elements=1, embeddings=True, include=("table_quantized",))
+    prune_file(path, tmp_path / "out.onnx", config=HALF, selection=every, verify=verify_files)
+    before, after = onnx.load(path), onnx.load(tmp_path / "out.onnx")
+    codes, scale, zero = (stored(before, f"table_{part}") for part in ("quantized", "scale", "zero_point"))
+    assert np.array_equal(stored(after, "table_quantized"), expected_codes(codes, scale, zero, HALF))
 
 
 def outputs(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
