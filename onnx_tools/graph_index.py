@@ -206,7 +206,7 @@ class GraphIndex:
             for place, inside, after in unchanged_inputs(scope.owner, scope) if scope.owner is not None else ():
                 given = scope.owner.inputs[place] if scope.owner is not None else None
                 if given is not None and scope.owner is not None:
-                    scope.owner.passed.add(place)
+                    scope.owner.passed |= {place}
                     given.handed_to += [inside] if after is None else [inside, after]
 
     def _mark_constants(self) -> None:

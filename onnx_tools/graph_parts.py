@@ -138,7 +138,7 @@ class Node:
     outputs: list[Value | None] = field(default_factory=list)
     local: bool = False
     closed: str = ""
-    passed: set[int] = field(default_factory=set)
+    passed: frozenset[int] = frozenset()
 
     @cached_property
     def op_type(self) -> str:

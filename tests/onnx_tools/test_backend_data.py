@@ -1,7 +1,8 @@
 """What was not pruned stays byte for byte: shown on every model of the onnx package's backend tests and of the corpus.
 
-Pruning nothing gives the same file. Pruning half of all that can be pruned leaves the verdicts as they were: that of
-onnx's checker, and that of onnxruntime, or of onnx's reference evaluator where onnxruntime refuses the model.
+Pruning nothing gives the same file. Pruning half of all that can be pruned, element by element or in rows or columns,
+leaves the verdicts as they were: that of onnx's checker, and that of onnxruntime, or where that refuses the model, of
+onnx's reference evaluator.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ EVERYTHING = Selection(min_elements=0, depthwise=True, embeddings=True, linear_m
 
 @dataclass
 class Tally:
-    """What came of the models: how many there were, how many had weights and zeros to give, and what went wrong."""
+    """What came of the models: how many there were, had weights and load, how many outputs differ, what went wrong."""
 
     files: int = 0
     with_weights: int = 0
@@ -33,8 +34,8 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"{self.files} models, {self.with_weights} with weights, {self.pruned} pruned, "
-            f"{self.loaded} load in onnxruntime"
+            f"{self.files} models, {self.with_weights} with weights, of which {self.loaded} load in onnxruntime; "
+            f"{self.pruned} pruned outputs"
         )
 
 
@@ -67,10 +68,13 @@ def verdicts(path: pathlib.Path) -> tuple[str, ...]:
     return (*found, verdict(load_in_reference, path)) if found[1] else found
 
 
-def pruned(path: pathlib.Path, folder: pathlib.Path, sparsity: float) -> pathlib.Path | None:
-    out = folder / f"pruned_{sparsity}.onnx"
+def pruned(
+    path: pathlib.Path, folder: pathlib.Path, sparsity: float, granularity: str = "unstructured"
+) -> pathlib.Path | None:
+    out = folder / f"{granularity}_{sparsity}.onnx"
+    config = PruningConfig(sparsity, "l1", granularity)
     try:
-        prune_file(path, out, config=PruningConfig(sparsity), selection=EVERYTHING, force=True)
+        prune_file(path, out, config=config, selection=EVERYTHING, force=True)
     except NothingSelected:
         return None
     return out
@@ -86,13 +90,15 @@ def look_at(path: pathlib.Path, folder: pathlib.Path, tally: Tally) -> None:
     compared = compare_bytes(path, same)
     if compared.zeroed or compared.violations or not (data_of(path) or same.read_bytes() == path.read_bytes()):
         tally.wrong.append(f"{path}: pruned by nothing, another file")
-    half = pruned(path, folder, 0.5)
-    assert half is not None
-    tally.pruned += half.read_bytes() != path.read_bytes()
-    before, after = verdicts(path), verdicts(half)
+    before = verdicts(path)
     tally.loaded += not before[1]
-    if before != after:
-        tally.wrong.append(f"{path}: {before} became {after}")
+    for granularity in ("unstructured", "row", "column"):
+        half = pruned(path, folder, 0.5, granularity)
+        if half is None:
+            continue
+        tally.pruned += half.read_bytes() != path.read_bytes()
+        if (after := verdicts(half)) != before:
+            tally.wrong.append(f"{path} by {granularity}: {before} became {after}")
 
 
 def data_of(path: pathlib.Path) -> tuple[pathlib.Path, ...]:

@@ -40,6 +40,32 @@ def file(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def test_the_classes_of_a_linear_classifier_are_its_rows(tmp_path: pathlib.Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    weights = np.array([[3, 1, 2], [5, 4, 6], [0.5, 0.25, 0.125]], np.float32)
+    node = helper.make_node(
+        "LinearClassifier",
+        ["x"],
+        ["label", "scores"],
+        domain="ai.onnx.ml",
+        coefficients=weights.ravel().tolist(),
+        intercepts=[0.0] * 3,
+        classlabels_ints=[0, 1, 2],
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["N", 3])],
+        [helper.make_tensor_value_info("label", 7, ["N"]), helper.make_tensor_value_info("scores", 1, ["N", 3])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    classifier = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    prune_model(classifier, config=PruningConfig(0.67, "l1", "row"), selection=SELECTION)
+    session = ort.InferenceSession(classifier.SerializeToString(), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"x": np.ones((1, 3), np.float32)})
+    assert scores.tolist() == [[0, 15, 0]]
+
+
 def lists(model: onnx.ModelProto) -> list[list[float]]:
     found: list[AttributeProto] = [attribute for node in model.graph.node for attribute in node.attribute]
     return [list(attribute.floats) for attribute in found if attribute.floats]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from onnx_tools import function_calls
+from onnx_tools import Selection, function_calls, prune_model
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.operators import UnitAxis
 from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
+from oxiprune_gpu import PruningConfig
 from tests.onnx_tools.test_graph_index import limits
 
 HEADER = '<ir_version: 10, opset_import: ["": 20, "my": 1]> g (float[N] x) => (float[N] y)'
@@ -97,6 +98,15 @@ def test_a_weight_inside_a_function_is_one_weight_of_all_calls() -> None:
     found = weight("k", "a = my.F(x) y = my.F(a)", function)
     assert found.path == (("functions", 0), ("node", 0), ("attribute", 0), ("t", 0))
     assert (found.rows, found.consumers) == (UnitAxis((2, 2), 1), ("a/c", "y/c"))
+
+
+def test_a_weight_inside_a_function_is_pruned_there() -> None:
+    model = model_of(
+        "y = my.F(x)", "F (a) => (c) { k = Constant <value = float[2, 2] {1, 4, 3, 2}> () c = MatMul(a, k) }"
+    )
+    prune_model(model, config=PruningConfig(0.5), selection=Selection(min_elements=0))
+    (values,) = (attribute.t for attribute in model.functions[0].node[0].attribute)
+    assert numpy_helper.to_array(values).tolist() == [[0, 4], [3, 0]]
 
 
 def test_functions_are_named_where_names_are_taken_twice() -> None:
