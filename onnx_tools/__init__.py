@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_tools.comparison import compare_files
     from onnx_tools.encodings.comparison import compare_encodings
     from onnx_tools.encodings.decode import decode_file
     from onnx_tools.encodings.encode import encode_file
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
     from onnx_tools.mask_file import Masks, load_masks, save_masks
     from onnx_tools.masks import masks_of
     from onnx_tools.renderers import write_report
-    from onnx_tools.report import InspectReport, PruneReport, VerificationReport
+    from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
     from onnx_tools.verify import verify_files
     from onnx_tools.weight_selection import Selection
     from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
 
 _HOMES = {
+    "comparison": ("compare_files",),
     "encodings.comparison": ("compare_encodings",),
     "encodings.decode": ("decode_file",),
     "encodings.encode": ("encode_file",),
@@ -64,7 +66,7 @@ _HOMES = {
     "mask_file": ("Masks", "load_masks", "save_masks"),
     "masks": ("masks_of",),
     "renderers": ("write_report",),
-    "report": ("InspectReport", "PruneReport", "VerificationReport"),
+    "report": ("CompareReport", "InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
     "verify": ("verify_files",),
     "weight_selection": ("Selection",),
@@ -74,6 +76,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlreadyEncoded",
+    "CompareReport",
     "EncodeReport",
     "EncodingsReport",
     "Extras",
@@ -97,6 +100,7 @@ __all__ = [
     "Weight",
     "WriteFailed",
     "compare_encodings",
+    "compare_files",
     "decode_file",
     "encode_file",
     "find_weights",

@@ -22,7 +22,7 @@ from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.text import condition_line, printable
-from onnx_tools.report import ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
+from onnx_tools.report import AnyReport, ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
@@ -97,9 +97,9 @@ class PruneJob:
             progress=tell,
         )
 
-    def note(self, report: Report) -> str:
+    def note(self, report: AnyReport) -> str:
         """What the one at the screen must know besides the report: old data files that are left over."""
-        if self.output is not None or self.delete_old_data or self.dry_run:
+        if not isinstance(report, PruneReport) or self.output is not None or self.delete_old_data or self.dry_run:
             return ""
         old = {file.name_before for file in report.files if file.role == "data"}
         left = sorted(old - {file.name_after for file in report.files})
@@ -189,6 +189,19 @@ def inspect_models(
     return _for_each([(model, partial(inspect, model)) for model in models], view)
 
 
+def compare_models(before: Path, after: Path, view: View, conditions: Sequence[Condition] = ()) -> int:
+    """Show what changed from one model to another; return the exit code, 1 if a condition is met."""
+    from onnx_tools.comparison import compare_files
+
+    def compare(tell: Progress | None) -> AnyReport:
+        extras = view.extras
+        report = compare_files(before, after, hashes=extras.hashes, compressed=extras.compressed, progress=tell)
+        return replace(report, conditions=outcomes_of(conditions, report))
+
+    check_reports([after], [before], view.reports)
+    return _for_each([(after, compare)], view)
+
+
 def verify_models(
     before: Path,
     after: Path,
@@ -236,9 +249,9 @@ def message(error: Exception) -> str:
 
 
 def _for_each(
-    jobs: Sequence[tuple[Path, Callable[[Progress | None], Report]]],
+    jobs: Sequence[tuple[Path, Callable[[Progress | None], AnyReport]]],
     view: View,
-    note: Callable[[Report], str] = lambda _: "",
+    note: Callable[[AnyReport], str] = lambda _: "",
 ) -> int:
     """Run every job, also after one has failed; show and keep its report; return the worst exit code."""
     codes: list[int] = [0]
@@ -277,7 +290,7 @@ def _noted(model: Path | None, codes: list[int], entry: dict[str, Any] | None = 
             entry["error"] = one_line(text)
 
 
-def _keep(report: Report, name: Path) -> None:
+def _keep(report: AnyReport, name: Path) -> None:
     """Write a report file; if that fails, say that the model stands."""
     try:
         write_report(report, name)
@@ -287,7 +300,7 @@ def _keep(report: Report, name: Path) -> None:
         raise
 
 
-def _show(report: Report, view: View, name: str, note: str) -> None:
+def _show(report: AnyReport, view: View, name: str, note: str) -> None:
     if not view.quiet and not view.as_json:
         from onnx_tools.renderers.table_renderer import print_report
 
@@ -302,7 +315,7 @@ def _show(report: Report, view: View, name: str, note: str) -> None:
         complain("warning", f"{name}: {warning}" if name else warning)
 
 
-def _check_warnings(report: Report) -> Iterator[str]:
+def _check_warnings(report: AnyReport) -> Iterator[str]:
     """What a run without a table tells of its checks: those that could not be made. One that fails is an error."""
     checks = report.verification.checks if isinstance(report, PruneReport) and report.verification else ()
     yield from (f"{check.name}: {check.detail}" for check in checks if check.outcome == "warning")

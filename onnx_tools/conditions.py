@@ -115,7 +115,32 @@ _VERIFY = {
         "checks that could not be made", lambda r: sum(check.outcome == "warning" for check in r.checks)
     ),
 }
-FIGURES: dict[str, Mapping[str, Figure]] = {"prune": _PRUNE, "inspect": _INSPECT, "verify": _VERIFY}
+_COMPARE = {
+    "sparsity": Figure("fraction of zeros in the weights of B", lambda r: r.totals.sparsity_after),
+    "sparsity_before": Figure("fraction of zeros in the weights of A", lambda r: r.totals.sparsity_before),
+    "newly_zero": Figure("elements that are zero in B only", lambda r: r.totals.newly_zero),
+    "newly_nonzero": Figure("elements that are zero in A only", lambda r: r.totals.newly_nonzero),
+    "changed": Figure("elements that are nonzero in both, and differ", lambda r: r.totals.changed),
+    "max_abs": Figure("largest difference of those", lambda r: r.totals.max_abs),
+    "weights": Figure("weights in either model", lambda r: r.totals.weights),
+    "differing": Figure("weights that differ", lambda r: r.totals.weights - r.totals.equal),
+    "others_differing": Figure("other tensors that differ", lambda r: r.totals.others_changed),
+    "only_before": Figure("weights only in A", lambda r: r.totals.only_before),
+    "only_after": Figure("weights only in B", lambda r: r.totals.only_after),
+    "bytes": Figure("bytes of the files of B", lambda r: r.totals.bytes_after),
+    "bytes_before": Figure("bytes of the files of A", lambda r: r.totals.bytes_before),
+    "bytes_ratio": Figure("bytes of the files, B / A", lambda r: _ratio(r.totals.bytes_after, r.totals.bytes_before)),
+    "weight.sparsity": Figure("fraction of zeros in a weight of B", lambda w: w.sparsity_after),
+    "weight.sparsity_before": Figure("fraction of zeros in a weight of A", lambda w: w.sparsity_before),
+    "weight.newly_nonzero": Figure("elements of a weight that are zero in A only", lambda w: w.newly_nonzero),
+    "weight.max_abs": Figure("largest difference of a weight's nonzeros", lambda w: w.max_abs),
+}
+FIGURES: dict[str, Mapping[str, Figure]] = {
+    "prune": _PRUNE,
+    "inspect": _INSPECT,
+    "verify": _VERIFY,
+    "compare": _COMPARE,
+}
 """What the conditions of each command may name."""
 
 

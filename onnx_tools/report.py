@@ -437,7 +437,156 @@ class InspectReport:
         )
 
 
+@dataclass(frozen=True)
+class ComparedTensor:
+    """A tensor of two models, matched by name; what one of them lacks is None.
+
+    `kind`: "weight" if it could be pruned in either. Zeros are None where the values are no numbers that can be
+    compared, the other counts and `max_abs` also where it is not in both, or in other shapes. `changed`: nonzero in
+    both and different; `max_abs`: the largest difference of those. `equal`: type, shape and every bit.
+    """
+
+    derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after", "verdict")
+
+    name: str
+    kind: Literal["weight", "other"]
+    op_types: tuple[str, ...]
+    shape_before: tuple[int, ...] | None
+    shape_after: tuple[int, ...] | None
+    dtype_before: str | None
+    dtype_after: str | None
+    parameters: int
+    zeros_before: int | None
+    zeros_after: int | None
+    newly_zero: int | None
+    newly_nonzero: int | None
+    changed: int | None
+    max_abs: float | None
+    equal: bool
+
+    @property
+    def sparsity_before(self) -> float | None:
+        """Fraction of zeros; None where that is not known."""
+        return _fraction_of(self.zeros_before, self.shape_before)
+
+    @property
+    def sparsity_after(self) -> float | None:
+        """Fraction of zeros; None where that is not known."""
+        return _fraction_of(self.zeros_after, self.shape_after)
+
+    @property
+    def verdict(self) -> str:
+        """How it changed, in words."""
+        if self.dtype_before is None or self.dtype_after is None:
+            return "only before" if self.dtype_after is None else "only after"
+        if self.shape_before != self.shape_after:
+            return "other shape"
+        if self.dtype_before != self.dtype_after:
+            return "other type"
+        if self.equal:
+            return "equal"
+        kinds = (bool(self.newly_zero), bool(self.newly_nonzero), bool(self.changed))
+        return {(True, False, False): "more zeros", (False, True, False): "fewer zeros"}.get(kinds, "other values")
+
+
+@dataclass(frozen=True)
+class ComparedFile:
+    """A file of one of two models; `sha256` and `compressed` as in `FileReport`."""
+
+    model: Literal["before", "after"]
+    role: Literal["model", "data"]
+    name: str
+    bytes: int
+    sha256: str | None
+    compressed: int | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something besides tensors and files that differs, as text; None where it is not there."""
+
+    what: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class CompareTotals:
+    """Sums over the weights that are in both models or in one, and over the files."""
+
+    derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
+
+    weights: int
+    equal: int
+    only_before: int
+    only_after: int
+    parameters_before: int
+    parameters_after: int
+    zeros_before: int
+    zeros_after: int
+    newly_zero: int
+    newly_nonzero: int
+    changed: int
+    max_abs: float
+    others_changed: int
+    bytes_before: int | None
+    bytes_after: int | None
+
+    @property
+    def sparsity_before(self) -> float:
+        """Fraction of zeros in the weights of the first model."""
+        return fraction(self.zeros_before, self.parameters_before)
+
+    @property
+    def sparsity_after(self) -> float:
+        """Fraction of zeros in the weights of the second model."""
+        return fraction(self.zeros_after, self.parameters_after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareReport:
+    """One run of `compare`. `before`, `after`: file names without folders. `others`: those that differ."""
+
+    derived: ClassVar[tuple[str, ...]] = ("totals",)
+
+    schema_version: Literal[1] = 1
+    command: Literal["compare"] = "compare"
+    before: str
+    after: str
+    versions: Versions
+    weights: tuple[ComparedTensor, ...]
+    others: tuple[ComparedTensor, ...]
+    equal_others: int
+    metadata: tuple[Difference, ...]
+    files: tuple[ComparedFile, ...]
+    warnings: tuple[str, ...] = ()
+    conditions: tuple[ConditionOutcome, ...] = ()
+
+    @property
+    def totals(self) -> CompareTotals:
+        """The sums."""
+        weights = self.weights
+        return CompareTotals(
+            weights=len(weights),
+            equal=sum(weight.equal for weight in weights),
+            only_before=sum(weight.dtype_after is None for weight in weights),
+            only_after=sum(weight.dtype_before is None for weight in weights),
+            parameters_before=sum(_elements(weight.shape_before) for weight in weights),
+            parameters_after=sum(_elements(weight.shape_after) for weight in weights),
+            zeros_before=sum(weight.zeros_before or 0 for weight in weights),
+            zeros_after=sum(weight.zeros_after or 0 for weight in weights),
+            newly_zero=sum(weight.newly_zero or 0 for weight in weights),
+            newly_nonzero=sum(weight.newly_nonzero or 0 for weight in weights),
+            changed=sum(weight.changed or 0 for weight in weights),
+            max_abs=max((weight.max_abs or 0.0 for weight in weights), default=0.0),
+            others_changed=len(self.others),
+            bytes_before=sum_known(file.bytes for file in self.files if file.model == "before"),
+            bytes_after=sum_known(file.bytes for file in self.files if file.model == "after"),
+        )
+
+
 Report = PruneReport | InspectReport
+AnyReport = Report | CompareReport
 
 
 def left_alone_groups(tensors: Iterable[LeftAloneReport]) -> tuple[LeftAloneGroup, ...]:
@@ -449,13 +598,21 @@ def left_alone_groups(tensors: Iterable[LeftAloneReport]) -> tuple[LeftAloneGrou
     return tuple(sorted(made, key=lambda group: -group.parameters))
 
 
-def to_dict(report: Report | VerificationReport) -> dict[str, Any]:
+def to_dict(report: AnyReport | VerificationReport) -> dict[str, Any]:
     """A report as JSON can hold it, keys in a fixed order. See `onnx_tools.plain` for what JSON has no form for."""
     return {key: plain_value(getattr(report, key)) for key in keys_of(type(report))}
 
 
 def _parameters(tensors: Iterable[WeightReport | InspectedWeight | LeftAloneReport]) -> int:
     return sum(int(tensor.parameters) for tensor in tensors)  # numpy's integers would overflow
+
+
+def _elements(shape: tuple[int, ...] | None) -> int:
+    return 0 if shape is None else math.prod(shape)
+
+
+def _fraction_of(zeros: int | None, shape: tuple[int, ...] | None) -> float | None:
+    return None if zeros is None else fraction(zeros, _elements(shape))
 
 
 def sum_known(sizes: Iterable[int | None]) -> int | None:

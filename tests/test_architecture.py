@@ -31,8 +31,8 @@ ORDER = {
         cli
         commands encoding_commands usage doctor
         onnx_tools
-        inspection terminal preflight encodings
-        rewrite verify renderers
+        inspection comparison terminal preflight encodings
+        rewrite verify renderers value_comparison
         report_parts payoff conditions
         masks
         plan file_facts verification shared_bytes

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnx_tools.renderers import csv_renderer, json_renderer, markdown_renderer
-from onnx_tools.report import Report
+from onnx_tools.report import AnyReport
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Renderer:
     """A format: the endings of its files, the function that makes the text, and whether it shows pictures."""
 
     suffixes: tuple[str, ...]
-    render: Callable[[Report], str]
+    render: Callable[[AnyReport], str]
     pictures: bool = False
 
 
-def _html(report: Report) -> str:
+def _html(report: AnyReport) -> str:
     from onnx_tools.renderers import html_renderer  # brings numpy
 
     return html_renderer.render(report)
@@ -57,7 +57,7 @@ def renderer_for(path: str | os.PathLike[str]) -> Renderer:
     )
 
 
-def write_report(report: Report, path: str | os.PathLike[str]) -> None:
+def write_report(report: AnyReport, path: str | os.PathLike[str]) -> None:
     """Write a report in the format of `path`'s ending; whoever reads meanwhile sees the old file or the new one, whole.
 
     Raises InvalidOption for an unknown ending, WriteFailed if the system refuses.

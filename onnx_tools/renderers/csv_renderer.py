@@ -9,7 +9,17 @@ from typing import Any
 
 from onnx_tools.plain import plain_value
 from onnx_tools.renderers import text
-from onnx_tools.report import InspectedWeight, InspectReport, LeftAloneReport, PruneReport, Report, WeightReport
+from onnx_tools.report import (
+    AnyReport,
+    ComparedTensor,
+    CompareReport,
+    InspectedWeight,
+    InspectReport,
+    LeftAloneReport,
+    PruneReport,
+    Report,
+    WeightReport,
+)
 
 _COMMON = ("status", "name", "op_types", "consumers", "shape", "dtype", "parameters", "bytes")
 _SCORES = ("min", "max", "mean", "median", "std_dev")
@@ -21,17 +31,22 @@ _INSPECTED = (
     *("zeros", "sparsity", "rows", "zero_rows", "columns", "zero_columns", "groups_2_4", "satisfying_2_4", "is_2_4"),
     *("depthwise", "optional", "reduction_axis", "reduction", "remainder_2_4", "patterns", "other_axes_2_4"),
 )
+_COMPARED = (
+    *("kind", "name", "verdict", "op_types", "shape_before", "shape_after", "dtype_before", "dtype_after"),
+    *("parameters", "zeros_before", "zeros_after", "sparsity_before", "sparsity_after", "newly_zero", "newly_nonzero"),
+    *("changed", "max_abs", "equal"),
+)
 _NUMBERS = ("NaN", "Infinity", "-Infinity")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What spreadsheets take for the start of a formula; the last four are the wide forms of the first."""
 
 
-def render(report: Report) -> str:
+def render(report: AnyReport) -> str:
     """The report's tensors as CSV with a header, lines ending in CR LF; what is not known is an empty cell.
 
     Texts that a spreadsheet would take for a formula begin with an apostrophe.
     """
-    keys = (*_COMMON, *_columns(report), "reason")
+    keys = _COMPARED if isinstance(report, CompareReport) else (*_COMMON, *_columns(report), "reason")
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(keys)
@@ -44,7 +59,9 @@ def _columns(report: Report) -> tuple[str, ...]:
     return _PRUNED if isinstance(report, PruneReport) else _INSPECTED
 
 
-def _rows(report: Report) -> list[Mapping[str, Any]]:
+def _rows(report: AnyReport) -> list[Mapping[str, Any]]:
+    if isinstance(report, CompareReport):
+        return [_compared_row(tensor) for tensor in (*report.weights, *report.others)]
     if isinstance(report, InspectReport):
         weights = [{"status": "weight", **_plain(weight)} for weight in report.weights]
     else:
@@ -57,6 +74,12 @@ def _pruned_row(weight: WeightReport) -> dict[str, Any]:
     scores = plain.pop("scores") or {}
     status = "pruned" if weight.nonzero_after != weight.nonzero_before else "unchanged"
     return {"status": status, **plain, **{f"score_{name}": scores.get(name) for name in _SCORES}}
+
+
+def _compared_row(tensor: ComparedTensor) -> dict[str, Any]:
+    shapes = {"shape_before": tensor.shape_before, "shape_after": tensor.shape_after}
+    shown = {key: None if shape is None else text.shape(shape, most=len(shape)) for key, shape in shapes.items()}
+    return {**plain_value(tensor), **shown}
 
 
 def _left_alone_row(tensor: LeftAloneReport) -> dict[str, Any]:

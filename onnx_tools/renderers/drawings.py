@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from onnx_tools.pictures import Histogram, MaskPicture
 from onnx_tools.renderers import text
-from onnx_tools.report import InspectedWeight, WeightReport, format_fraction, fraction
+from onnx_tools.report import ComparedTensor, InspectedWeight, WeightReport, format_fraction, fraction
 
+Weighed = WeightReport | InspectedWeight | ComparedTensor
 MOST_BARS = 400
 _INK = bytes((20, 148, 130))
 """Of the mask: seen on a light page and on a dark one."""
@@ -36,7 +37,7 @@ class Bars:
     together: int
 
 
-def bars_of(weights: Sequence[WeightReport] | Sequence[InspectedWeight]) -> Bars:
+def bars_of(weights: Sequence[Weighed]) -> Bars:
     """A bar a weight, or one for a few neighbours, as fraction of all their elements."""
     together = max(1, math.ceil(len(weights) / MOST_BARS))
     groups = [weights[start : start + together] for start in range(0, len(weights), together)]
@@ -67,7 +68,7 @@ def _places(histogram: Histogram) -> list[tuple[int, int]]:
     return list(enumerate(histogram.counts))
 
 
-def _bar(weights: Sequence[WeightReport] | Sequence[InspectedWeight]) -> Bar:
+def _bar(weights: Sequence[Weighed]) -> Bar:
     total = sum(weight.parameters for weight in weights)
     befores, afters = (sum(counts) for counts in zip(*map(_zeros, weights), strict=True))
     name = text.printable(weights[0].name)
@@ -77,10 +78,10 @@ def _bar(weights: Sequence[WeightReport] | Sequence[InspectedWeight]) -> Bar:
     return Bar(100 * fraction(befores, total), 100 * fraction(afters, total), f"{name}: {figures}")
 
 
-def _zeros(weight: WeightReport | InspectedWeight) -> tuple[int, int]:
+def _zeros(weight: Weighed) -> tuple[int, int]:
     if isinstance(weight, InspectedWeight):
         return weight.zeros, weight.zeros
-    return weight.zeros_before, weight.zeros_after
+    return weight.zeros_before or 0, weight.zeros_after or 0
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -7,24 +7,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 from onnx_tools.pictures import WeightPictures
-from onnx_tools.renderers import text
+from onnx_tools.renderers import comparison_text, text
 from onnx_tools.renderers.drawings import Bars, bars_of, histogram_path, mask_png
 from onnx_tools.renderers.html_tables import (
     Table,
     checks_table,
+    compared_table,
     conditions_table,
     drifts_table,
     files_table,
     inspected_table,
     payoff_table,
     pruned_table,
+    text_table,
 )
 from onnx_tools.report import (
+    AnyReport,
+    CompareReport,
     Configuration,
     InspectReport,
     LeftAloneReport,
     PruneReport,
-    Report,
     VerificationReport,
     format_fraction,
     left_alone_groups,
@@ -99,12 +102,16 @@ class Page:
     checks: Table | None = None
     drifts: Table | None = None
     payoff: Table | None = None
+    others: Table | None = None
+    differences: Table | None = None
     options: tuple[tuple[str, str], ...] = field(default=())
     command: str = ""
 
 
-def page_of(report: Report) -> Page:
+def page_of(report: AnyReport) -> Page:
     """What is shown of a report."""
+    if isinstance(report, CompareReport):
+        return _compared_page(report)
     return _pruned_page(report) if isinstance(report, PruneReport) else _inspected_page(report)
 
 
@@ -158,6 +165,44 @@ def _inspected_page(report: InspectReport) -> Page:
         conditions=conditions_table(report.conditions),
         payoff=payoff_table(report.payoff) if report.payoff else None,
     )
+
+
+def _compared_page(report: CompareReport) -> Page:
+    totals = report.totals
+    files = ("Model", "Role", "File", "Bytes", "Compressed (zstd-3)", "SHA-256")
+    return Page(
+        kind="Comparison of two models",
+        title=f"Comparison of {comparison_text.headline(report)}",
+        name=text.printable(report.before),
+        result=text.printable(report.after),
+        how="",
+        state="Equal: no tensor differs." if totals.weights == totals.equal and not report.others else "",
+        refused=False,
+        warnings=tuple(map(text.printable, report.warnings)),
+        cards=tuple(_compared_cards(report)),
+        bars=bars_of(report.weights),
+        pruned=True,
+        had_zeros=totals.zeros_before > 0,
+        weights=compared_table(report.weights),
+        pictures=(),
+        left_alone=(),
+        files=text_table(files, comparison_text.file_rows(report)),
+        versions=tuple(text.version_rows(report.versions)),
+        conditions=conditions_table(report.conditions),
+        others=compared_table(report.others) if report.others else None,
+        differences=text_table(("What", "Before", "After"), comparison_text.difference_rows(report)),
+    )
+
+
+def _compared_cards(report: CompareReport) -> Iterable[Card]:
+    rows = dict(comparison_text.summary_rows(report))
+    totals = report.totals
+    before = format_fraction(totals.zeros_before, totals.parameters_before)
+    after = format_fraction(totals.zeros_after, totals.parameters_after)
+    yield Card("Sparsity of the weights", after, f"{before} before")
+    for label in ("Weights that differ", "Newly zero", "Newly nonzero", "Other changes", "Other tensors that differ"):
+        yield Card(label, rows[label])
+    yield Card("Bytes of the files", *_then(totals.bytes_before, totals.bytes_after))
 
 
 def _how(asked: Configuration) -> str:

@@ -12,10 +12,10 @@ import hashlib
 from typing import Any
 
 from onnx_tools.renderers.html_page import page_of
-from onnx_tools.report import Report
+from onnx_tools.report import AnyReport
 
 
-def render(report: Report) -> str:
+def render(report: AnyReport) -> str:
     """The report as HTML, UTF-8."""
     environment = _environment()
     script = environment.get_template("script.js").render()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from onnx_tools.renderers import text
+from onnx_tools.renderers import comparison_text, text
 from onnx_tools.report import (
+    ComparedTensor,
     ConditionOutcome,
     FileReport,
     InspectedWeight,
@@ -17,6 +18,7 @@ from onnx_tools.report import (
     fraction,
 )
 
+_COMPARED = comparison_text.WEIGHT_TITLES
 _ARROW = "\u2192"
 
 
@@ -167,6 +169,36 @@ def conditions_table(outcomes: Sequence[ConditionOutcome]) -> Table:
         condition, met, value, weight = text.condition_cells(outcome)
         rows.append((Cell(condition), Cell(met, tone="bad" if outcome.met else "good"), Cell(value), Cell(weight)))
     return Table(columns, tuple(rows))
+
+
+def compared_table(tensors: Sequence[ComparedTensor]) -> Table:
+    """The tensors of two models."""
+    columns = tuple(Column(title, place in comparison_text.NUMBERS) for place, title in enumerate(_COMPARED))
+    return Table(columns, tuple(map(_compared_row, tensors)))
+
+
+def _compared_row(tensor: ComparedTensor) -> tuple[Cell, ...]:
+    name, verdict, before, after, *rest = comparison_text.weight_cells(tensor)
+    counts = (tensor.newly_zero, tensor.newly_nonzero, tensor.changed, tensor.max_abs)
+    keys = [0.0 if count is None else plain_key(count) for count in counts]
+    return (
+        Cell(name),
+        Cell(verdict, tone="plain" if tensor.equal else "warn"),
+        Cell(before, tensor.sparsity_before or 0.0),
+        Cell(after, tensor.sparsity_after or 0.0, tensor.sparsity_after),
+        *(Cell(shown, key) for shown, key in zip(rest[:4], keys, strict=True)),
+        *(Cell(_arrow(shown)) for shown in rest[4:]),
+    )
+
+
+def plain_key(value: float) -> float:
+    """A number that a script can sort by."""
+    return min(float(value), 1e308)
+
+
+def text_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of texts."""
+    return Table(tuple(map(Column, titles)), tuple(tuple(map(Cell, row)) for row in rows))
 
 
 def drifts_table(verification: VerificationReport) -> Table:

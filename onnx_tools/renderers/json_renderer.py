@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from onnx_tools.report import Report, VerificationReport, to_dict
+from onnx_tools.report import AnyReport, VerificationReport, to_dict
 
 
-def render(report: Report | VerificationReport) -> str:
+def render(report: AnyReport | VerificationReport) -> str:
     """The report as ASCII, so that it survives any terminal; other characters are JSON's escapes."""
     return dumps(to_dict(report))
 

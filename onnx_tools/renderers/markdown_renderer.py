@@ -8,8 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from onnx_tools.renderers import text
+from onnx_tools.renderers import comparison_text, text
 from onnx_tools.report import (
+    AnyReport,
+    ComparedTensor,
+    CompareReport,
     ConditionOutcome,
     FileReport,
     InspectedWeight,
@@ -32,9 +35,11 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", "@": "&#64;"})
 _ADDRESS = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
-def render(report: Report) -> str:
-    """The report as Markdown, UTF-8."""
-    if isinstance(report, InspectReport):
+def render(report: AnyReport) -> str:
+    """The report as Markdown, UTF-8: the sums first, what is long folded."""
+    if isinstance(report, CompareReport):
+        sections = [_title(f"Comparison of {comparison_text.headline(report)}"), *_compared(report)]
+    elif isinstance(report, InspectReport):
         sections = [_title(f"Weights of {text.printable(report.input)}"), *_inspected(report)]
     else:
         sections = [_title(f"Pruning of {text.printable(report.input)}"), *_pruned(report)]
@@ -53,12 +58,12 @@ def _pruned(report: PruneReport) -> list[str]:
         _warnings(report.warnings),
         _conditions(report.conditions),
         _summary(report),
-        _section("Weights", _weights_table(report.weights)),
+        _verification(report.verification),
+        _folded(f"Weights ({len(report.weights):,})", _weights_table(report.weights)),
         _left_alone(report.left_alone),
         _files(report.files),
-        _verification(report.verification),
-        _section("Configuration", _table(("Option", "Value"), text.configuration_rows(report.configuration))),
-        _section("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
+        _folded("Configuration", _table(("Option", "Value"), text.configuration_rows(report.configuration))),
+        _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
     ]
 
 
@@ -67,12 +72,35 @@ def _inspected(report: InspectReport) -> list[str]:
         _warnings(report.warnings),
         _conditions(report.conditions),
         _summary(report),
-        _section("Weights", _inspected_table(report.weights)),
         _payoff(report.payoff),
+        _folded(f"Weights ({len(report.weights):,})", _inspected_table(report.weights)),
         _left_alone(report.left_alone),
         _files(report.files),
-        _section("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
+        _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
     ]
+
+
+def _compared(report: CompareReport) -> list[str]:
+    weights = [weight for weight in report.weights if not weight.equal]
+    tables = {
+        f"Weights that differ ({len(weights):,})": _compared_table(weights),
+        f"Other tensors that differ ({len(report.others):,})": _compared_table(report.others),
+        "What else differs": _table(("What", "Before", "After"), comparison_text.difference_rows(report)),
+        "Files": _table(
+            ("Model", "Role", "File", "Bytes", "Compressed (zstd-3)", "SHA-256"), comparison_text.file_rows(report)
+        ),
+        "Versions": _table(("Program", "Version"), text.version_rows(report.versions)),
+    }
+    return [
+        _warnings(report.warnings),
+        _conditions(report.conditions),
+        _section("Summary", _table(("Total", "Value"), comparison_text.summary_rows(report))),
+        *(_folded(title, table) for title, table in tables.items()),
+    ]
+
+
+def _compared_table(tensors: Iterable[ComparedTensor]) -> str:
+    return _table(comparison_text.WEIGHT_TITLES, map(comparison_text.weight_cells, tensors))
 
 
 def _summary(report: Report) -> str:
@@ -148,7 +176,7 @@ def _left_alone(tensors: Sequence[LeftAloneReport]) -> str:
         (group.reason, text.count(len(group.members)), text.group_parameters(group), _examples(group.members))
         for group in left_alone_groups(tensors)
     ]
-    return _section("Left alone", _table(("Reason", "Tensors", "Parameters", "Names"), rows))
+    return _folded(f"Left alone ({len(tensors):,})", _table(("Reason", "Tensors", "Parameters", "Names"), rows))
 
 
 def _examples(members: Sequence[LeftAloneReport]) -> str:
@@ -170,7 +198,7 @@ def _files(files: Sequence[FileReport]) -> str:
         )
         for file in files
     ]
-    return _section("Files", _table(header, rows))
+    return _folded("Files", _table(header, rows))
 
 
 def _verification(verification: VerificationReport | None) -> str:
@@ -201,6 +229,10 @@ def _title(title: str) -> str:
 
 def _section(title: str, content: str) -> str:
     return f"## {title}\n\n{content}" if content else ""
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n\n{content}\n\n</details>" if content else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], right_from: int | None = None) -> str:

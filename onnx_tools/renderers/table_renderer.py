@@ -15,9 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_tools.renderers import text
+from onnx_tools.renderers import comparison_text, text
 from onnx_tools.report import (
+    AnyReport,
     Check,
+    ComparedTensor,
+    CompareReport,
     ConditionOutcome,
     FileReport,
     InspectedWeight,
@@ -26,7 +29,6 @@ from onnx_tools.report import (
     OutputDrift,
     PayoffReport,
     PruneReport,
-    Report,
     VerificationReport,
     WeightReport,
     format_fraction,
@@ -58,9 +60,12 @@ class _Column:
         return min(widest, _NAME_WIDTH) if self.words else widest
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: AnyReport, console: Console) -> None:
     """Show a report: weights, what was left alone, totals, files, checks, warnings."""
     printer = _Printer(console)
+    if isinstance(report, CompareReport):
+        _print_comparison(report, printer)
+        return
     printer.line(text.headline(report), "bold")
     if isinstance(report, PruneReport):
         if state := text.state(report):
@@ -83,6 +88,32 @@ def print_report(report: Report, console: Console) -> None:
         printer.line("")
     for warning in report.warnings:
         printer.line(f"Warning: {text.printable(warning)}", "yellow")
+
+
+def _print_comparison(report: CompareReport, printer: _Printer) -> None:
+    """What differs; equal weights are only counted."""
+    printer.line(comparison_text.headline(report), "bold")
+    weights = [weight for weight in report.weights if not weight.equal]
+    printer.table("Weights that differ", _compared_columns(weights[:_MOST_WEIGHTS]))
+    printer.table("Other tensors that differ", _compared_columns(report.others[:_MOST_WEIGHTS]))
+    if max(len(weights), len(report.others)) > _MOST_WEIGHTS:
+        printer.line(f"... of each {_MOST_WEIGHTS} at most are shown (use --report FILE for all)")
+    columns = [_Column("what", words=True), _Column("before", words=True), _Column("after", words=True)]
+    rows = comparison_text.difference_rows(report)
+    printer.table("What else differs", _filled(columns, rows[:_MOST_WEIGHTS], lambda row: row))
+    columns = [_Column("summary", words=True), _Column("")]
+    printer.table("", _filled(columns, comparison_text.summary_rows(report), lambda row: row))
+    printer.table("Conditions that fail (--fail-if)", _condition_columns(report.conditions))
+
+
+def _compared_columns(tensors: Sequence[ComparedTensor]) -> list[_Column]:
+    ranks = (0, 0, 1, 0, 0, 2, 2, 3, 5, 4, 6)
+    words = (0, 1, 8, 9, 10)
+    columns = [
+        _Column(title.lower(), rank, words=place in words)
+        for place, (title, rank) in enumerate(zip(comparison_text.WEIGHT_TITLES, ranks, strict=True))
+    ]
+    return _filled(columns, tensors, comparison_text.weight_cells)
 
 
 def print_verification(verification: VerificationReport, console: Console) -> None:
