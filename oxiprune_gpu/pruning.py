@@ -13,11 +13,11 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from oxiprune_gpu.allocation import Allocation, Bound, Uniform, allocate, parse_allocation
+from oxiprune_gpu.allocation import Allocation, Bound, Uniform, counts_of_arrays, parse_allocation
 from oxiprune_gpu.backends import Backend, NumpyBackend, backend_of, deferred_checks
 from oxiprune_gpu.backends.choice import failures_told, goes_to_gpu, usable_cupy
 from oxiprune_gpu.backends.transfer import download, upload
-from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
+from oxiprune_gpu.blocks import BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.device_arrays import import_device_array, on_cuda_device
 from oxiprune_gpu.errors import (
@@ -213,9 +213,8 @@ def prune_model(
         (pruned, mask) of each weight: a list, or a dict when a mapping came in.
 
     Raises:
-        InvalidOption: an allocation other than "uniform", a floor or a ceiling, where a weight lies on a GPU (`prepare`
-            has a global scope there); and the errors of `allocate`.
-        The errors of `prune_tensor`.
+        InvalidOption: a global allocation of weights on a GPU (`prepare` has a global scope there).
+        The errors of `allocate` and `prune_tensor`.
     """
 
     def prune(name: str, tensor: Tensor, count: int | None) -> tuple[Any, Any]:
@@ -238,16 +237,7 @@ def _counts(
     alone = allocation == Uniform() and isinstance(floor, float | int) and isinstance(ceiling, float | int)
     if not named or (alone and (floor, ceiling) == (0, 1)):
         return [None] * len(named)
-    weights = [borrow(tensor, name) for name, tensor in named]
-    for weight in weights:
-        if not isinstance(weight.data, np.ndarray):
-            raise InvalidOption(
-                f"tensor '{weight.name}' lies on a GPU: allocations, floors and ceilings are for weights in this "
-                "machine's memory; use prepare(..., scope='global'), or the allocation uniform without bounds"
-            )
-    sources = [ArrayBlocks(weight.contiguous()) for weight in weights]
-    names = [weight.name for weight in weights]
-    return allocate(sources, config, allocation, floor=floor, ceiling=ceiling, names=names)
+    return counts_of_arrays([borrow(tensor, name) for name, tensor in named], config, allocation, floor, ceiling)
 
 
 def prune_blocks(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from oxiprune_gpu.allocation.arrays import counts_of_arrays
 from oxiprune_gpu.allocation.base import Allocation
 from oxiprune_gpu.allocation.erk import Erk
 from oxiprune_gpu.allocation.joint import Global
@@ -81,4 +82,14 @@ def allocate(
     return tuple(allocation.counts(shares, config))
 
 
-__all__ = ["ALLOCATIONS", "Allocation", "Bound", "Erk", "Global", "Uniform", "allocate", "parse_allocation"]
+__all__ = [
+    "ALLOCATIONS",
+    "Allocation",
+    "Bound",
+    "Erk",
+    "Global",
+    "Uniform",
+    "allocate",
+    "counts_of_arrays",
+    "parse_allocation",
+]

@@ -38,6 +38,9 @@ class Allocation(ABC):
     name: ClassVar[str]
     """The text that names it, as in `prune_model(..., allocation="erk")`."""
 
+    reads_weights: ClassVar[bool] = False
+    """Whether it depends on the values of the weights, and not on their shapes alone."""
+
     @abstractmethod
     def counts(self, shares: Sequence[Share], config: PruningConfig) -> list[int]:
         """Return how many units of each weight fall, none fewer than `least` or more than `most`."""

@@ -40,6 +40,7 @@ class Global(Allocation):
 
     normalisation: str = "none"
     name: ClassVar[str] = "global"
+    reads_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.normalisation not in NORMALISATIONS:

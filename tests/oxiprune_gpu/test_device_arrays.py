@@ -83,6 +83,21 @@ def test_cupy_in_cupy_out(cupy, config, dtype):
     assert same(ours, expected)
 
 
+@pytest.mark.parametrize("options", [{"allocation": "erk"}, {"floor": 0.25, "ceiling": [1, 0.4]}])
+def test_allocations_that_ask_for_shapes(cupy, options):
+    weights = [normal(4, 30), normal(20, 20)]
+    expected = ox.prune_model(weights, HALF, **options)
+    ours = ox.prune_model([cupy.asarray(weight) for weight in weights], HALF, **options)
+    for (pruned, mask), (expected_pruned, expected_mask) in zip(ours, expected, strict=True):
+        assert same(pruned, expected_pruned)
+        assert same(mask, expected_mask)
+
+
+def test_allocations_that_ask_for_values(cupy):
+    with pytest.raises(ox.InvalidOption, match=r"'tensors\[1\]' lies on a GPU: the allocation global:rms reads"):
+        ox.prune_model([normal(4), cupy.asarray(normal(5))], HALF, allocation="global:rms")
+
+
 def test_work_goes_to_the_device_of_the_array(cupy):
     before = fake_cupy.Device.entered
     ox.prune_tensor_inplace(cupy.asarray(normal(5)), HALF)
