@@ -18,7 +18,7 @@ from onnx_tools.errors import InvalidModelFile, InvalidTensor, NotEncoded
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.graph_parts import element_count
 from onnx_tools.model_copy import ModelCopy
-from onnx_tools.model_file import Location, ModelFile, tensor_at
+from onnx_tools.model_file import Location, ModelFile, iter_tensors, tensor_at
 from onnx_tools.report_parts import versions
 from onnx_tools.wire import Path, Rope, field_record, join, records
 
@@ -56,7 +56,7 @@ def decode_file(
     before = [facts_of(file, hashes=False, compressed=False) for file in (model.path, *model.data_files())]
     with ModelCopy(model, pathlib.Path(output), force=force) as copy:
         weights = _decode_into(copy, model, found, progress)
-        committed = copy.commit()
+        committed = copy.commit(_refuse_broken)
     after = [facts_of(file, hashes=False, compressed=False) for file in (committed.model, *committed.data)]
     return EncodeReport(
         command="decode",
@@ -74,6 +74,7 @@ def _decode_into(
     copy: ModelCopy, model: ModelFile, found: list[Found], progress: Progress | None
 ) -> list[EncodedWeight]:
     total, done = sum(element_count(item.marker.dims) for item in found), 0
+    _refuse_overlaps(found)
     weights: list[EncodedWeight] = []
     regions: list[Region] = []
     for item in found:
@@ -83,6 +84,24 @@ def _decode_into(
         done += element_count(item.marker.dims)
     arrange(copy, model, regions)
     return weights
+
+
+def _refuse_overlaps(found: list[Found]) -> None:
+    """Two encoded weights that are made of the same records can't both be put back."""
+    taken: set[Path] = set()
+    for item in found:
+        records = {item.anchor, *item.others}
+        if taken & records:
+            raise InvalidModelFile(f"weight {item.name!r} is made of what belongs to another one; decode another copy")
+        taken |= records
+
+
+def _refuse_broken(finished: pathlib.Path) -> None:
+    """A marker that was tampered with may give anything: see that what it gave is a model, and its tensors fit."""
+    model = ModelFile.open(finished)
+    for path, tensor in iter_tensors(model.skeleton):
+        if tensor.data_location == TensorProto.EXTERNAL or path in model.payloads:
+            model.location(path, tensor)
 
 
 def _restore(copy: ModelCopy, model: ModelFile, item: Found, regions: list[Region]) -> EncodedWeight:
@@ -133,11 +152,14 @@ def _old_region(model: ModelFile, item: Found) -> Location:
 
 def _moved(record: bytes, region: Region, names: Mapping[pathlib.Path, str]) -> bytes:
     """The record of a weight with external data, saying where that lies now; unchanged if it says so already."""
-    (outer,) = records(memoryview(record), 0, len(record))
     kinds: dict[int, Any] = {INITIALIZER: TensorProto, NODE: onnx.NodeProto}
-    if outer.number not in kinds:
-        raise InvalidModelFile("the marker of an encoded weight is damaged; decode an unchanged copy of the file")
-    message: Any = kinds[outer.number].FromString(record[outer.body :])
+    try:
+        (outer,) = records(memoryview(record), 0, len(record))
+        message: Any = kinds[outer.number].FromString(record[outer.body :])
+    except Exception:  # KeyError, ValueError, and protobuf's DecodeError, whose module has no types
+        raise InvalidModelFile(
+            "the marker of an encoded weight is damaged; decode an unchanged copy of the file"
+        ) from None
     wanted = {"location": names[region.old.file], "offset": str(region.start)}
     changed = False
     for entry in _tensor_in(message).external_data:

@@ -193,11 +193,9 @@ def _row(weight: Weight, source: Source | str, result: Encoded) -> EncodedWeight
 
 def free_prefix(model: onnx.ModelProto) -> str:
     """What no name of a value in the model starts with."""
-    names = {name for scope in GraphIndex(model).scopes for name in scope.values}
-    prefix = "oxi"
-    while any(name.startswith(prefix) for name in names):
-        prefix += "_"
-    return prefix
+    names = (str(name) for scope in GraphIndex(model).scopes for name in scope.values)  # bytes where not UTF-8
+    tails = [name.removeprefix("oxi") for name in names if name.startswith("oxi")]
+    return "oxi" + "_" * max((len(tail) - len(tail.lstrip("_")) + 1 for tail in tails), default=0)
 
 
 def _compare(finished: ModelFile, sources: list[Source]) -> Check:

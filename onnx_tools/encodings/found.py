@@ -84,6 +84,8 @@ def _from_node(node: Node, marker: Marker) -> Found:
     if marker.encoding not in LAYOUTS:
         raise InvalidModelFile(f"weight '{node.label}' has the encoding {marker.encoding!r:.40}; update oxiprune-gpu")
     nodes, tensors = _chain(node)
+    if not tensors or not node.proto.output:
+        raise InvalidModelFile(f"weight '{node.label}' {_CHANGED}")
     pieces = {
         role: _input(nodes, operator, at, node) for role, (operator, at) in LAYOUTS[marker.encoding].roles.items()
     }
@@ -131,13 +133,15 @@ def _input(nodes: list[Node], operator: str, at: int, last: Node) -> Path:
 
 
 def _sparse(sparse: SparseTensorProto, path: Path, marker: Marker, record: Path | None = None, name: str = "") -> Found:
+    if marker.encoding != SPARSE:
+        raise InvalidModelFile(f"the sparse tensor {sparse.values.name!r} {_CHANGED}")
     pieces = {"values": (*path, ("values", 0)), "places": (*path, ("indices", 0))}
     return Found(name or sparse.values.name, marker, pieces, record or path, (), ())
 
 
 def _sparse_constant(node: NodeProto, path: Path, marker: Marker) -> Found:
     for i, attribute in enumerate(node.attribute):
-        if attribute.HasField("sparse_tensor"):
+        if attribute.HasField("sparse_tensor") and node.output:
             inner = (*path, ("attribute", i), ("sparse_tensor", 0))
             return _sparse(attribute.sparse_tensor, inner, marker, path, node.output[0])
     raise InvalidModelFile(f"a sparse Constant {_CHANGED}")

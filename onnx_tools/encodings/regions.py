@@ -8,8 +8,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-import onnx
-
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import Location, ModelFile, iter_tensors
 from onnx_tools.wire import FileSpan, Path, Rope, Span, rope_length
@@ -50,13 +48,14 @@ def arrange(copy: ModelCopy, model: ModelFile, regions: list[Region]) -> None:
     by_file: dict[pathlib.Path, list[Region]] = defaultdict(list)
     for region in regions:
         by_file[region.old.file].append(region)
+    starts = _starts(model) if regions else {}
     for file, members in by_file.items():
         members.sort(key=lambda region: region.old.offset)
         ends = [region.old.offset + region.old.length for region in members]
         shifts = [0, *accumulate(region.size - region.old.length for region in members)]
         for region, shift in zip(members, shifts, strict=False):
             region.start = region.old.offset + shift
-        offsets = {path: offset + shifts[bisect_right(ends, offset)] for path, offset in _offsets(model, file).items()}
+        offsets = {path: start + shifts[bisect_right(ends, start)] for path, start in starts[file].items()}
         copy.rearrange_data(file, _rope(members, ends, file.stat().st_size), offsets)
 
 
@@ -67,11 +66,12 @@ def _rope(regions: list[Region], ends: list[int], size: int) -> Rope:
     return [*rope, Span(ends[-1], size - ends[-1])]
 
 
-def _offsets(model: ModelFile, file: pathlib.Path) -> dict[Path, int]:
+def _starts(model: ModelFile) -> dict[pathlib.Path, dict[Path, int]]:
     """Where each tensor in a data file says that it starts."""
-    offsets = {}
+    starts: dict[pathlib.Path, dict[Path, int]] = defaultdict(dict)
     for path, tensor in iter_tensors(model.skeleton):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL and model.data_file(tensor) == file:
+        file = model.data_file(tensor)
+        if file is not None:
             text = next((entry.value for entry in tensor.external_data if entry.key == "offset"), "0")
-            offsets[path] = int(text) if text.isdigit() else 0
-    return offsets
+            starts[file][path] = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    return starts

@@ -20,6 +20,8 @@ from onnx_tools.verification.runtime_check import check_runtime
 
 _FATAL = 4
 _LOADS = 5
+_MOST_BYTES = 1 << 32
+"""Of a model that is loaded to be compared."""
 
 
 def check_in_runtime(before: pathlib.Path, after: pathlib.Path) -> Iterator[Check]:
@@ -27,6 +29,10 @@ def check_in_runtime(before: pathlib.Path, after: pathlib.Path) -> Iterator[Chec
 
     The checks "runtime", "drift" (outputs on random inputs; any difference fails) and "folded".
     """
+    size = sum(file.stat().st_size for file in (before, *ModelFile.open(before).data_files()))
+    if size > _MOST_BYTES:
+        yield Check("runtime", "skipped", f"the model has {size:,} bytes, and both would be in memory at once")
+        return
     checks, _ = check_runtime(before, after, None, 0.0, 0)
     for check in checks:
         unknown = check.name == "drift" and check.detail.startswith(("could not", "not measured"))

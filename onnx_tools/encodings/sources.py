@@ -99,11 +99,11 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def find_sources(model: ModelFile, weights: Sequence[Weight]) -> dict[Path, Source | str]:
     """For each weight how it lies in the file, or why it can't be encoded."""
-    shared = sharing(model)
+    shared, inputs = sharing(model), _Inputs(model)
     found: dict[Path, Source | str] = {}
     records: dict[Path, Path] = {}
     for weight in weights:
-        reason = _obstacle(model, weight, shared)
+        reason = _obstacle(model, weight, shared) or inputs.obstacle(weight)
         if reason:
             found[weight.path] = reason
         else:
@@ -167,17 +167,27 @@ def _obstacle_of_data(model: ModelFile, weight: Weight) -> str:
         return "is small, or its values do not lie in one piece"
     if weight.elements > MOST_ELEMENTS:
         return f"has more than {MOST_ELEMENTS:,} elements"
-    return _obstacle_of_name(model, weight)
+    return ""
 
 
-def _obstacle_of_name(model: ModelFile, weight: Weight) -> str:
-    graph = graph_at(model.skeleton, _record_path(weight)[:-1])
-    name = _name(model, weight, _record_path(weight))
-    if not isinstance(name, str) or not name:
-        return "its name is empty, or not UTF-8"
-    if any(given.name == name for given in graph.input):
-        return "is an input of its graph too, so that it can be replaced from outside"
-    return "" if len(graph.node) else "its graph has no nodes"
+class _Inputs:
+    """The names of each graph's inputs, read once."""
+
+    def __init__(self, model: ModelFile) -> None:
+        self._model = model
+        self._names: dict[Path, set[Any]] = {}
+
+    def obstacle(self, weight: Weight) -> str:
+        """Why the name of a weight, or its graph, keeps it from being encoded."""
+        record = _record_path(weight)
+        graph, name = graph_at(self._model.skeleton, record[:-1]), _name(self._model, weight, record)
+        if not isinstance(name, str) or not name:
+            return "its name is empty, or not UTF-8"
+        if record[:-1] not in self._names:
+            self._names[record[:-1]] = {given.name for given in graph.input}
+        if name in self._names[record[:-1]]:
+            return "is an input of its graph too, so that it can be replaced from outside"
+        return "" if len(graph.node) else "its graph has no nodes"
 
 
 def graph_at(model: onnx.ModelProto, path: Path) -> onnx.GraphProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import ml_dtypes
@@ -16,7 +17,7 @@ from onnx_tools.encodings.decode import decode_file
 from onnx_tools.encodings.encode import SPARSE_WARNING, encode_file
 from onnx_tools.encodings.runtime import load_ratio, unfolded
 from onnx_tools.errors import AlreadyEncoded, InvalidModelFile, InvalidTensor, NotEncoded, OutputRefused
-from oxiprune_gpu import InvalidOption, PruningConfig
+from oxiprune_gpu import InvalidOption, PruningConfig, PruningError
 
 MATMUL = """
 <ir_version: 8, opset_import: ["" : %d]>
@@ -342,6 +343,33 @@ def test_an_encoded_weight_that_was_changed_is_refused(tmp_path, what, error, me
     with pytest.raises(error, match=message):
         decode_file(path, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("make", [branches_file, external_file])
+@pytest.mark.parametrize("encoding", ["packed", "sparse"])
+def test_damaged_files_are_refused_or_decoded(tmp_path, make, encoding):
+    """Whatever stands in an encoded file: an error of ours, or a model."""
+    _, encoded = encode(make(tmp_path), encoding=encoding, verify=False)
+    data, random = encoded.read_bytes(), np.random.default_rng(11)
+    text = [place for place, byte in enumerate(data) if 32 <= byte < 127]
+    for _ in range(40):
+        damaged = bytearray(data)
+        for place in random.choice(text, random.integers(1, 4)):
+            damaged[place] ^= 1 << random.integers(0, 8)
+        encoded.write_bytes(damaged)
+        with contextlib.suppress(PruningError):
+            decode_file(encoded, tmp_path / "out.onnx", force=True)
+
+
+def test_one_record_belongs_to_one_weight(tmp_path):
+    _, encoded = encode(matmul_file(tmp_path, sparse_values((64, 48), 0.8)))
+    model = onnx.load(encoded)
+    last = next(node for node in model.graph.node if node.doc_string)
+    reshape = helper.make_node("Reshape", ["w", last.input[1]], ["again"], doc_string=last.doc_string)
+    model.graph.node[-1].input[1] = "again"
+    model.graph.node.insert(len(model.graph.node) - 1, reshape)
+    with pytest.raises(InvalidModelFile):
+        decode_file(write(tmp_path, model), tmp_path / "out.onnx")
 
 
 def test_real_models(tmp_path, corpus):
