@@ -13,6 +13,7 @@ from oxiprune_gpu._version import __version__
 from oxiprune_gpu.allocation import Allocation, Erk, Global, Uniform, allocate, parse_allocation
 from oxiprune_gpu.backends import deferred_checks, resolve_backend
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
+from oxiprune_gpu.compressed import Compressed24, compress_2_4, decompress_2_4
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import (
     BelowMinNonzero,
@@ -24,6 +25,7 @@ from oxiprune_gpu.errors import (
     NonFiniteScore,
     NonFiniteWeight,
     NotTwoDimensional,
+    NotTwoOfFour,
     PruningError,
     ReadOnlyTarget,
     ShapeMismatch,
@@ -66,6 +68,7 @@ __all__ = [
     "BelowMinNonzero",
     "Block",
     "BlockSource",
+    "Compressed24",
     "DenormalsFlushed",
     "EmptyTensor",
     "Erk",
@@ -82,6 +85,7 @@ __all__ = [
     "NonFiniteScore",
     "NonFiniteWeight",
     "NotTwoDimensional",
+    "NotTwoOfFour",
     "PlanResult",
     "PruneCounts",
     "PrunePlan",
@@ -105,9 +109,11 @@ __all__ = [
     "__version__",
     "allocate",
     "apply_mask",
+    "compress_2_4",
     "compute_importance",
     "compute_mask",
     "count_nonzero_blocks",
+    "decompress_2_4",
     "deferred_checks",
     "model_sparsity_report",
     "parse_allocation",

@@ -12,6 +12,7 @@
     ├── NonFiniteScore         NaN born in a score (infinity times zero)
     ├── DenormalsFlushed       the processor is set to flush denormal numbers
     ├── ShapeMismatch          a shape, mask or gradient that does not fit the data
+    ├── NotTwoOfFour           what is to be compressed is not 2:4, or its metadata names no two places of four
     ├── UnsupportedDtype       not float16, bfloat16, float32 or float64
     ├── UnsupportedArray       not an array, or one on a device that no backend serves
     ├── GpuUnavailable         CuPy, NVRTC, the driver or the GPU is missing or does not work
@@ -105,6 +106,18 @@ class DenormalsFlushed(PruningError):
 
 class ShapeMismatch(PruningError, ValueError):
     """A shape, mask or gradient does not fit the data it goes with."""
+
+
+class NotTwoOfFour(PruningError, ValueError):
+    """A group of four neighbours has more than two values, or metadata that does not name two of its places.
+
+    Attributes:
+        row, group: the first such group; its columns are 4 * group and the three after.
+    """
+
+    def __init__(self, what: str, row: int, group: int, why: str) -> None:
+        self.row, self.group = row, group
+        super().__init__(f"{what}: row {row}, group {group} (columns {4 * group} to {4 * group + 3}) {why}")
 
 
 class UnsupportedDtype(PruningError, TypeError):

@@ -198,8 +198,15 @@ for _name in (
     "__sub__",
     "__mul__",
     "__lshift__",
+    "__rshift__",
+    "__and__",
+    "__or__",
 ):
     setattr(ndarray, _name, _comparing(getattr(operator, _name)))
+for _name in ("__radd__", "__rsub__"):
+    setattr(ndarray, _name, _comparing(lambda array, other, name=_name: getattr(array, name)(other)))
+for _name in ("any", "argmax", "transpose"):
+    setattr(ndarray, _name, lambda array, *arguments, name=_name: ndarray(getattr(array.host, name)(*arguments)))
 ndarray.__module__ = "cupy"
 
 

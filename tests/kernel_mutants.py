@@ -266,15 +266,10 @@ MUTANTS = (
         UNIT_PLANS,
     ),
     Mutant("group of units not left", "units.cu", "    outer = 0;\n    group++;", "    outer = 0;", UNIT_PLANS),
-    Mutant(
-        "units past the end fall",
-        "units.cu",
-        "(u32)(index + e >= tensor.size || stay[unit] != 0)",
-        "(u32)(stay[unit] != 0)",
-        UNIT_PLANS,
-    ),
     Mutant("units of what holds NaN", "units.cu", "if (tensor.number >= first_nan) return;", "", UNIT_PLANS),
-    Mutant("short units have chunks", "units.cu", "if (table[share.row].chunk_sums) add", "add", UNIT_PLANS),
+    Mutant(
+        "short units have chunks", "units.cu", "if (table[share.row].chunk_sums) add", "add", "units_of_several_chunks"
+    ),
     Mutant("NaN of a random metric", "elements.cu", "if (nan) report_nan(header, tensor);", "", UNIT_PLANS),
     Mutant(
         "groups of what holds NaN",

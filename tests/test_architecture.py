@@ -14,7 +14,7 @@ import pytest
 ORDER = {
     "oxiprune_gpu": """
         oxiprune_gpu
-        pruning plan diagnosis
+        pruning plan diagnosis compressed
         allocation
         jobs
         selection importance sparsity
