@@ -16,6 +16,7 @@ from onnx_tools.report import (
     FileReport,
     InspectedWeight,
     PayoffReport,
+    PruneReport,
     WeightReport,
     WeightVerdict,
     fraction,
@@ -60,6 +61,11 @@ def short_verdict(weights: Sequence[WeightReport], files: Sequence[FileReport] =
     if before and after is not None and after < before * _COMPRESSES:
         size = f"{_percent(after, before)} of the size"
     return f"onnxruntime: not faster, {size}; compressed download: {_download(weights, files)}"
+
+
+def with_verdict(report: PruneReport) -> PruneReport:
+    """The report with its verdict."""
+    return replace(report, payoff=short_verdict(report.weights, report.files))
 
 
 def _download(weights: Sequence[WeightReport], files: Sequence[FileReport]) -> str:

@@ -262,6 +262,7 @@ class PruneReport:
 
     `changed`: whether a value differs from the input; in a dry run, would differ. `pictures`: of the largest weights,
     where they were asked for; they are shown in HTML only. A condition that is met leaves no output.
+    `payoff`: what that gains where the model is deployed, in a sentence.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("totals",)
@@ -282,6 +283,7 @@ class PruneReport:
     warnings: tuple[str, ...] = ()
     conditions: tuple[ConditionOutcome, ...] = ()
     pictures: tuple[WeightPictures, ...] = ()
+    payoff: str = ""
 
     @property
     def refused(self) -> bool:

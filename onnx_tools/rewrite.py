@@ -15,6 +15,7 @@ from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of, file_reports
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
+from onnx_tools.payoff import with_verdict
 from onnx_tools.pictures import Album
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.report import Check, PruneReport, VerificationReport
@@ -138,7 +139,7 @@ def prune_file(
         metadata = partial(metadata_text, config, selection, gradients)
         counts, files, checks = job.run(plan, aliases, metadata, progress)
         after = _facts(files, extras)
-    return PruneReport(
+    report = PruneReport(
         input=model.path.name,
         output=None if after is None else after[0].name,
         dry_run=dry_run,
@@ -152,6 +153,7 @@ def prune_file(
         warnings=warnings(plan.planned, counts, "" if dry_run or output is None else equality_text(sources[1:])),
         pictures=album.pictures,
     )
+    return with_verdict(report)
 
 
 def prune_model(
@@ -180,7 +182,7 @@ def prune_model(
             encode(tensor, stored)
             put_back(model, item.weight.path, tensor)
         _replace_metadata(model, metadata_text(config, selection, gradients, counts))
-    return PruneReport(
+    report = PruneReport(
         input="model",
         output=None,
         dry_run=False,
@@ -192,6 +194,7 @@ def prune_model(
         files=(),
         warnings=warnings(plan.planned, counts),
     )
+    return with_verdict(report)
 
 
 @dataclass(frozen=True)

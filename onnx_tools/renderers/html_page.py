@@ -104,6 +104,7 @@ class Page:
     payoff: Table | None = None
     others: Table | None = None
     differences: Table | None = None
+    verdict: str = ""
     options: tuple[tuple[str, str], ...] = field(default=())
     command: str = ""
 
@@ -140,6 +141,7 @@ def _pruned_page(report: PruneReport) -> Page:
         drifts=drifts_table(verification) if verification and verification.drifts else None,
         options=tuple(text.configuration_rows(report.configuration)),
         command=_command(report),
+        verdict=text.printable(report.payoff),
     )
 
 

@@ -78,6 +78,8 @@ def print_report(report: AnyReport, console: Console) -> None:
     _print_left_alone(report.left_alone, printer)
     printer.line("")
     printer.line(f"Total: {text.totals_line(report)}", "bold")
+    if isinstance(report, PruneReport) and report.payoff:
+        printer.line(f"Will it pay? {report.payoff}")
     printer.table("Files", _file_columns(report.files))
     if isinstance(report, PruneReport) and report.verification is not None:
         print_verification(report.verification, console)

@@ -141,7 +141,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("Tensors left alone", count(totals.left_alone)),
     ]
     if isinstance(totals, Totals):
-        return rows + _prune_sums(totals)
+        return rows + _prune_sums(totals) + _payoff_row(report)
     return [
         *rows,
         ("Zeros in the weights", count(totals.zeros)),
@@ -162,6 +162,11 @@ def _prune_sums(totals: Totals) -> list[tuple[str, str]]:
         ("Bytes of the files", change(totals.bytes_before, totals.bytes_after)),
         *_compressed_row(totals.compressed_before, totals.compressed_after),
     ]
+
+
+def _payoff_row(report: Report) -> list[tuple[str, str]]:
+    shown = isinstance(report, PruneReport) and report.payoff
+    return [("Will it pay?", shown)] if shown else []
 
 
 def _compressed_row(before: int | None, after: int | None) -> list[tuple[str, str]]:

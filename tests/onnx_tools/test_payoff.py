@@ -7,10 +7,11 @@ import json
 import jsonschema
 import pytest
 
-from onnx_tools import inspect_file
+from onnx_tools import Selection, inspect_file, prune_file
 from onnx_tools.payoff import WAYS, payoff, short_verdict
 from onnx_tools.renderers import html_renderer, json_renderer, markdown_renderer
 from onnx_tools.report import FileReport, InspectedWeight, WeightReport
+from oxiprune_gpu import PruningConfig
 from tests.command import run
 
 RUNTIME, TENSORRT, OPENVINO, XNNPACK, DOWNLOAD = range(5)
@@ -158,3 +159,13 @@ def test_a_model_in_every_format(small_file):
 def test_the_option(small_file):
     assert "Will it pay?" in run("inspect", small_file, "--payoff").stdout
     assert "Will it pay?" not in run("inspect", small_file).stdout
+
+
+def test_prune_says_it_in_every_format(small_file, tmp_path):
+    report = prune_file(small_file, tmp_path / "p.onnx", config=PruningConfig(0.5), selection=Selection(min_elements=0))
+    said = "onnxruntime: not faster, not smaller; compressed download: about 53 % of before"
+    assert report.payoff.startswith(said)
+    for render in (html_renderer.render, json_renderer.render, markdown_renderer.render):
+        assert said in render(report)
+    result = run("prune", small_file, "--dry-run", "-s", 0.5, "--min-elements", 0)
+    assert f"Will it pay? {said}" in " ".join(result.stdout.split())
