@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
 
-_ALL = slice(None)
-
 _FEW = 1 << 14
 """So many norms are sorted."""
 
@@ -50,10 +48,10 @@ class Norms(NamedTuple):
         owners = np.repeat(np.arange(len(norms)), [len(some) for some in norms])
         return cls(np.concatenate(norms), owners, np.concatenate(counts), len(norms))
 
-    def units(self, where: slice | NDArray[np.bool_] = _ALL) -> Array:
-        """How many units of each weight some of the norms stand for."""
-        sums = np.bincount(self.owners[where], self.counts[where], self.weights)  # of float64, exact to 2**53
-        return sums.astype(self.counts.dtype)
+    def units(self, flags: NDArray[np.bool_] | None = None) -> Array:
+        """How many units of each weight the norms stand for, or those that are flagged."""
+        counts = self.counts if flags is None else self.counts * flags  # takes less than choosing them
+        return np.bincount(self.owners, counts, self.weights).astype(counts.dtype)  # float64 is exact to 2**53
 
     def end_of_lowest(self, below: Array, limits: Limits, k: float) -> float:
         """The lowest norm up to which, with the `below` units of each weight, at least `k` fall; there is one.
@@ -82,7 +80,7 @@ class Norms(NamedTuple):
         low, high = 0, len(self.norms) - 1
         while low < high:
             middle = (low + high) // 2
-            upto = below + self.units(slice(low, middle + 1))
+            upto = below + self._chosen(slice(low, middle + 1)).units()
             if limits.total(upto) >= k:
                 high = middle
             else:
