@@ -54,7 +54,9 @@ class Functions:
 
     def _size(self, i: int) -> int:
         if i not in self._sizes:
-            self._sizes[i] = sum(map(_parts_of, _nodes_below(self._functions[i])))
+            function = self._functions[i]
+            named = (function.input, function.output, function.attribute, function.attribute_proto)
+            self._sizes[i] = 1 + sum(map(len, named)) + sum(map(_parts_of, _nodes_below(function)))
         return self._sizes[i]
 
     def _find_endless(self) -> set[int]:

@@ -163,7 +163,7 @@ class GraphIndex:
             place = CONSTANT if of_constant and below[-1][0] == "t" else ATTRIBUTE
             stored = _stored(tensor, below, place, node.scope)
             stored.what, stored.node = what, node
-            stored.name = node.label if place == ATTRIBUTE else (value.name if value else stored.name)
+            stored.name = node.own_label if place == ATTRIBUTE else (value.name if value else stored.name)
             if below[-1][0] == "values":
                 many, i = below[-2]
                 _as_dense(stored, attribute.sparse_tensors[i] if many == "sparse_tensors" else attribute.sparse_tensor)
@@ -227,7 +227,7 @@ class GraphIndex:
 
 def _subscope(graph: GraphProto, path: Path, node: Node, attribute: AttributeProto) -> Scope:
     outside = node.scope
-    inside = f"{node.label.removeprefix(outside.calls)}/{shortened(attribute.name)}"
+    inside = f"{node.own_label}/{shortened(attribute.name)}"
     label = shortened(f"{outside.label}/{inside}") if outside.label else inside
     return Scope(graph, path, label, outside, owner=node, calls=outside.calls, given=outside.given)
 
@@ -274,7 +274,7 @@ def _literal(attribute: AttributeProto, path: Path, node: Node, value: Value | N
     """A Constant node's `value_float` and its kin: data that is no TensorProto."""
     count = len(attribute.floats) or len(attribute.ints) or len(attribute.strings)
     shape = (count,) if attribute.name.endswith("s") else ()
-    name = value.name if value is not None else node.label
+    name = value.name if value is not None else node.own_label
     data_type = _LITERAL_TYPES[attribute.name]
     what = f"{attribute.name} of Constant"
     return StoredTensor(name, path, LITERAL, shape, data_type, node.scope, what, node=node)
@@ -282,7 +282,7 @@ def _literal(attribute: AttributeProto, path: Path, node: Node, value: Value | N
 
 def _listed_floats(attribute: AttributeProto, path: Path, node: Node, what: str) -> StoredTensor:
     """Numbers that an operator holds itself, such as the coefficients of a LinearRegressor."""
-    name, shape = f"{node.label}.{shortened(attribute.name)}", (len(attribute.floats),)
+    name, shape = f"{node.own_label}.{shortened(attribute.name)}", (len(attribute.floats),)
     return StoredTensor(name, path, ATTRIBUTE, shape, TensorProto.FLOAT, node.scope, what, node=node)
 
 

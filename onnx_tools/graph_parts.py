@@ -151,11 +151,15 @@ class Node:
         return domain_of(self.proto.domain)
 
     @cached_property
-    def label(self) -> str:
-        """What a person finds it by: its name, else its first output, else its place. Cut if nobody would read it."""
+    def own_label(self) -> str:
+        """What a person finds it by in its graph: its name, else its first output, else its place. Cut if too long."""
         outputs = (name for name in self.proto.output if name)
-        label = shortened(self.proto.name or next(outputs, "")) or f"{self.op_type}[{self.path[-1][1]}]"
-        return shortened(self.scope.calls + label) if self.scope.calls else label
+        return shortened(self.proto.name or next(outputs, "")) or f"{self.op_type}[{self.path[-1][1]}]"
+
+    @cached_property
+    def label(self) -> str:
+        """The same with the calls of functions that led here in front."""
+        return shortened(self.scope.calls + self.own_label) if self.scope.calls else self.own_label
 
     @cached_property
     def ambiguous(self) -> bool:

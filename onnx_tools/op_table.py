@@ -259,6 +259,21 @@ OTHER_SLOTS = (
             "CausalConvWithState",
         )
     ),
+    *(
+        OtherSlot(op_type, (1,), "bias", CONTRIB)
+        for op_type in ("BiasAdd", "BiasDropout", "BiasGelu", "BiasSplitGelu", "BitmaskBiasDropout", "FastGelu")
+    ),
+    OtherSlot("SkipGroupNorm", (1, 2), "normalisation", CONTRIB),
+    OtherSlot("SkipGroupNorm", (4,), "bias", CONTRIB),
+    OtherSlot("GatedRMSNorm", (1,), "normalisation", CONTRIB),
+    OtherSlot("RMSNormRotary", (1,), "normalisation", CONTRIB),
+    OtherSlot("RMSNormRotary", (3, 4), "rotary table", CONTRIB),
+    OtherSlot("SparseAttention", (9, 10), "rotary table", CONTRIB),
+    OtherSlot("PagedAttention", (8, 9), "rotary table", CONTRIB),
+    OtherSlot("PagedAttention", (12, 13), "normalisation", CONTRIB),
+    OtherSlot("PackedMultiHeadAttention", (3,), "bias", CONTRIB),
+    OtherSlot("DecoderMaskedMultiHeadAttention", (10,), "bias", CONTRIB),
+    OtherSlot("RelativePositionBias", (0,), "table", CONTRIB),
     OtherSlot("LongformerAttention", (2, 5), "bias", CONTRIB),
     OtherSlot("DecoderAttention", (4,), "bias", CONTRIB),
     OtherSlot("ConvTransposeWithDynamicPads", (3,), "bias", CONTRIB),
@@ -270,7 +285,15 @@ OTHER_SLOTS = (
     OtherSlot("MultiHeadAttention", (3,), "bias", CONTRIB),
     *(
         OtherSlot(op_type, (0, 1, 2), "query, key or value", domain)
-        for op_type, domain in (("MultiHeadAttention", CONTRIB), ("GroupQueryAttention", CONTRIB), ("Attention", ""))
+        for op_type, domain in (
+            ("MultiHeadAttention", CONTRIB),
+            ("PackedMultiHeadAttention", CONTRIB),
+            ("DecoderMaskedMultiHeadAttention", CONTRIB),
+            ("GroupQueryAttention", CONTRIB),
+            ("SparseAttention", CONTRIB),
+            ("PagedAttention", CONTRIB),
+            ("Attention", ""),
+        )
     ),
     OtherSlot("Attention", (3,), "mask"),
     OtherSlot("RotaryEmbedding", (1, 2), "rotary table"),
@@ -290,6 +313,10 @@ UNCOVERED_SLOTS = (
     OtherSlot("MatMulBnb4", (1,), "quantised weight", CONTRIB),
     OtherSlot("MatMulIntegerToFloat", (0,), "quantised weight", CONTRIB),
     OtherSlot("QMoE", (2, 5, 8), "quantised weight", CONTRIB),
+    OtherSlot("MatMulPacked", (1,), "quantised weight", CONTRIB),
+    OtherSlot("MoEPacked", (2, 3, 4), "quantised weight", CONTRIB),
+    OtherSlot("GatherPacked", (0,), "quantised embedding", CONTRIB),
+    OtherSlot("RouterGateUpProj", (1,), "weight", CONTRIB),
 )
 
 

@@ -156,7 +156,8 @@ def _held(tensor: StoredTensor, name: str) -> Weight | None:
     slot = op_table.attribute_slot(node, attribute.name)
     if slot is None or node.attributes.get(attribute.name) != attribute:
         return None
-    axes = slot.axes(node, tensor.shape[0])
+    by_caller = any(other.ref_attr_name for other in node.proto.attribute)
+    axes = "its outputs are given by the caller" if by_caller else slot.axes(node, tensor.shape[0])
     rows, columns, missing = (None, None, axes) if isinstance(axes, str) else (*axes, "")
     return Weight(
         name=name,

@@ -217,6 +217,27 @@ def test_a_large_body_called_often_is_opened_as_far_as_there_is_room(monkeypatch
     )
 
 
+def test_many_calls_of_a_function_with_many_attributes() -> None:
+    model = model_of(" ".join(f"y{i} = my.L(x, w)" for i in range(5000)), LINEAR)
+    model.functions[0].attribute.extend(f"a{i}" for i in range(20_000))
+    with limits():
+        assert "which is one call of too many" in reason_of(find_weights(model))
+
+
+def test_a_weight_that_is_a_thousand_states_of_a_loop() -> None:
+    states = [f"s{i}" for i in range(20_000)]
+    body = helper.make_graph(
+        [helper.make_node("MatMul", [states[0], states[1]], ["m"])],
+        "b",
+        [onnx.ValueInfoProto(name=name) for name in ("i", "k", *states)],
+        [onnx.ValueInfoProto(name=name) for name in ("k", *states)],
+    )
+    model = model_of("y = Relu(x)")
+    model.graph.node.append(helper.make_node("Loop", ["", "", *["w"] * 20_000], ["z"], body=body))
+    with limits():
+        assert reason_of(find_weights(model)) == "used in too many places: not yet covered"
+
+
 def test_many_functions_that_are_called_in_a_ring_take_no_time() -> None:
     model = model_of("y = my.F0(x, w)")
     for i in range(20_000):
@@ -233,3 +254,9 @@ def test_a_tensor_given_as_attribute_is_left_alone() -> None:
     )
     found = {item.name: item.reason for item in find_weights(model).left_alone}
     assert found["y"] == "attribute 'k' of F"
+
+
+def test_coefficients_whose_outputs_each_call_gives() -> None:
+    function = "F <t> (a) => (c) { c = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 2.0], targets: int = @t> (a) }"
+    found = weight("c.coefficients", "a = my.F <t = 1> (x) y = my.F <t = 2> (a)", function)
+    assert found.rows_missing == found.columns_missing == "its outputs are given by the caller"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_tools import op_table
+from onnx_tools import op_table, operators
 from onnx_tools.einsum import operand_runs
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Node, Scope
@@ -50,7 +50,7 @@ def only_node(text: str, **ints: list[int]) -> Node:
 
 
 def node_like(row: OtherSlot) -> Node:
-    proto = onnx.helper.make_node(row.op_type, ["a"] * 9, ["y"], domain=row.domain)
+    proto = onnx.helper.make_node(row.op_type, ["a"] * 14, ["y"], domain=row.domain)
     return Node(proto, (("node", 0),), Scope(onnx.GraphProto(), ()))
 
 
@@ -249,7 +249,7 @@ def test_no_input_has_two_rows() -> None:
 @pytest.mark.parametrize("row", op_table.OTHER_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
 def test_rows_of_what_is_no_weight_are_found(row: OtherSlot) -> None:
     node = node_like(row)
-    for index in row.indices or range(9):
+    for index in row.indices or range(14):
         assert op_table.other_slot(node, index) == row
         assert op_table.weight_slot(node, index, rank=3) is None
 
@@ -257,7 +257,7 @@ def test_rows_of_what_is_no_weight_are_found(row: OtherSlot) -> None:
 @pytest.mark.parametrize("row", op_table.UNCOVERED_SLOTS, ids=lambda row: f"{row.domain} {row.op_type} {row.what}")
 def test_rows_of_what_is_not_covered_are_found(row: OtherSlot) -> None:
     node = node_like(row)
-    for index in row.indices or range(9):
+    for index in row.indices or range(14):
         assert op_table.uncovered_slot(node, index) == row
         assert op_table.weight_slot(node, index) is None
 
@@ -269,6 +269,18 @@ def test_rows_name_operators_and_inputs_that_exist() -> None:
         schema = onnx.defs.get_schema(row.op_type)
         indices = getattr(row, "indices", ()) or (getattr(row, "index", 0),)
         assert max(indices) < schema.max_input
+
+
+def test_rows_name_operators_of_onnxruntime_that_exist() -> None:
+    native = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+    if not hasattr(native, "get_all_operator_schema"):
+        pytest.skip("this onnxruntime does not tell its operators")
+    schemas = {schema.name: schema for schema in native.get_all_operator_schema() if schema.domain == operators.CONTRIB}
+    elsewhere = {"SimplifiedLayerNormalization", "LayerNormalization"}  # of ai.onnx there, whatever exporters write
+    rows = (*op_table.WEIGHT_SLOTS, *op_table.OTHER_SLOTS, *op_table.UNCOVERED_SLOTS)
+    for row in (row for row in rows if row.domain == operators.CONTRIB and row.op_type not in elsewhere):
+        indices = row.indices if isinstance(row, OtherSlot) else (row.index,)
+        assert max(indices, default=0) < len(schemas[row.op_type].inputs), row
 
 
 def test_the_domain_counts() -> None:
