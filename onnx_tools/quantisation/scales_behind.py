@@ -26,8 +26,9 @@ def scale_behind(node: Node) -> StoredTensor | None:
     scales = value.producer if value is not None else None
     if scales is None or scales.op_type != "Mul" or scales.domain or scales.local or len(scales.inputs) != 2:
         return None
-    stored_scales = [tensor for i in (0, 1) if (tensor := stored_input(scales, i)) is not None]
-    return stored_scales[0] if len(stored_scales) == 1 else None
+    found = [tensor for i in (0, 1) if (tensor := stored_input(scales, i)) is not None]
+    found = [tensor for tensor in found if len(found) == 1 or prod(tensor.shape) > 1]  # activations have one scale
+    return found[0] if len(found) == 1 else None
 
 
 def dequantiser_behind(node: Node) -> Node | None:

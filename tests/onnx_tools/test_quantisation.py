@@ -136,6 +136,26 @@ def test_what_stands_between_dequantisation_and_use(tmp_path: pathlib.Path) -> N
     assert_pruned_as_floats(model, tmp_path, codes, scale.reshape(6, 1, 1), None)
 
 
+CALLED = """
+  <ir_version: 10, opset_import: ["": 21, "my": 1]>
+  g (float[N] x) => (float[N] y) { h = my.lin(x, w, s) y = my.lin(h, w, %s) }
+  <opset_import: ["": 21], domain: "my"> lin (a, b, c) => (r) { v = DequantizeLinear(b, c) r = MatMul(a, v) }
+"""
+
+
+@pytest.mark.parametrize(("second", "pruned"), [("s", True), ("other", False)])
+def test_weights_and_scales_are_passed_to_functions(second: str, pruned: bool) -> None:
+    model = onnx.parser.parse_model(CALLED % second)
+    scale = tensor(np.ones(3))
+    for name, part in {"w": tensor(np.ones((4, 3)), TensorProto.INT8), "s": scale, "other": scale}.items():
+        model.graph.initializer.add().CopyFrom(part)
+        model.graph.initializer[-1].name = name
+    found = find_weights(model)
+    assert [weight.consumers for weight in found.weights] == ([("h/r", "y/r")] if pruned else [])
+    reasons = {item.name: item.reason for item in found.left_alone}
+    assert reasons.get("w") == (None if pruned else "consumers disagree on its scale or zero point")
+
+
 def test_external_data(tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(7)
     codes, zero = random_codes(rng, TensorProto.UINT4, (65, 65)), random_codes(rng, TensorProto.UINT4, (65,))
