@@ -29,12 +29,12 @@ _MOST_LETTERS = 200
 class Weight:
     """A stored tensor that can be pruned. One mask, however many nodes read it.
 
-    `path`: where its TensorProto lies. `shape`: of its elements, which the file may hold in another one, several to a
-    byte. `dtype`: of the values that it is pruned by, float32 if it is quantised. `op_types`, `consumers`: the nodes
-    that use it, each named by its name or first output. `rows`: its output channels, `columns`: its input channels (the
-    axis that is summed); None where it has none, and `rows_missing`, `columns_missing` say why. `depthwise`: a
-    convolution with one input channel per group. `optional`: why it is pruned only if that is asked for, a key of
-    `operators.OPTIONAL`; "" for the others.
+    `path`: where its TensorProto lies, or the attribute that holds it as a list of floats. `shape`: of its elements,
+    which the file may hold in another one, several to a byte. `dtype`: of the values that it is pruned by, float32 if
+    it is quantised. `op_types`, `consumers`: the nodes that use it, each named by its name or first output. `rows`: its
+    output channels, `columns`: its input channels (the axis that is summed); None where it has none, and
+    `rows_missing`, `columns_missing` say why. `depthwise`: a convolution with one input channel per group. `optional`:
+    why it is pruned only if that is asked for, a key of `operators.OPTIONAL`; "" for the others.
     """
 
     name: str
