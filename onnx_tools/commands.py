@@ -16,7 +16,7 @@ import numpy as np
 from onnx_tools import wire
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.pruned import PrunedEncoding
-from onnx_tools.errors import NothingSelected, VerificationFailed, WriteFailed
+from onnx_tools.errors import ConditionMet, NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
@@ -69,13 +69,21 @@ class PruneJob:
     dry_run: bool
     backend: str = "auto"
     encoding: PrunedEncoding | None = None
+    conditions: tuple[Condition, ...] = ()
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
         return model if self.output is None else expand(output_pattern(self.output), model)
 
     def run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
-        """Prune `model`, and encode what came of it if that is wanted."""
+        """Prune `model`, and encode what came of it if that is wanted. A condition that is met leaves only a report."""
+        try:
+            return self._run(model, extras, tell)
+        except ConditionMet as refusal:
+            refused: PruneReport = refusal.report
+            return refused
+
+    def _run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
         if self.encoding is None or self.output is None or self.dry_run:
             return self._prune(model, None if self.output is None else self.target(model), extras, tell)
         prune = partial(self._prune, model, extras=extras, tell=tell)
@@ -93,13 +101,16 @@ class PruneJob:
             dry_run=self.dry_run,
             backend=self.backend,
             verify=self.checks.run if self.checks else None,
+            conditions=self.conditions,
             extras=extras,
             progress=tell,
         )
 
     def note(self, report: AnyReport) -> str:
         """What the one at the screen must know besides the report: old data files that are left over."""
-        if not isinstance(report, PruneReport) or self.output is not None or self.delete_old_data or self.dry_run:
+        if not isinstance(report, PruneReport) or report.output is None:
+            return ""
+        if self.output is not None or self.delete_old_data:
             return ""
         old = {file.name_before for file in report.files if file.role == "data"}
         left = sorted(old - {file.name_after for file in report.files})
@@ -240,7 +251,7 @@ def _complain_of_conditions(outcomes: Iterable[ConditionOutcome], name: str = ""
 
 def exit_code(error: Exception) -> int:
     """1 when nothing was selected or a check failed, 2 for everything else."""
-    return 1 if isinstance(error, NothingSelected | VerificationFailed) else 2
+    return 1 if isinstance(error, NothingSelected | VerificationFailed | ConditionMet) else 2
 
 
 def message(error: Exception) -> str:

@@ -30,8 +30,9 @@ _MOST_LETTERS = 200
 
 VERIFY = "--verify, and not in a dry run"
 COMPRESSED = "--compressed-sizes"
+WRITTEN = "--compressed-sizes and an output, not in a dry run or with --encoding"
 RUNTIME = "onnxruntime, without --no-runtime"
-OUTPUT = "an output, not in a dry run"
+OUTPUT = "an output, not in a dry run or with --encoding"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ _PRUNE = {
     "compressed_ratio": Figure(
         "compressed bytes, after / before",
         lambda r: _ratio(r.totals.compressed_after, r.totals.compressed_before),
-        COMPRESSED,
+        WRITTEN,
     ),
     "drift": Figure("what --max-drift limits, of the worst output", _of_outputs(_drift), VERIFY),
     "max_abs": Figure("largest difference of an output's value", _of_outputs(_max_abs), VERIFY),
@@ -167,6 +168,15 @@ class Condition:
 
     def _is_met(self, value: Number) -> bool:
         return value is None or math.isnan(value) or _COMPARISONS[self.comparison](value, self.limit)
+
+
+def pruning_conditions(
+    texts: Iterable[str], *, verify: bool, compressed: bool, dry_run: bool, encoded: bool
+) -> tuple[Condition, ...]:
+    """The conditions of `prune`, for what it is asked to do; raises as `read_conditions`."""
+    written = not (dry_run or encoded)
+    known = {VERIFY: verify and not dry_run, OUTPUT: written, WRITTEN: written and compressed}
+    return read_conditions(texts, "prune", [need for need, given in known.items() if not given])
 
 
 def read_conditions(texts: Iterable[str], command: str, missing: Iterable[str] = ()) -> tuple[Condition, ...]:

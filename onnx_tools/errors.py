@@ -19,6 +19,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from oxiprune_gpu.errors import PruningError
 
 
@@ -68,3 +70,11 @@ class AlreadyEncoded(OnnxToolsError):
 
 class NotEncoded(OnnxToolsError):
     """The model holds no encoded weight. Nothing was written."""
+
+
+class ConditionMet(OnnxToolsError):
+    """A condition of the caller is met. Nothing was written; `report` is the `PruneReport` of what would have been."""
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import onnx
 
+from onnx_tools.account import Account
+from onnx_tools.conditions import Condition
 from onnx_tools.errors import VerificationFailed
-from onnx_tools.file_facts import FileFacts, facts_of, file_reports
+from onnx_tools.file_facts import FileFacts, facts_of
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.payoff import with_verdict
@@ -25,7 +27,6 @@ from onnx_tools.report_parts import (
     equality_text,
     left_alone_reports,
     metadata_text,
-    runtime_version,
     versions,
     warnings,
     weight_report,
@@ -58,6 +59,9 @@ A check "bytes" in its report stands for our own comparison, which is made where
 it is, in place, is not checked: the checks of `verify_files` are then reported as skipped.
 """
 
+Accept = Callable[[list[PruneCounts], pathlib.Path, VerificationReport], None]
+"""Told what was counted, the finished model before it gets its name, and the checks; what it raises refuses it."""
+
 _DEFAULT_SELECTION = Selection()
 
 
@@ -86,6 +90,7 @@ def prune_file(
     dry_run: bool = False,
     backend: str = "auto",
     verify: Verify | None = None,
+    conditions: Sequence[Condition] = (),
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> PruneReport:
@@ -106,6 +111,7 @@ def prune_file(
         backend: what prunes: "cpu"; "cuda", a GPU, for every weight; or "auto", a GPU where one is present, and the
             model and the weight are large enough to pay for it. The file is the same, byte for byte.
         verify: further checks, made before anything is written to its place.
+        conditions: what must not be, see `onnx_tools.conditions`; looked at before anything is written to its place.
         extras: what else to put into the report.
         progress: told before each weight.
 
@@ -115,6 +121,7 @@ def prune_file(
 
     Raises:
         NothingSelected, VerificationFailed: nothing was written.
+        ConditionMet: a condition is met, nothing was written; the error has the report.
         GpuUnavailable: the backend is "cuda", and no GPU can be used.
         PruningError: bad input, see `onnx_tools.errors` and `oxiprune_gpu.errors`; nothing was written.
     """
@@ -130,30 +137,26 @@ def prune_file(
     if not dry_run:
         job.check_output()
     sources = [model.path, *model.data_files()]
-    before = _facts(sources, extras)
-    stats = _statistics(model, plan) if extras.statistics else [None] * len(plan.planned)
-    if dry_run:
-        counts, after, checks = _count_only(model, plan, progress, backend, album), None, None
-    else:
-        aliases = {path for path, overlap in shared.items() if overlap.pruned}
-        metadata = partial(metadata_text, config, selection, gradients)
-        counts, files, checks = job.run(plan, aliases, metadata, progress)
-        after = _facts(files, extras)
-    report = PruneReport(
-        input=model.path.name,
-        output=None if after is None else after[0].name,
-        dry_run=dry_run,
-        changed=changes(counts),
-        configuration=configuration(config, selection, gradients),
-        versions=versions(runtime_version()),
-        weights=tuple(map(weight_report, plan.planned, counts, stats)),
-        left_alone=left_alone_reports(plan.left_alone),
-        files=file_reports(before, after),
-        verification=checks,
-        warnings=warnings(plan.planned, counts, "" if dry_run or output is None else equality_text(sources[1:])),
-        pictures=album.pictures,
+    account = Account(
+        model,
+        plan,
+        configuration(config, selection, gradients),
+        _facts(sources, extras),
+        _statistics(model, plan) if extras.statistics else [None] * len(plan.planned),
+        album,
+        dry_run,
+        "" if dry_run or output is None else equality_text(sources[1:]),
+        conditions,
+        extras.compressed,
     )
-    return with_verdict(report)
+    if dry_run:
+        counts = _count_only(model, plan, progress, backend, album)
+        account.check(counts, None)
+        return account.report(counts, None, None)
+    aliases = {path for path, overlap in shared.items() if overlap.pruned}
+    metadata = partial(metadata_text, config, selection, gradients)
+    counts, files, checks = job.run(plan, aliases, metadata, progress, account.check)
+    return account.report(counts, _facts(files, extras), checks)
 
 
 def prune_model(
@@ -220,16 +223,19 @@ class _FileJob:
         aliases: set[Path],
         metadata: Callable[[list[PruneCounts]], str],
         progress: Progress | None,
+        accept: Accept,
     ) -> tuple[list[PruneCounts], list[pathlib.Path], VerificationReport]:
         """Prune; return the counts, the files of the new model and the checks made.
 
-        `aliases`: tensors that lie on the bytes of a planned weight and change with it.
+        `aliases`: tensors that lie on the bytes of a planned weight and change with it. `accept`: raises what refuses
+        the finished model.
         """
         checks: list[VerificationReport] = []
         paths = {item.weight.path for item in plan.planned}
 
         def check(finished: pathlib.Path) -> None:
             checks.append(self._checked(finished, paths, aliases))
+            accept(counts, finished, checks[-1])
 
         with self._copy() as copy, WeightReader(self.model) as reader:
             counts = [self._prune_in(copy, reader, item) for item in _told(plan, progress)]
@@ -237,7 +243,7 @@ class _FileJob:
                 copy.set_metadata(METADATA_KEY, metadata(counts))
                 committed = copy.commit(check)
                 return counts, [committed.model, *committed.data], checks[0]
-        return counts, *self._unchanged()
+        return counts, *self._unchanged(partial(accept, counts))
 
     def _copy(self) -> ModelCopy:
         return ModelCopy(self.model, self.output, force=self.force, delete_old_data=self.delete_old_data)
@@ -256,15 +262,23 @@ class _FileJob:
         copy.replace_tensor(path, pruned)
         return counts
 
-    def _unchanged(self) -> tuple[list[pathlib.Path], VerificationReport]:
+    def _unchanged(
+        self, accept: Callable[[pathlib.Path, VerificationReport], None]
+    ) -> tuple[list[pathlib.Path], VerificationReport]:
         """The output is the input, but for the names of data files; in place there is nothing to do."""
         if self.output is None:
             names = CHECKS if self.verify is not None else CHECKS[:1]
             skipped = VerificationReport(tuple(Check(name, "skipped", "unchanged") for name in names))
+            accept(self.model.path, skipped)
             return [self.model.path, *self.model.data_files()], skipped
         checks: list[VerificationReport] = []
+
+        def check(finished: pathlib.Path) -> None:
+            checks.append(self._checked(finished, set(), set()))
+            accept(finished, checks[-1])
+
         with self._copy() as copy:
-            committed = copy.commit(lambda finished: checks.append(self._checked(finished, set(), set())))
+            committed = copy.commit(check)
         return [committed.model, *committed.data], checks[0]
 
     def _checked(self, finished: pathlib.Path, paths: set[Path], aliases: set[Path]) -> VerificationReport:

@@ -33,6 +33,7 @@ ORDER = {
         onnx_tools
         inspection comparison terminal preflight encodings
         rewrite verify renderers value_comparison
+        account
         report_parts payoff conditions
         masks
         plan file_facts verification shared_bytes

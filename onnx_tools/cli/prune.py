@@ -15,6 +15,7 @@ from onnx_tools.cli.options import (
     AsJson,
     Compressed,
     Data,
+    FailIf,
     MaxDrift,
     Models,
     Prefer,
@@ -218,6 +219,7 @@ def prune(
     seed: Seed = 0,
     report: Reports = None,
     compressed_sizes: Compressed = False,
+    fail_if: FailIf = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -246,6 +248,7 @@ def prune(
 
     def run() -> int:
         from onnx_tools import commands
+        from onnx_tools.conditions import pruning_conditions
         from onnx_tools.weight_selection import Selection
 
         job = commands.PruneJob(
@@ -259,6 +262,13 @@ def prune(
             dry_run=dry_run,
             backend=backend,
             encoding=commands.make_encoding(encoding, prefer),
+            conditions=pruning_conditions(
+                fail_if or (),
+                verify=verify,
+                compressed=compressed_sizes,
+                dry_run=dry_run,
+                encoded=encoding != "dense",
+            ),
         )
         view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
         return commands.prune_models(models, job, view)

@@ -8,10 +8,10 @@ import pathlib
 
 import pytest
 
-from onnx_tools.conditions import COMPRESSED, FIGURES, OUTPUT, RUNTIME, VERIFY, outcomes_of, read_conditions
+from onnx_tools.conditions import FIGURES, OUTPUT, RUNTIME, VERIFY, WRITTEN, outcomes_of, read_conditions
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from oxiprune_gpu import InvalidOption
-from tests.command import refused, run
+from tests.command import refused, run, weight_of
 from tests.onnx_tools.test_report import inspect_report, prune_report, weight
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "reports.md"
@@ -78,7 +78,7 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_figures_that_will_not_be_known_are_refused():
-    for name, missing in (("drift", VERIFY), ("bytes", OUTPUT), ("compressed_ratio", COMPRESSED)):
+    for name, missing in (("drift", VERIFY), ("bytes", OUTPUT), ("compressed_ratio", WRITTEN)):
         with pytest.raises(InvalidOption, match=f"'{name}' is known only with {missing}"):
             read_conditions([f"{name}>1"], "prune", [missing])
     with pytest.raises(InvalidOption, match="'max_abs' is known only with onnxruntime"):
@@ -168,3 +168,76 @@ def test_verify_fails(small_file):
     assert "error: --fail-if 'drift>=0' is met: it is 0\n" in result.stderr
     assert json.loads(result.stdout)["conditions"][0]["met"] is True
     refused(run("verify", small_file, small_file, "--no-runtime", "--fail-if", "drift>0"), 2, "onnxruntime")
+
+
+def prune(file: pathlib.Path, *words: object):
+    return run("prune", file, "-s", "0.5", "--min-elements", "1", *words)
+
+
+def test_prune_writes_nothing_where_a_condition_is_met(small_file, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    result = prune(small_file, "-o", tmp_path / "out.onnx", "--fail-if", "weight.sparsity>0.4", "-q")
+    assert result.exit_code == 1
+    assert result.stderr == "error: --fail-if 'weight.sparsity>0.4' is met: weight 'weight' has 0.5\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("where", ["out", "in place", "dry run"])
+def test_the_report_of_a_refused_model_is_written(small_file, tmp_path, where):
+    stored = small_file.read_bytes()
+    target = {"out": ("-o", tmp_path / "out.onnx"), "in place": ("--in-place",), "dry run": ("--dry-run",)}[where]
+    reports = [word for ending in ("json", "md", "html", "csv") for word in ("--report", tmp_path / f"r.{ending}")]
+    result = prune(small_file, *target, *reports, "--fail-if", "sparsity>0.4")
+    assert result.exit_code == 1
+    assert "Refused by a condition: nothing was written." in result.stdout
+    kept = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert (kept["output"], kept["conditions"][0]["met"]) == (None, True)
+    assert "sparsity&gt;0.4" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "sparsity>0.4" in (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert small_file.read_bytes() == stored
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_prune_goes_on_where_no_condition_is_met(small_file, tmp_path):
+    conditions = ["sparsity<0.4", "bytes_ratio>2", "weight.sparsity<0.4", "left_alone>100", "warnings>0"]
+    words = [word for condition in conditions for word in ("--fail-if", condition)]
+    result = prune(small_file, "-o", tmp_path / "out.onnx", *words)
+    assert result.exit_code == 0, result.output
+    assert (weight_of(tmp_path / "out.onnx") == 0).mean() == 0.5
+
+
+def test_prune_knows_the_bytes_before_it_commits(external_file, tmp_path):
+    result = prune(external_file, "-o", tmp_path / "out.onnx", "--fail-if", "bytes>2048", "-q")
+    assert result.exit_code == 1
+    size = int(result.stderr.rsplit(" ", 1)[1].strip())
+    sizes = external_file.stat().st_size + (tmp_path / "weights.bin").stat().st_size
+    assert sizes < size < sizes + 1000
+    assert not (tmp_path / "out.onnx.data").exists()
+
+
+def test_prune_looks_at_the_drift(small_file, tmp_path):
+    pytest.importorskip("onnxruntime")
+    words = ("-o", tmp_path / "out.onnx", "--verify", "--fail-if", "drift>0.0001")
+    result = prune(small_file, *words)
+    assert result.exit_code == 1
+    assert "'drift>0.0001' is met: it is 0." in result.stderr
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_model_in_which_nothing_falls(small_file, tmp_path):
+    result = run("prune", small_file, "-s", "0", "--min-elements", "1", "--in-place", "--fail-if", "newly_zero<1", "-q")
+    assert result.exit_code == 1
+    result = run(
+        *("prune", small_file, "-s", "0", "--min-elements", "1", "-o", tmp_path / "out.onnx"),
+        *("--fail-if", "newly_zero<1", "-q"),
+    )
+    assert result.exit_code == 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_usage_of_prune(small_file, tmp_path):
+    out = ("-o", tmp_path / "out.onnx")
+    refused(prune(small_file, *out, "--fail-if", "drift>0"), 2, "known only with --verify")
+    refused(prune(small_file, "--dry-run", "--fail-if", "bytes>0"), 2, "known only with an output")
+    refused(prune(small_file, *out, "--fail-if", "sparsity<a"), 2, "must be a name")
+    assert not (tmp_path / "out.onnx").exists()
