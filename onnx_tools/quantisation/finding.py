@@ -29,13 +29,17 @@ _MOST_ZERO_POINTS = 1 << 12
 class Passage:
     """What a tensor has passed on its way. `why`: it can't be pruned for this reason, whoever reads it then.
 
-    `quantised_by`: the QuantizeLinear that a float tensor is behind. `text`: like "int8 behind DequantizeLinear".
+    `quantised_by`: the QuantizeLinear that floats are behind. `text`: like "int8 behind DequantizeLinear".
     """
 
     quantisation: Quantisation | None = None
     why: str = ""
     quantised_by: Node | None = None
     text: str = ""
+
+    def is_float(self, tensor: StoredTensor) -> bool:
+        """Whether the tensor, or what it has been dequantised to, is of floats."""
+        return tensor.data_type in DTYPES or self.quantisation is not None
 
     def refused(self, why: str) -> Passage:
         """The same passage, with the first reason against it."""
@@ -57,10 +61,10 @@ def passed(passage: Passage, node: Node, layout: Layout, tensor: StoredTensor, t
         return passage
     if node.op_type != "Cast":
         passage = replace(passage, text=passage.text or f"{type_name} behind {node.op_type}")
-    if tensor.data_type in DTYPES:
+    if passage.is_float(tensor):
         return passage if node.op_type == "Cast" else _float_passed(passage, node)
     kind = KINDS.get(tensor.data_type)
-    if passage.quantisation is not None or passage.why:
+    if passage.why:
         return passage
     if kind is None:
         return passage if node.op_type == "Cast" else passage.refused(f"no weights are expected in {type_name}")
@@ -71,10 +75,10 @@ def passed(passage: Passage, node: Node, layout: Layout, tensor: StoredTensor, t
 
 def read_at(passage: Passage, node: Node, slot: WeightSlot, layout: Layout, tensor: StoredTensor) -> Passage:
     """The passage of a tensor that `node` reads as a weight at `slot`."""
-    if tensor.data_type in DTYPES:
+    if passage.is_float(tensor):
         return _float_read(passage, node, slot)
     kind = KINDS.get(tensor.data_type)
-    if kind is None or passage.quantisation is not None or passage.why:
+    if kind is None or passage.why:
         return passage
     if slot.quantised is None:
         behind = dequantiser_behind(node) if slot.op_type == "Gather" else None

@@ -87,6 +87,35 @@ def test_consumers_with_different_scales() -> None:
     assert reason_of(model_of(body, w=W, s=S, t=S)) == "consumers disagree on its scale or zero point"
 
 
+AGAIN = "a = DequantizeLinear(w, s) q = QuantizeLinear(a, s, z) v = DequantizeLinear(q, s, %s) y = MatMul(x, v)"
+
+
+def test_weights_that_are_quantised_again() -> None:
+    """Their zero stays zero only if the second zero points agree, by name or by what they hold."""
+    parts = {"w": W, "s": S, "z": tensor(5, INT8), "same": tensor(5, INT8, raw=False), "other": tensor(0, INT8)}
+    for zero in ("z", "same"):
+        (weight,) = find_weights(model_of(AGAIN % zero, **parts)).weights
+        assert weight.dtype_name == "int8"
+    assert "QuantizeLinear and DequantizeLinear have different zero points" in reason_of(
+        model_of(AGAIN % "other", **parts)
+    )
+    read = "a = DequantizeLinear(w, s) q = QuantizeLinear(a, s, z) y = MatMulInteger(x, q, z, %s)"
+    assert find_weights(model_of(read % "z", **parts)).weights
+    assert "QuantizeLinear and MatMulInteger have different zero points" in reason_of(model_of(read % "other", **parts))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("v = DequantizeLinear(w, s) y = MatMul(x, v)", "floats are dequantised"),
+        ("q = QuantizeLinear(w, s) r = QuantizeLinear(q, s) y = MatMul(x, r)", "quantised twice"),
+        ("q = QuantizeLinear(w, s) y = com.microsoft.MatMulNBits(x, q, s)", "MatMulNBits reads what was quantised"),
+    ],
+)
+def test_floats_among_codes(body: str, expected: str) -> None:
+    assert reason_of(model_of(body, w=tensor(np.ones((4, 8))), s=S)).endswith(f": {expected}")
+
+
 def test_a_consumer_that_reads_the_codes() -> None:
     body = "v = DequantizeLinear(w, s) c = MatMul(x, v) d = Add(w, c) y = Add(c, d)"
     assert reason_of(model_of(body, w=W, s=S)) == "weight of MatMul, but also read by Add 'd'"
