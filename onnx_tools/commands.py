@@ -21,6 +21,7 @@ from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
+from onnx_tools.renderers.github_summary import append_summary
 from onnx_tools.renderers.text import condition_line, printable
 from onnx_tools.report import AnyReport, ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
@@ -122,17 +123,21 @@ class PruneJob:
 
 @dataclass(frozen=True)
 class View:
-    """How results are shown. `reports`: files to write, `{stem}` and `{parent}` in their names."""
+    """How results are shown.
+
+    `reports`: files to write, `{stem}` and `{parent}` in their names; `summary`: the file of --github-summary.
+    """
 
     reports: tuple[str, ...]
     quiet: bool
     as_json: bool
     compressed: bool
+    summary: Path | None = None
 
     @property
     def extras(self) -> Extras:
         """What the reports hold: statistics and hashes only where a report is kept."""
-        kept = bool(self.reports) or self.as_json
+        kept = bool(self.reports) or self.as_json or self.summary is not None
         pictures = any(renderer_for(name).pictures for name in self.reports)
         return Extras(kept, bool(self.reports), self.compressed, pictures)
 
@@ -172,7 +177,7 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
     targets = [] if job.dry_run else [job.target(model) for model in models]
     check_outputs(models, targets, in_place=job.output is None, delete_old_data=job.delete_old_data)
     with folders_of(targets if is_folder(job.output or "") else []):
-        check_reports(models, targets, view.reports)
+        check_reports(models, targets, view.reports, view.summary)
         if job.dry_run and job.checks:
             complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
         return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
@@ -196,7 +201,7 @@ def inspect_models(
         )
         return replace(report, conditions=outcomes_of(conditions, report))
 
-    check_reports(models, [], view.reports)
+    check_reports(models, [], view.reports, view.summary)
     return _for_each([(model, partial(inspect, model)) for model in models], view)
 
 
@@ -209,7 +214,7 @@ def compare_models(before: Path, after: Path, view: View, conditions: Sequence[C
         report = compare_files(before, after, hashes=extras.hashes, compressed=extras.compressed, progress=tell)
         return replace(report, conditions=outcomes_of(conditions, report))
 
-    check_reports([after], [before], view.reports)
+    check_reports([after], [before], view.reports, view.summary)
     return _for_each([(after, compare)], view)
 
 
@@ -276,6 +281,9 @@ def _for_each(
             for pattern in view.reports:
                 with _noted(None, codes):
                     _keep(report, expand(pattern, model))
+            if view.summary is not None:
+                with _noted(None, codes):
+                    append_summary(report, view.summary)
             entry |= to_dict(report) if view.as_json else {}
             name = str(model) if len(jobs) > 1 else ""
             _show(report, view, name, note(report))

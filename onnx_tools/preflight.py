@@ -70,23 +70,31 @@ def _make(folder: Path, made: list[Path]) -> None:
     made.append(folder)
 
 
-def check_reports(models: Sequence[Path], targets: Sequence[Path], patterns: Sequence[str]) -> None:
-    """Every report must have a name of its own, in a folder that can be written to."""
+def check_reports(
+    models: Sequence[Path], targets: Sequence[Path], patterns: Sequence[str], summary: Path | None = None
+) -> None:
+    """Every report must have a name of its own, in a folder that can be written to; `summary`: what is appended to."""
     names = [expand(pattern, model) for model in models for pattern in patterns]
     again = first_repeated(names)
     if again is not None:
         raise InvalidOption(f"--report {again}: two reports would go there; put {{stem}} or {{parent}} into the name")
     taken = {identity(path) for path in (*models, *targets)}
     for name in names:
-        folder = name.absolute().parent
-        if not folder.is_dir():
-            raise WriteFailed(f"--report {name}: the folder {name.parent} does not exist; create it first")
-        if not os.access(folder, os.W_OK):
-            raise WriteFailed(f"--report {name}: the folder {name.parent} cannot be written to; name another")
-        if name.is_dir():
-            raise WriteFailed(f"--report {name}: is a folder; name a file")
-        if identity(name) in taken or (name.exists() and identity(name) in _data_of(models)):
-            raise OutputRefused(f"--report {name}: a model is stored there; name another file")
+        _check_report(f"--report {name}", name, models, taken)
+    if summary is not None:
+        _check_report(f"--github-summary {summary}", summary, models, taken | {identity(name) for name in names})
+
+
+def _check_report(option: str, name: Path, models: Sequence[Path], taken: set[str]) -> None:
+    folder = name.absolute().parent
+    if not folder.is_dir():
+        raise WriteFailed(f"{option}: the folder {name.parent} does not exist; create it first")
+    if not os.access(folder, os.W_OK):
+        raise WriteFailed(f"{option}: the folder {name.parent} cannot be written to; name another")
+    if name.is_dir():
+        raise WriteFailed(f"{option}: is a folder; name a file")
+    if identity(name) in taken or (name.exists() and identity(name) in _data_of(models)):
+        raise OutputRefused(f"{option}: a model or another report is stored there; name another file")
 
 
 def _data_of(models: Sequence[Path]) -> set[str]:

@@ -12,9 +12,11 @@ from onnx_tools.cli.options import (
     AsJson,
     Compressed,
     FailIf,
+    GithubSummary,
     Quiet,
     Reports,
     checked_reports,
+    summary_file,
 )
 from onnx_tools.usage import SectionedCommand
 
@@ -25,6 +27,7 @@ def compare(
     after: Annotated[Path, typer.Argument(metavar="B", readable=False, help="Another model, made from A or not.")],
     report: Reports = None,
     compressed_sizes: Compressed = False,
+    github_summary: GithubSummary = False,
     fail_if: FailIf = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -39,13 +42,13 @@ def compare(
       oxiprune compare model.onnx pruned.onnx
       oxiprune compare pruned.onnx finetuned.onnx --fail-if 'newly_nonzero>0'
     """  # noqa: D301
-    reports = checked_reports(report)
+    reports, summary = checked_reports(report), summary_file(github_summary)
 
     def run() -> int:
         from onnx_tools import commands
         from onnx_tools.conditions import read_conditions
 
-        view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
+        view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         return commands.compare_models(before, after, view, read_conditions(fail_if or (), "compare"))
 
     run_command(run)

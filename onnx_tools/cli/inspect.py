@@ -12,11 +12,13 @@ from onnx_tools.cli.options import (
     AsJson,
     Compressed,
     FailIf,
+    GithubSummary,
     LoadTime,
     Models,
     Quiet,
     Reports,
     checked_reports,
+    summary_file,
 )
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
@@ -43,6 +45,7 @@ def inspect(
         ),
     ] = False,
     load_time: LoadTime = False,
+    github_summary: GithubSummary = False,
     fail_if: FailIf = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -62,9 +65,11 @@ def inspect(
         raise WrongUsage("--load-time goes with --encodings")
     if encodings and (report or payoff):
         raise WrongUsage("--encodings shows something else; leave out --report and --payoff, or use --json")
-    reports = checked_reports(report)
-    if encodings and fail_if:
-        raise WrongUsage("--fail-if looks at what `inspect` shows without --encodings; leave one of them out")
+    reports, summary = checked_reports(report), summary_file(github_summary)
+    if encodings and (fail_if or github_summary):
+        raise WrongUsage(
+            "--fail-if and --github-summary are about what `inspect` shows without --encodings; leave it out"
+        )
 
     def run() -> int:
         if encodings:
@@ -76,7 +81,7 @@ def inspect(
         from onnx_tools import commands
         from onnx_tools.conditions import COMPRESSED, read_conditions
 
-        view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
+        view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         missing = () if compressed_sizes else (COMPRESSED,)
         return commands.inspect_models(models, view, read_conditions(fail_if or (), "inspect", missing), payoff=payoff)
 

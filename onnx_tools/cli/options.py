@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +81,14 @@ Compressed = Annotated[
         rich_help_panel=REPORTING,
     ),
 ]
+GithubSummary = Annotated[
+    bool,
+    typer.Option(
+        "--github-summary",
+        help="Append the report to the page of the job in GitHub Actions: to the file that GITHUB_STEP_SUMMARY names.",
+        rich_help_panel=REPORTING,
+    ),
+]
 FailIf = Annotated[
     list[str] | None,
     typer.Option(
@@ -133,3 +142,16 @@ def checked_reports(reports: list[str] | None) -> tuple[str, ...]:
         if Path(report).suffix.lower() not in known_suffixes():
             raise WrongUsage(f"--report {report}: the ending must be one of {', '.join(known_suffixes())}")
     return tuple(reports or ())
+
+
+def summary_file(wanted: bool) -> Path | None:
+    """The file of --github-summary; wrong usage where none is named."""
+    from onnx_tools.renderers.github_summary import VARIABLE
+
+    name = os.environ.get(VARIABLE, "")
+    if wanted and not name:
+        raise WrongUsage(
+            f"--github-summary: the environment variable {VARIABLE}, which GitHub Actions sets, is not set; elsewhere "
+            "use --report FILE.md"
+        )
+    return Path(name) if wanted else None

@@ -16,6 +16,7 @@ from onnx_tools.cli.options import (
     Compressed,
     Data,
     FailIf,
+    GithubSummary,
     MaxDrift,
     Models,
     Prefer,
@@ -23,6 +24,7 @@ from onnx_tools.cli.options import (
     Reports,
     Seed,
     checked_reports,
+    summary_file,
 )
 from onnx_tools.naming import PLACEHOLDERS, is_folder
 from onnx_tools.usage import SectionedCommand, WrongUsage
@@ -219,6 +221,7 @@ def prune(
     seed: Seed = 0,
     report: Reports = None,
     compressed_sizes: Compressed = False,
+    github_summary: GithubSummary = False,
     fail_if: FailIf = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -244,7 +247,7 @@ def prune(
     _check_output_name(output)
     if output is not None and len(models) > 1 and not (is_folder(output) or "{stem}" in output or "{parent}" in output):
         raise WrongUsage(f"-o {output}: several models need a folder (ending in /), or {{stem}} or {{parent}} in it")
-    reports = checked_reports(report)
+    reports, summary = checked_reports(report), summary_file(github_summary)
 
     def run() -> int:
         from onnx_tools import commands
@@ -270,7 +273,7 @@ def prune(
                 encoded=encoding != "dense",
             ),
         )
-        view = commands.View(reports, quiet=quiet, as_json=as_json, compressed=compressed_sizes)
+        view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         return commands.prune_models(models, job, view)
 
     run_command(run)
