@@ -20,7 +20,7 @@ from onnx_tools.verification.runtime_check import check_runtime
 
 _FATAL = 4
 _LOADS = 5
-_MOST_BYTES = 1 << 32
+_MOST_BYTES = 1 << 30
 """Of a model that is loaded to be compared."""
 
 

@@ -13,7 +13,7 @@ from onnx_tools.errors import InvalidTensor
 
 
 class Bitmap(Layout):
-    """Bits in bytes, the first element lowest. Cast, Div, Mul, Sub take them out; CumSum numbers the stored elements.
+    """Bits in bytes, the first element lowest. Cast, Div, Mod take them out; CumSum numbers the stored elements.
 
     Gather then fetches each element by its number; number 0 is the fill. A byte holds as many bits, 8 at most, as
     divide the number of elements, so that no byte is half full.
@@ -54,12 +54,10 @@ class Bitmap(Layout):
         return out
 
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
-        """Eight nodes."""
-        two = chain.constant(2)
+        """Seven nodes."""
         powers = chain.constant(1 << np.arange(_bits_a_byte(elements)).reshape(1, -1))
         shifted = chain.node("Div", chain.cast(names["places"]), powers)
-        even = chain.node("Mul", chain.node("Div", shifted, two), two)
-        mask = chain.flat(chain.node("Sub", shifted, even))
+        mask = chain.flat(chain.node("Mod", shifted, chain.constant(2)))
         number = chain.node("Mul", chain.node("CumSum", mask, chain.constant(0)), mask)
         return chain.node("Gather", names["values"], number, axis=0)
 

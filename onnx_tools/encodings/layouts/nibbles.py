@@ -18,7 +18,7 @@ _SKIP = 15
 class Nibbles(Layout):
     """Two codes a byte, the first in the low bits. A code of 15 takes no value, so wide gaps cost half a byte each.
 
-    Cast, Div, Mul, Sub, Concat take the codes out; the sum of their steps gives the places, the sum of those that have
+    Cast, Mod, Div, Concat take the codes out; the sum of their steps gives the places, the sum of those that have
     a value gives its number, and Gather fetches it: number 0 is the fill, which the skips write on their way.
     """
 
@@ -63,7 +63,7 @@ class Nibbles(Layout):
         return scattered(ends[stored], values[1:], elements, fill, dtype)
 
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
-        """Sixteen nodes."""
+        """Fifteen nodes."""
         one, axis = chain.constant(1), chain.constant(0)
         codes = _unpacked(chain, names["places"])
         stored = chain.node("Sub", one, chain.node("Div", codes, chain.constant(_SKIP)))
@@ -76,8 +76,7 @@ class Nibbles(Layout):
 def _unpacked(chain: Chain, packed: str) -> str:
     """The codes of bytes that lie in one column."""
     sixteen, pair = chain.constant(16), chain.cast(packed)
-    high = chain.node("Div", pair, sixteen)
-    low = chain.node("Sub", pair, chain.node("Mul", high, sixteen))
+    low, high = chain.node("Mod", pair, sixteen), chain.node("Div", pair, sixteen)
     return chain.flat(chain.node("Concat", low, high, axis=1))
 
 
