@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from oxiprune_gpu.backends.base import Backend
+from oxiprune_gpu.backends.base import Backend, PlanMember
 from oxiprune_gpu.backends.cuda_tables import METRIC_FUNCTORS
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
 from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight
@@ -205,6 +205,36 @@ def _check_groups(trial: _Trial) -> None:
             _check_pruning(f"{groups.text} of {shape}", trial, weight, _groups(view))
 
 
+def _check_plans(trial: _Trial) -> None:
+    """Plans of elements, units and groups: data, masks of bits, counts; two weights each."""
+    reference, metric = NumpyBackend(), trial.metric(_PLANNED)
+    for view in _PLANNED_VIEWS:
+        k = view.count // 2 if isinstance(view, UnitView) else _PLANNED // 3
+        pruned = [make(_PLANNED, trial.dtype) for make in (_normal, _ties)]
+        bits = [trial.upload(weight) for weight in pruned]
+        expected = [PlanMember(reference.adopt(weight), "w", k, _bits(reference), view) for weight in pruned]
+        members = [PlanMember(trial.adopt(one), "w", k, _bits(trial.backend), view) for one in bits]
+        counts = [_run(backend, own, metric) for backend, own in ((reference, expected), (trial.backend, members))]
+        for number, (weight, one) in enumerate(zip(pruned, bits, strict=True)):
+            what = f"plan of {view}, weight {number}"
+            _same(f"{what}: data", weight, one)
+            _same(f"{what}: mask", expected[number].mask, members[number].mask)
+        _same(f"plan of {view}: nonzeros", *counts)
+
+
+def _bits(backend: Backend) -> Any:
+    """A mask of bits."""
+    return backend.empty_array((_PLANNED // 32,), np.dtype(np.uint32)).view(np.uint8)
+
+
+def _run(backend: Backend, members: Sequence[PlanMember], metric: ImportanceMetric) -> Any:
+    """Run a plan, and give its counts."""
+    plan = backend.plan(members, metric)
+    plan.run()
+    plan.check()
+    return plan.nonzero
+
+
 def _elements(k: int) -> _Prune:
     def prune(backend: Backend, weight: Any, metric: ImportanceMetric, mask: Any, write: bool) -> None:
         backend.prune_elements(weight, metric, k, "w", mask=mask, write=write)
@@ -320,10 +350,20 @@ _GROUPS: Sequence[tuple[NM, tuple[int, ...]]] = (
 )
 """The first five share their kernels, so every metric takes them."""
 
+_PLANNED = 9_600
+"""Elements of the weights of plans; a multiple of 32, so that masks of bits are whole words."""
+
+_PLANNED_VIEWS: Sequence[UnitView | GroupView | None] = (
+    None,
+    *(UnitView(*shape) for shape in ((1, 1, 40, 240), (1, 240, 40, 1), (2, 16, 30, 10), (1, 1, 1, _PLANNED))),
+    *(NM(2, 4, axis).group_view(shape) for axis, shape in ((1, (40, 240)), (0, (240, 40)), (0, (25, 384)))),
+)
+
 _FAMILIES: dict[str, Callable[[_Trial], None]] = {
     "elements": _check_elements,
     "select and apply": _check_selection,
     "units": _check_units,
     "groups": _check_groups,
+    "plans": _check_plans,
 }
 """The work that kernels do -> what tests it."""

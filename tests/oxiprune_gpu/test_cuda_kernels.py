@@ -5,6 +5,7 @@ miss, tiles that other blocks are still working on, places past 2**32. Not reach
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 
@@ -466,6 +467,9 @@ def test_plain_passes_past_32_bits():
     run_far("elements", "count_nan", tiles, WINDOW, (data, size, found[1:2]))
     run_far("elements", "scan_scores", tiles, WINDOW, (tensor, keys, found[2:]))
     assert found.tolist() == [np.count_nonzero(far.end), 2, 2]
+    header, counts = np.array([NONE], np.uint64), (np.uint32(1), np.uint64(WINDOW))
+    run_far("elements", "find_nan", 1, 1, (tensor, *counts, header))
+    assert header[0] == 0
     assert keys[far.first :].tobytes() == np.abs(far.end.astype(np.float32)).tobytes()
     extremes = np.array([NONE, 0], np.uint64)
     run_far("elements", "find_extremes", tiles, WINDOW, (tensor, extremes, found[:1]))
@@ -529,6 +533,32 @@ def test_unit_sums_past_32_bits(name):
     assert not sums[:4096].any()
 
 
+@pytest.mark.parametrize("kind", [BOOLS, BITS])
+@pytest.mark.parametrize("shape", [(1, 1, 2**20, 4100), (2**20, 10, 41, 10)])
+def test_units_of_a_plan_past_32_bits(shape, kind):
+    """The last tiles of a tensor of so many units, as if the table began with them."""
+    groups, _, units, inner = shape
+    weight, kept = untouched(math.prod(shape), np.float16), untouched(groups * units, np.bool_)
+    kept[-4096:] = rng(1).random(4096) < 0.5
+    length = tile_length(weight.dtype)
+    window = weight.size // length - 3
+    first = window * length
+    end = weight[first:] = few(weight.size - first, np.float16)
+    mask, nonzero = untouched(weight.size + 64, np.uint8), np.zeros(1, np.uint64)
+    row = row_of(UNITS, **dict(zip(("groups", "outer", "units", "inner"), shape, strict=True)), kept=kept)
+    tensor = Table([weight], [0], masks=[mask], window=window).tensors
+    tiles, options = -(-weight.size // length) - window, (nonzero, np.uint32(kind), np.array([NONE], np.uint64))
+    run_far("units", "apply_units", 2, 2, (tensor, np.uint32(1), np.uint64(tiles), row, *options))
+    index = np.arange(first, weight.size)
+    unit = index // math.prod(shape[1:]) * units + index // inner % units
+    assert weight[first:].tobytes() == np.where(kept[unit], end, np.float16(0)).tobytes()
+    assert nonzero[0] == np.count_nonzero(weight[first:])
+    expected = kept[unit] if kind == BOOLS else np.packbits(kept[unit], bitorder="little")
+    place = first if kind == BOOLS else first // 8
+    assert mask[place : place + len(expected)].tobytes() == expected.tobytes()
+    assert not mask[:65536].any()
+
+
 def test_chunks_of_units_past_32_bits():
     units, chunks = 2**25 + 8, 129
     terms, sums = untouched(units * chunks, np.float64), untouched(units, np.float64)
@@ -538,8 +568,9 @@ def test_chunks_of_units_past_32_bits():
     assert sums[-8:].tolist() == np.arange(8 * chunks).reshape(8, chunks).sum(1).tolist()
 
 
+@pytest.mark.parametrize("kind", [BOOLS, BITS])
 @pytest.mark.parametrize("name", ["prune_groups", "prune_wide_groups", "prune_groups_in_a_row"])
-def test_groups_past_32_bits(name):
+def test_groups_past_32_bits(name, kind):
     inner = 1 if name == "prune_groups_in_a_row" else 8
     lines = 2048 // inner
     outer = FAR // (8 * inner) + lines
@@ -551,9 +582,11 @@ def test_groups_past_32_bits(name):
     row = row_of(LINES, outer=outer, length=8, inner=inner)
     tensor = Table([weight], [0], masks=[mask], window=2).tensors
     each = {"prune_groups": 4, "prune_wide_groups": 32, "prune_groups_in_a_row": 32}[name] * THREADS
-    options = [np.uint32(option) for option in (1, 2, 1, 1, BOOLS)]  # rows of the table, keep, scanned, write, masks
+    mask_end = slice(-end.size, None) if kind == BOOLS else slice((weight.size - end.size) // 8, weight.size // 8)
+    mask[mask_end] = 0xFF  # bits are cleared, bools are written
+    options = [np.uint32(option) for option in (1, 2, 1, 1, kind)]  # rows of the table, keep, scanned, write, masks
     arguments = (tensor, row, *options, None, np.array([NONE], np.uint64))
     run_far("groups", name, -(-weight.size // each), end.size // each + 2, arguments, OF="4")
     assert weight[-end.size :].tobytes() == expected.tobytes()
-    assert mask[-end.size :].tobytes() == kept.tobytes()
+    assert mask[mask_end].tobytes() == (kept if kind == BOOLS else np.packbits(kept, bitorder="little")).tobytes()
     assert not mask[:65536].any()
