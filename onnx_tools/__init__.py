@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from onnx_tools.inspection import inspect_file
     from onnx_tools.mask_file import Masks, load_masks, save_masks
+    from onnx_tools.masking import apply_masks
     from onnx_tools.masks import masks_of
     from onnx_tools.renderers import write_report
     from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
 
 _HOMES = {
+    "masking": ("apply_masks",),
     "comparison": ("compare_files",),
     "encodings.comparison": ("compare_encodings",),
     "encodings.decode": ("decode_file",),
@@ -99,6 +101,7 @@ __all__ = [
     "VerificationReport",
     "Weight",
     "WriteFailed",
+    "apply_masks",
     "compare_encodings",
     "compare_files",
     "decode_file",

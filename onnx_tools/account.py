@@ -20,7 +20,10 @@ from oxiprune_gpu import PruneCounts, ScoreStats
 
 @dataclass(frozen=True)
 class Account:
-    """What is known before the pruning. `equality`: what to say of an output in which nothing changed."""
+    """What is known before the pruning. `equality`: what to say of an output in which nothing changed.
+
+    `notes`: warnings that are known already.
+    """
 
     model: ModelFile
     plan: Plan
@@ -32,6 +35,7 @@ class Account:
     equality: str
     conditions: Sequence[Condition]
     compressed: bool
+    notes: tuple[str, ...] = ()
 
     def report(
         self, counts: list[PruneCounts], after: list[FileFacts] | None, checks: VerificationReport | None
@@ -48,7 +52,7 @@ class Account:
             left_alone=left_alone_reports(self.plan.left_alone),
             files=file_reports(self.before, after),
             verification=checks,
-            warnings=warnings(self.plan.planned, counts, self.equality),
+            warnings=(*self.notes, *warnings(self.plan.planned, counts, self.equality)),
             pictures=self.album.pictures,
         )
         report = with_verdict(report)

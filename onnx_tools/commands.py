@@ -17,6 +17,8 @@ from onnx_tools import wire
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import ConditionMet, NothingSelected, VerificationFailed, WriteFailed
+from onnx_tools.mask_file import Masks, save_masks
+from onnx_tools.masks import masks_of
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
@@ -61,7 +63,7 @@ class PruneJob:
     """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense."""
 
     output: str | None
-    config: PruningConfig
+    config: PruningConfig | Masks
     selection: Selection
     gradients: Mapping[str, Any] | None
     checks: Checks | None
@@ -71,6 +73,7 @@ class PruneJob:
     backend: str = "auto"
     encoding: PrunedEncoding | None = None
     conditions: tuple[Condition, ...] = ()
+    save_masks: str | None = None
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
@@ -91,7 +94,7 @@ class PruneJob:
         return self.encoding.write(model, self.target(model), prune, force=self.force)
 
     def _prune(self, model: Path, output: Path | None, extras: Extras, tell: Progress | None) -> PruneReport:
-        return prune_file(
+        report = prune_file(
             model,
             output,
             config=self.config,
@@ -106,6 +109,10 @@ class PruneJob:
             extras=extras,
             progress=tell,
         )
+        if self.save_masks is not None:
+            names = [weight.name for weight in report.weights]
+            save_masks(expand(self.save_masks, model), masks_of(output or model, names))
+        return report
 
     def note(self, report: AnyReport) -> str:
         """What the one at the screen must know besides the report: old data files that are left over."""
@@ -158,6 +165,11 @@ def make_encoding(encoding: str, prefer: str) -> PrunedEncoding | None:
     return None if encoding == "dense" else PrunedEncoding(encoding, "load" if prefer == "load" else "size")
 
 
+def read_masks(file: Path) -> Masks:
+    """The masks that `--masks` names."""
+    return Masks.of(file)
+
+
 def read_gradients(metric: str) -> Mapping[str, Any] | None:
     """The gradients that the metric `taylor:FILE.npz` names; None for other metrics."""
     name, _, file = metric.partition(":")
@@ -178,6 +190,7 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
     check_outputs(models, targets, in_place=job.output is None, delete_old_data=job.delete_old_data)
     with folders_of(targets if is_folder(job.output or "") else []):
         check_reports(models, targets, view.reports, view.summary)
+        check_reports(models, targets, [job.save_masks] if job.save_masks else [], option="--save-masks")
         if job.dry_run and job.checks:
             complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
         return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)

@@ -68,7 +68,7 @@ class Masks(Mapping[str, Mask]):
             name: Entry(mask.shape, partial(np.asarray, mask), int(np.count_nonzero(mask)))
             for name, mask in arrays.items()
         }
-        return cls(entries, (), "the masks")
+        return cls(entries, (), "the mapping")
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a mask, without reading it."""
@@ -79,6 +79,12 @@ class Masks(Mapping[str, Mask]):
         kept = self._entries[name].kept
         return int(np.count_nonzero(self[name])) if kept is None else kept
 
+    @property
+    def sparsity(self) -> float:
+        """The fraction of elements that all masks together prune, below 1; 0 without masks."""
+        total = sum(math.prod(entry.shape) for entry in self._entries.values())
+        return below_one(total - sum(map(self.kept, self)), total)
+
     def __getitem__(self, name: str) -> Mask:
         return self._entries[name].read()
 
@@ -87,6 +93,11 @@ class Masks(Mapping[str, Mask]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def below_one(part: int, total: int) -> float:
+    """The fraction, as a sparsity: the largest number below 1 for the whole."""
+    return min(part / total, math.nextafter(1.0, 0.0)) if total else 0.0
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, Mask]:

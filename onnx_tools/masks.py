@@ -1,22 +1,49 @@
-"""The masks of a model that is pruned already."""
+"""Masks and models: the masks of a model that is pruned, and the plan that prunes a model by masks."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import onnx
 
-from onnx_tools.errors import InvalidMasks
-from onnx_tools.mask_file import Entry, Mask, Masks
+from onnx_tools.errors import InvalidMasks, NothingSelected
+from onnx_tools.mask_file import Entry, Mask, Masks, below_one
 from onnx_tools.model_file import ModelFile
+from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
+from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weight_values import WeightReader
-from onnx_tools.weights import Weight, find_weights
+from onnx_tools.weights import LeftAlone, Weight, find_weights
+from oxiprune_gpu import BlockSource, PruneCounts, PruningConfig
 
 _SLAB = 1 << 20
 """Elements worked on at a time."""
+_MOST_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class MaskedWeight(PlannedWeight):
+    """A weight that is pruned by its mask, whatever its `config`."""
+
+    masks: Masks = field(default_factory=partial(Masks.of, {}))
+
+    def prune(self, source: BlockSource) -> PruneCounts:
+        """Set to zero what the mask does not keep; kept elements keep their bits. `source`: the weight."""
+        kept = self.masks[self.weight.name].reshape(-1)
+        scratch = np.empty(min(len(kept), _SLAB), source.dtype)
+        before = after = 0
+        for start in range(0, len(kept), _SLAB):
+            stop = min(start + _SLAB, len(kept))
+            block = source.load(start, stop, scratch)
+            before += int(np.count_nonzero(block))
+            block[~kept[start:stop]] = 0
+            after += int(np.count_nonzero(block))
+            source.store(start, block)
+        return PruneCounts(len(kept), len(kept) - int(np.count_nonzero(kept)), before, after)
 
 
 def masks_of(path: str | os.PathLike[str], names: Collection[str] | None = None) -> Masks:
@@ -41,6 +68,83 @@ def masks_of(path: str | os.PathLike[str], names: Collection[str] | None = None)
         raise InvalidMasks(f"{model.path}: no weight is named '{missing[0]}', so it has no mask")
     entries = {name: Entry(weights[name].shape, partial(_read, model, weights[name])) for name in chosen}
     return Masks(entries, weights.keys() - entries.keys(), model.path.name)
+
+
+def plan_for(
+    model: onnx.ModelProto, how: PruningConfig | Masks, selection: Selection, gradients: Gradients | None
+) -> Plan:
+    """What is done with each weight of a model, by a configuration or by masks."""
+    return _plan_masks(model, how, selection) if isinstance(how, Masks) else make_plan(model, how, selection, gradients)
+
+
+def unused_masks(how: PruningConfig | Masks, plan: Plan) -> tuple[str, ...]:
+    """A warning that names masks for which the model has no weight.
+
+    No error: since every weight of the model has a mask or is known to be dense, those weights are gone.
+    """
+    if not isinstance(how, Masks):
+        return ()
+    known = {item.weight.name for item in plan.planned} | {item.name for item in plan.left_alone}
+    names = sorted(how.keys() - known)
+    return (f"masks in {how.label} without a weight in the model: {_listed(names)}",) if names else ()
+
+
+def _plan_masks(model: onnx.ModelProto, masks: Masks, selection: Selection) -> Plan:
+    """Match masks with the weights of a model, by name and shape.
+
+    Every weight that has a mask is pruned, whatever its size and kind, unless a pattern of `selection` leaves it out.
+    The others must be ones that the masks leave dense, or that `selection` leaves alone: else this is not the model
+    that the masks are for.
+
+    Raises:
+        InvalidMasks: a mask is missing, or its shape is not that of its weight.
+        NothingSelected: no weight has a mask.
+        PatternMatchesNothing.
+    """
+    found = find_weights(model)
+    wanted = select_weights(found, selection)
+    any_kind = replace(selection, min_elements=0, depthwise=True, embeddings=True, linear_models=True)
+    masked = [weight for weight in select_weights(found, any_kind).weights if weight.name in masks]
+    dense = [weight for weight in wanted.weights if weight.name not in masks]
+    _check(masked, dense, masks)
+    planned = {weight.path for weight in masked}
+    left_alone = (
+        *(_left_alone(weight, f"{masks.label} leaves it dense") for weight in dense),
+        *(item for item in wanted.left_alone if item.path not in planned),
+    )
+    if not masked:
+        raise NothingSelected(f"{masks.label} has no mask for a weight of the model; nothing was written")
+    return Plan(tuple(_planned(weight, masks) for weight in masked), left_alone)
+
+
+def _check(masked: Sequence[Weight], dense: Sequence[Weight], masks: Masks) -> None:
+    for weight in masked:
+        shape = masks.shape_of(weight.name)
+        if shape != weight.shape:
+            raise InvalidMasks(
+                f"the mask of weight '{weight.name}' has shape {list(shape)} in {masks.label}, the weight "
+                f"{list(weight.shape)}: save masks of a model with this weight, or leave it out with --exclude"
+            )
+    missing = [f"{weight.name} {list(weight.shape)}" for weight in dense if weight.name not in masks.dense]
+    if missing:
+        raise InvalidMasks(
+            f"{masks.label} has no mask for {_listed(missing)}: save masks of a model with the same names, or leave "
+            "these weights out with --exclude"
+        )
+
+
+def _planned(weight: Weight, masks: Masks) -> PlannedWeight:
+    sparsity = below_one(weight.elements - masks.kept(weight.name), weight.elements)
+    return MaskedWeight(weight, weight.shape, PruningConfig(sparsity, min_nonzero=0), masks)
+
+
+def _left_alone(weight: Weight, reason: str) -> LeftAlone:
+    return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype_name, weight.elements, reason)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_MOST_SHOWN]) + more
 
 
 def _read(model: ModelFile, weight: Weight) -> Mask:

@@ -71,16 +71,23 @@ def _make(folder: Path, made: list[Path]) -> None:
 
 
 def check_reports(
-    models: Sequence[Path], targets: Sequence[Path], patterns: Sequence[str], summary: Path | None = None
+    models: Sequence[Path],
+    targets: Sequence[Path],
+    patterns: Sequence[str],
+    summary: Path | None = None,
+    option: str = "--report",
 ) -> None:
-    """Every report must have a name of its own, in a folder that can be written to; `summary`: what is appended to."""
+    """Every report, or what else `option` names, must have a name of its own, in a folder that can be written to.
+
+    `summary`: what is appended to.
+    """
     names = [expand(pattern, model) for model in models for pattern in patterns]
     again = first_repeated(names)
     if again is not None:
-        raise InvalidOption(f"--report {again}: two reports would go there; put {{stem}} or {{parent}} into the name")
+        raise InvalidOption(f"{option} {again}: two models would write there; put {{stem}} or {{parent}} into the name")
     taken = {identity(path) for path in (*models, *targets)}
     for name in names:
-        _check_report(f"--report {name}", name, models, taken)
+        _check_report(f"{option} {name}", name, models, taken)
     if summary is not None:
         _check_report(f"--github-summary {summary}", summary, models, taken | {identity(name) for name in names})
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 
+from onnx_tools.mask_file import Masks
 from onnx_tools.plan import Gradients, PlannedWeight
 from onnx_tools.report import Configuration, LeftAloneReport, Versions, WeightReport
 from onnx_tools.weight_selection import Selection
@@ -69,11 +70,14 @@ def equality_text(data: Sequence[object]) -> str:
     return f"; the output equals the input but for the {names}"
 
 
-def configuration(config: PruningConfig, selection: Selection, gradients: Gradients | None) -> Configuration:
+def configuration(config: PruningConfig | Masks, selection: Selection, gradients: Gradients | None) -> Configuration:
     """What was asked for."""
+    metric = "" if gradients is None else "taylor:gradients"
+    if isinstance(config, Masks):
+        config, metric = PruningConfig(config.sparsity, min_nonzero=0), "masks"
     return Configuration(
         sparsity=config.sparsity,
-        metric="taylor:gradients" if gradients is not None else config.metric.text,
+        metric=metric or config.metric.text,
         granularity=config.granularity.text,
         min_nonzero=config.min_nonzero,
         include=selection.include,
@@ -106,7 +110,7 @@ def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | 
 
 
 def metadata_text(
-    config: PruningConfig, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
+    config: PruningConfig | Masks, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
 ) -> str:
     """One compact line about the pruning: no time, path or hash, so equal input and arguments give equal bytes."""
     entry = {

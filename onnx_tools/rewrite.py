@@ -15,11 +15,13 @@ from onnx_tools.account import Account
 from onnx_tools.conditions import Condition
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of
+from onnx_tools.mask_file import Masks
+from onnx_tools.masks import MaskedWeight, plan_for, unused_masks
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.payoff import with_verdict
 from onnx_tools.pictures import Album
-from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
+from onnx_tools.plan import Gradients, Plan, PlannedWeight
 from onnx_tools.report import Check, PruneReport, VerificationReport
 from onnx_tools.report_parts import (
     changes,
@@ -82,7 +84,7 @@ def prune_file(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    config: PruningConfig,
+    config: PruningConfig | Masks,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
     force: bool = False,
@@ -103,6 +105,7 @@ def prune_file(
         path: the model; external data is found beside it.
         output: the new file, its external data `OUTPUT.data`; None replaces the model itself.
         config: how much, by which metric, in which units; `row` and `column` are output and input channels.
+            Or the `Masks` of another model, see `apply_masks`.
         selection: which weights; depthwise kernels and weights under 2,048 elements are left alone by default.
         gradients: gradient of the loss by weight name; the metric is then Taylor's |w * g|.
         force: overwrite an existing output.
@@ -127,7 +130,7 @@ def prune_file(
     """
     extras = extras or Extras()
     model = ModelFile.open(path)
-    plan = make_plan(model.skeleton, config, selection, gradients)
+    plan = plan_for(model.skeleton, config, selection, gradients)
     shared = overlaps(model, {item.weight.path for item in plan.planned})
     plan = plan.without({path: overlap.reason for path, overlap in shared.items()})
     backend = resolve_backend(backend, plan.bytes)
@@ -148,6 +151,7 @@ def prune_file(
         "" if dry_run or output is None else equality_text(sources[1:]),
         conditions,
         extras.compressed,
+        unused_masks(config, plan),
     )
     if dry_run:
         counts = _count_only(model, plan, progress, backend, album)
@@ -162,7 +166,7 @@ def prune_file(
 def prune_model(
     model: onnx.ModelProto,
     *,
-    config: PruningConfig,
+    config: PruningConfig | Masks,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
     backend: str = "auto",
@@ -171,7 +175,7 @@ def prune_model(
 
     External data must have been loaded. Nothing is changed when an error is raised.
     """
-    plan = make_plan(model, config, selection, gradients)
+    plan = plan_for(model, config, selection, gradients)
     backend = resolve_backend(backend, plan.bytes)
     tensors = [tensor_at(model, item.weight.path) for item in plan.planned]
     read = reads_from(model)
@@ -195,7 +199,7 @@ def prune_model(
         weights=tuple(map(weight_report, plan.planned, counts, [None] * len(counts))),
         left_alone=left_alone_reports(plan.left_alone),
         files=(),
-        warnings=warnings(plan.planned, counts),
+        warnings=(*unused_masks(config, plan), *warnings(plan.planned, counts)),
     )
     return with_verdict(report)
 
@@ -311,6 +315,8 @@ def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], ali
 
 def _prune(item: PlannedWeight, source: BlockSource, backend: str, album: Album) -> PruneCounts:
     with album.pruning(item.weight, source):
+        if isinstance(item, MaskedWeight):
+            return item.prune(source)
         return prune_blocks(source, item.config, item.weight.name, backend=backend)
 
 

@@ -106,8 +106,19 @@ def test_torch_masks():
     assert "2.weight: 51 of 64 are zero" in printed
 
 
+def test_fine_tune_with_masks(tmp_path):
+    pytest.importorskip("torch")
+    assert "zeros in torch [768, 384], by masks [768, 384]" in run("fine_tune_with_masks", tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("name", "missing"), [("cupy_in_place", "cupy"), ("shards_pipeline", "cupy"), ("torch_masks", "torch")]
+    ("name", "missing"),
+    [
+        ("cupy_in_place", "cupy"),
+        ("shards_pipeline", "cupy"),
+        ("torch_masks", "torch"),
+        ("fine_tune_with_masks", "torch"),
+    ],
 )
 def test_what_an_example_misses_is_one_line(name, missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)

@@ -116,6 +116,26 @@ Seed = Annotated[
 ]
 
 
+MasksFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        metavar="NPZ",
+        help="Prune by the masks of NPZ, which --save-masks wrote, in place of a sparsity; they are matched by the "
+        "name and shape of weights.",
+    ),
+]
+SaveMasks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NPZ",
+        help="Write which elements are kept to NPZ, packed bits under the name of each weight, replacing an old one. "
+        "Of several models, put {stem} or {parent} into the name.",
+        rich_help_panel=WRITING,
+    ),
+]
+
+
 def _checked_drift(limit: float | None) -> float | None:
     if limit is not None and not limit >= 0:
         raise typer.BadParameter(f"{limit} must be a number, 0 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -17,11 +18,13 @@ from onnx_tools.cli.options import (
     Data,
     FailIf,
     GithubSummary,
+    MasksFile,
     MaxDrift,
     Models,
     Prefer,
     Quiet,
     Reports,
+    SaveMasks,
     Seed,
     checked_reports,
     summary_file,
@@ -78,7 +81,7 @@ def _checked_granularity(granularity: str) -> str:
 def prune(
     models: Models,
     sparsity: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--sparsity",
             "-s",
@@ -86,7 +89,7 @@ def prune(
             parser=_read_sparsity,
             help="Fraction of each weight that becomes zero, 0 <= S < 1.",
         ),
-    ],
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -149,6 +152,8 @@ def prune(
             "and the weights are large enough to pay for it. The result is the same, byte for byte.",
         ),
     ] = "auto",
+    masks: MasksFile = None,
+    save_masks: SaveMasks = None,
     include: Annotated[
         list[str] | None,
         typer.Option(
@@ -236,6 +241,8 @@ def prune(
       oxiprune prune model.onnx -o pruned.onnx --sparsity 0.5 --report pruned.md
       oxiprune prune *.onnx -o pruned/ -s 0.8 --exclude 'head.*' --verify
       oxiprune prune model.onnx --in-place -s 0.5 --granularity row
+      oxiprune prune model.onnx -o pruned.onnx -s 0.8 --save-masks masks.npz
+      oxiprune prune tuned.onnx -o pruned.onnx --masks masks.npz
     """  # noqa: D301
     _check_combination(output, in_place=in_place, dry_run=dry_run)
     if encoding != "dense" and (in_place or dry_run):
@@ -244,6 +251,12 @@ def prune(
         raise WrongUsage("--delete-old-data goes with --in-place")
     if not verify and (data is not None or max_drift is not None or seed):
         raise WrongUsage("--data, --max-drift and --seed go with --verify")
+    if masks is None and sparsity is None:
+        raise WrongUsage("how much? Give --sparsity S, or --masks NPZ")
+    if masks is not None:
+        _check_masks({"sparsity": sparsity, "metric": metric, "granularity": granularity, "min_nonzero": min_nonzero})
+    if save_masks is not None and dry_run:
+        raise WrongUsage("--save-masks reads the pruned model; leave out --dry-run")
     _check_output_name(output)
     if output is not None and len(models) > 1 and not (is_folder(output) or "{stem}" in output or "{parent}" in output):
         raise WrongUsage(f"-o {output}: several models need a folder (ending in /), or {{stem}} or {{parent}} in it")
@@ -256,7 +269,9 @@ def prune(
 
         job = commands.PruneJob(
             output,
-            commands.make_config(sparsity, metric, granularity, min_nonzero),
+            commands.read_masks(masks)
+            if masks
+            else commands.make_config(sparsity or 0, metric, granularity, min_nonzero),
             Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models),
             commands.read_gradients(metric),
             commands.Checks(data, max_drift, seed) if verify else None,
@@ -264,6 +279,7 @@ def prune(
             delete_old_data=delete_old_data,
             dry_run=dry_run,
             backend=backend,
+            save_masks=save_masks,
             encoding=commands.make_encoding(encoding, prefer),
             conditions=pruning_conditions(
                 fail_if or (),
@@ -286,6 +302,15 @@ def _check_output_name(output: str | None) -> None:
     if unknown:
         known = " and ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise WrongUsage(f"-o {output}: {{{unknown[0]}}} stands for nothing; there are {known}")
+
+
+def _check_masks(others: Mapping[str, object]) -> None:
+    """Masks say what falls, so nothing else may."""
+    defaults = {"metric": "l1", "granularity": "unstructured", "min_nonzero": 1}
+    given = [name for name, value in others.items() if value not in (None, defaults.get(name))]
+    if given:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise WrongUsage(f"--masks says what falls; leave out {options}")
 
 
 def _check_combination(output: str | None, *, in_place: bool, dry_run: bool) -> None:

@@ -315,7 +315,12 @@ def test_several_models_into_a_folder(two_models: list[pathlib.Path], tmp_path: 
     assert run("prune", *two_models, "-o", pattern, *SMALL, "--report", report).exit_code == 0
     assert {"out/a/model.onnx", "out/b/model.onnx", "out/a/model.json", "out/b/model.json"} <= tree(tmp_path).keys()
     refused(run("prune", *two_models, "-o", f"{tmp_path}/x/", *SMALL), 2, "two models", "{parent}")
-    refused(run("prune", *two_models, "-n", *SMALL, "--report", tmp_path / "r.md"), 2, "two reports", "{parent}")
+    refused(
+        run("prune", *two_models, "-n", *SMALL, "--report", tmp_path / "r.md"),
+        2,
+        "two models would write there",
+        "{parent}",
+    )
     assert not (tmp_path / "x").exists()
 
 
