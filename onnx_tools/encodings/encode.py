@@ -40,6 +40,8 @@ SPARSE_WARNING = (
     "onnxoptimizer lose them or refuse the model"
 )
 
+_UNMEASURED = "the load time could not be measured: onnxruntime is not installed, or refuses the model"
+
 
 def encode_file(
     path: str | os.PathLike[str],
@@ -95,6 +97,8 @@ def encode_file(
     before = [facts_of(f, hashes=False, compressed=compressed) for f in (model.path, *model.data_files())]
     rows, files, checks = job.run(weights, progress)
     after = [facts_of(f, hashes=False, compressed=compressed) for f in (files.model, *files.data)]
+    ratio = load_ratio(model.path, files.model) if load_time else None
+    unmeasured = (_UNMEASURED,) if load_time and ratio is None else ()
     return EncodeReport(
         command="encode",
         input=model.path.name,
@@ -105,8 +109,8 @@ def encode_file(
         weights=tuple(rows),
         files=file_reports(before, after),
         verification=checks,
-        load_ratio=load_ratio(model.path, files.model) if load_time else None,
-        warnings=tuple(_warnings(rows, checks)),
+        load_ratio=ratio,
+        warnings=(*_warnings(rows, checks), *unmeasured),
     )
 
 
@@ -207,7 +211,7 @@ def _compare(finished: ModelFile, sources: list[Source]) -> Check:
             raise VerificationFailed(
                 f"weight {source.weight.name!r} does not decode to what it was. Nothing was written"
             )
-    return Check("decoded", "passed", f"{len(found)} weights are encoded and decode to the same bits")
+    return Check("decoded", "passed", f"encoded weights: {len(found)}; all decode to the same bits")
 
 
 def _warnings(rows: list[EncodedWeight], checks: VerificationReport) -> Iterator[str]:

@@ -33,7 +33,7 @@ def test_encode_and_decode(tmp_path, pruned):
     encoded = run("encode", pruned, "-o", packed)
     assert (encoded.exit_code, encoded.stderr) == (0, "")
     assert "gaps4" in encoded.stdout
-    assert "1 weights are encoded and decode to the same bits" in encoded.stdout
+    assert "encoded weights: 1; all decode to the same bits" in encoded.stdout
     assert packed.stat().st_size < 0.4 * pruned.stat().st_size
     decoded = run("decode", packed, "-o", back)
     assert (decoded.exit_code, decoded.stderr) == (0, "")

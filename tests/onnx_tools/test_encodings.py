@@ -273,6 +273,16 @@ def test_folded_and_load_ratio(tmp_path):
     assert load_ratio(path, encoded) > 0
 
 
+def test_a_load_time_that_cannot_be_measured_is_said(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = onnx.load(matmul_file(tmp_path, sparse_values((64, 48), 0.8)))
+    model.graph.node.append(helper.make_node("Unknown", ["x"], ["z"], domain="nowhere"))
+    model.opset_import.append(helper.make_opsetid("nowhere", 1))
+    report, _ = encode(write(tmp_path, model), load_time=True)
+    assert report.load_ratio is None
+    assert report.warnings[-1].startswith("the load time could not be measured")
+
+
 def test_a_model_is_encoded_once(tmp_path):
     _, encoded = encode(matmul_file(tmp_path, sparse_values((64, 48), 0.8)))
     with pytest.raises(AlreadyEncoded, match="'w' encoded already; decode the model first"):
