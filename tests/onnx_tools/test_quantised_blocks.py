@@ -14,7 +14,7 @@ from onnx_tools.errors import InvalidTensor
 from onnx_tools.quantisation.blocks import weight_values
 from onnx_tools.quantisation.kinds import KINDS, PACKED
 from onnx_tools.quantisation.scheme import Grid, Parameter, Quantisation
-from oxiprune_gpu import ArrayBlocks, BlockSource
+from oxiprune_gpu import ArrayBlocks, BlockSource, PruningConfig, prune_blocks, prune_tensor
 
 SCALE, ZERO = (("scale", 0),), (("zero", 0),)
 
@@ -59,6 +59,18 @@ def test_threads_share_bytes(bits: int, pitch: int) -> None:
     place = np.arange(lines * line)[::2]
     expected[place + place // line * ((pitch or line) - line)] = 1
     assert np.array_equal(PACKED[bits].unpacked(data), expected)
+
+
+@pytest.mark.parametrize("granularity", ["2:4", "1:4", "row", "block:2x4"])
+def test_array_granularities_see_the_same_values(granularity: str) -> None:
+    kind = KINDS[TensorProto.UINT4]
+    quantisation = scaled(TensorProto.UINT4, 12, 20, zero=True)
+    data = np.random.default_rng(3).integers(0, 256, 120).astype(np.uint8)
+    codes = kind.unpacked(data).copy()
+    config = PruningConfig(None if ":" in granularity[:2] else 0.5, "l1", granularity)
+    _, mask = prune_tensor((codes.astype(np.float32) - 7).reshape(12, 20) * 3, config)
+    prune_blocks(blocks_of(data, quantisation, 3.0, 7), config)
+    assert np.array_equal(kind.unpacked(data), np.where(mask.reshape(-1), codes, 7))
 
 
 @pytest.mark.parametrize("data_type", [TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.FLOAT4E2M1])
