@@ -418,3 +418,38 @@ def test_local_functions(tmp_path):
     assert [weight.encoded for weight in report.weights] == [True, False]
     assert report.weights[1].reason == "lies in functions, where no initializer can"
     assert_comes_back(path, encoded)
+
+
+FIRST_NODES = """
+<ir_version: 8, opset_import: ["" : 16]>
+g (float[N, 64] x, bool flag, int64 trips) => (float[N, 64] y)
+{
+  c = Constant <value = float[1] {0.0}> ()
+  a = If (flag) <
+    then_branch = t () => (float[N, 64] t_out) { d = Constant <value = float[1] {0.0}> ()  t_out = MatMul (x, d) },
+    else_branch = e () => (float[N, 64] e_out) { e_out = MatMul (x, w) }
+  >
+  b = MatMul (a, c)
+  y = Loop (trips, , b) <
+    body = l (int64 i, bool go, float[N, 64] s) => (bool go_on, float[N, 64] s_out)
+    { go_on = Identity (go)  f = Constant <value = float[1] {0.0}> ()  s_out = MatMul (s, f) }
+  >
+}
+"""
+
+
+def test_a_constant_at_the_head_of_its_graph(tmp_path):
+    """Records go in front of a node that is replaced itself; bodies of If and Loop are encoded where they lie."""
+    model = onnx.parser.parse_model(FIRST_NODES)
+    nodes = model.graph.node
+    loop = nodes[3].attribute[0].g
+    for node in (nodes[0], nodes[1].attribute[0].g.node[0], loop.node[1]):
+        node.attribute[0].t.CopyFrom(numpy_helper.from_array(sparse_values((64, 64), 0.8)))
+    model.graph.initializer.append(numpy_helper.from_array(sparse_values((64, 64), 0.9), "w"))
+    path = write(tmp_path, model)
+    report, encoded = encode(path)
+    assert layouts_of(report) == ["gaps4"] * 4
+    assert "failed" not in {check.outcome for check in report.verification.checks}
+    assert unfolded(encoded) == []
+    onnx.checker.check_model(str(encoded))
+    assert_comes_back(path, encoded)
