@@ -204,7 +204,7 @@ def _compared_cards(report: CompareReport) -> Iterable[Card]:
     yield Card("Sparsity of the weights", after, f"{before} before")
     for label in ("Weights that differ", "Newly zero", "Newly nonzero", "Other changes", "Other tensors that differ"):
         yield Card(label, rows[label])
-    yield Card("Bytes of the files", *_then(totals.bytes_before, totals.bytes_after))
+    yield Card("Size of the files", *_then(totals.bytes_before, totals.bytes_after))
 
 
 def _how(asked: Configuration) -> str:
@@ -219,7 +219,7 @@ def _pruned_cards(report: PruneReport) -> Iterable[Card]:
     yield Card("Zeros", text.count(totals.zeros_after), f"{text.count(totals.zeros_before)} before")
     yield Card("Weights", text.count(totals.weights), f"{text.count(totals.left_alone)} tensors left alone")
     yield _parameters(totals.parameters, totals.model_parameters)
-    yield Card("Bytes of the files", *_then(totals.bytes_before, totals.bytes_after))
+    yield Card("Size of the files", *_then(totals.bytes_before, totals.bytes_after))
     if totals.compressed_before is not None:
         yield Card("Compressed (zstd-3)", *_then(totals.compressed_before, totals.compressed_after))
     if report.verification is not None:
@@ -232,9 +232,9 @@ def _inspected_cards(report: InspectReport) -> Iterable[Card]:
     yield Card("Zeros", text.count(totals.zeros))
     yield Card("Weights", text.count(totals.weights), f"{text.count(totals.left_alone)} other tensors")
     yield _parameters(totals.parameters, totals.model_parameters)
-    yield Card("Bytes of the files", text.count(totals.bytes))
+    yield Card("Size of the files", *_then(totals.bytes, None))
     if totals.compressed is not None:
-        yield Card("Compressed (zstd-3)", text.count(totals.compressed))
+        yield Card("Compressed (zstd-3)", *_then(totals.compressed, None))
 
 
 def _parameters(weights: int, model: int) -> Card:
@@ -242,10 +242,10 @@ def _parameters(weights: int, model: int) -> Card:
 
 
 def _then(before: int | None, after: int | None) -> tuple[str, str]:
-    """Value and note of a card for a figure that may have changed."""
-    if before is None or after is None or before == after:
-        return text.count(before), "" if after is None else "as before"
-    return text.count(after), f"{text.count(before)} before"
+    """Value and note of a card for bytes that may have changed."""
+    now = before if after is None else after
+    value = text.NONE if now is None else text.size(now)
+    return value, f"{text.change(before, after).replace(' -> ', f' {_ARROW} ')} bytes"
 
 
 def _checks_card(verification: VerificationReport) -> Card:

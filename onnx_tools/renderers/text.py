@@ -45,6 +45,15 @@ def count(number: int | None) -> str:
     return f"{number:,}" if number <= MOST_COUNT else OVER_MOST
 
 
+def size(count_of_bytes: int) -> str:
+    """Bytes with three digits and a unit of 1000, like "2.31 MB"."""
+    factors = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+    unit, factor = next(((unit, factor) for unit, factor in factors if count_of_bytes >= factor), ("B", 1))
+    value = count_of_bytes / factor
+    digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {unit}"
+
+
 def shape(dims: Sequence[int], most: int = 8) -> str:
     """Like "64x32x3x3"; of more than `most` axes only the first."""
     if not dims:

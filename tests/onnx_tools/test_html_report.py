@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools.pictures import Histogram, MaskPicture, WeightPictures
-from onnx_tools.renderers import drawings, html_renderer
+from onnx_tools.renderers import drawings, html_renderer, text
 from onnx_tools.report import InspectReport, PruneReport
 from tests import chromium
 from tests.command import refused, run
@@ -218,6 +218,25 @@ def test_browser_shows_all_and_complains_of_nothing(tmp_path):
     assert names_in(shown.html) == ["b", "a", "c"]
     assert '<p class="controls">' in shown.html
     assert "3 of 3" in shown.html
+
+
+def test_browser_shows_a_comparison(big_file, tmp_path):
+    assert run("prune", big_file, "-o", tmp_path / "out.onnx", "-s", "0.5", "-q").exit_code == 0
+    report = tmp_path / "report.html"
+    assert run("compare", big_file, tmp_path / "out.onnx", "--report", report, "-q").exit_code == 0
+    click = "document.querySelectorAll('#weights th button')[0].click()"
+    shown = chromium.show(with_script(report, click), tmp_path / "profile")
+    assert shown.console == []
+    assert names_in(shown.html) == ["first", "second"]
+    assert "more zeros" in shown.html
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (2_311_203, "2.31 MB"), (15 * 10**11, "1,500 GB")],
+)
+def test_sizes(count, shown):
+    assert text.size(count) == shown
 
 
 def test_browser_runs_no_script_of_a_name(tmp_path):
