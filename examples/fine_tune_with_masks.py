@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
     export(network, folder / "dense.onnx")
     config, small = PruningConfig(0.75), Selection(min_elements=0)
-    prune_file(folder / "dense.onnx", folder / "pruned.onnx", config=config, selection=small)
+    prune_file(folder / "dense.onnx", folder / "pruned.onnx", config=config, selection=small, force=True)
     save_masks(folder / "masks.npz", masks_of(folder / "pruned.onnx"))
     masks = load_masks(folder / "masks.npz")
     prune.custom_from_mask(network[0], "weight", torch.from_numpy(masks["gemm.weight"]))
@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
         torch.nn.functional.mse_loss(network(inputs), inputs[:, :8]).backward()
         optimizer.step()
     export(network, folder / "tuned.onnx")
-    report = apply_masks(folder / "tuned.onnx", folder / "final.onnx", masks=folder / "masks.npz")
+    report = apply_masks(folder / "tuned.onnx", folder / "final.onnx", masks=folder / "masks.npz", force=True)
     zeros = [int((layer.weight == 0).sum()) for layer in (network[0], network[2])]
     print(f"zeros in torch {zeros}, by masks {[weight.zeros_after for weight in report.weights]}")
 

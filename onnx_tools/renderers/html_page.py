@@ -299,6 +299,8 @@ def _command(report: PruneReport) -> str:
 
 
 def _option(name: str, asked: Configuration) -> list[str]:
+    if asked.metric == "masks" and name in ("sparsity", "metric", "granularity", "min_nonzero"):
+        return ["--masks", "FILE.npz"] if name == "metric" else []
     value = getattr(asked, name)
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):

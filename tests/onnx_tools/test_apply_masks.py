@@ -22,6 +22,7 @@ from onnx_tools import (
     prune_file,
     save_masks,
 )
+from onnx_tools.renderers import html_renderer
 from oxiprune_gpu import PruningConfig
 from tests.command import refused, run, weight_of
 
@@ -72,6 +73,12 @@ def test_masks_prune_the_next_export(pruned):
     ]
     assert (report.configuration.metric, report.configuration.sparsity) == ("masks", 0.5)
     assert report.warnings == ()
+
+
+def test_how_to_do_it_again(pruned):
+    report = apply_masks(pruned / "second.onnx", pruned / "out.onnx", masks=pruned / "masks.npz")
+    command = "oxiprune prune second.onnx -o out.onnx --masks FILE.npz --min-elements 2048"
+    assert command in html_renderer.render(report)
 
 
 def test_masks_in_memory_and_in_place(pruned):
