@@ -84,7 +84,7 @@ def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
 
     A list of floats in an attribute comes as a tensor of its own: changes to it must be put back.
     """
-    message = _message_at(model, path)
+    message = message_at(model, path)
     if isinstance(message, onnx.AttributeProto) and is_float_list(message):
         return as_tensor(message)
     if not isinstance(message, onnx.TensorProto):
@@ -94,19 +94,20 @@ def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
 
 def put_back(model: onnx.ModelProto, path: Path, tensor: onnx.TensorProto) -> None:
     """Put the values of what `tensor_at` gave into `model`, where they are not there already."""
-    message = _message_at(model, path)
+    message = message_at(model, path)
     if isinstance(message, onnx.AttributeProto):
         message.CopyFrom(with_values(message, tensor))
 
 
 def serialised_for(model: onnx.ModelProto, path: Path, tensor: onnx.TensorProto) -> bytes:
     """The message at `path` with the values of `tensor`."""
-    message = _message_at(model, path)
+    message = message_at(model, path)
     is_list = isinstance(message, onnx.AttributeProto)
     return bytes((with_values(message, tensor) if is_list else tensor).SerializeToString())
 
 
-def _message_at(model: onnx.ModelProto, path: Path) -> Any:
+def message_at(model: onnx.ModelProto, path: Path) -> Any:
+    """Return the message at `path`; `KeyError` if nothing is there."""
     message: Any = model
     try:
         for name, index in path:

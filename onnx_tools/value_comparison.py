@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.model_file import ModelFile, message_at
 from onnx_tools.verification.byte_spans import SpanComparer
 from onnx_tools.verification.tensor_values import located, values_of, whole_tensor
 from onnx_tools.wire import Path
@@ -71,20 +72,30 @@ def count_zeros(source: BlockSource) -> int:
 
 
 def same_stored(spans: SpanComparer, before: tuple[ModelFile, Path], after: tuple[ModelFile, Path]) -> bool:
-    """Whether two tensors of one type and shape are stored with the same values, whatever those are."""
-    try:
-        old, new = tensor_at(before[0].skeleton, before[1]), tensor_at(after[0].skeleton, after[1])
-    except ValueError:
-        return all(
+    """Whether what is stored in two models at a path each is the same, whatever it is; names do not count."""
+    old, new = (message_at(model.skeleton, path) for model, path in (before, after))
+    if type(old) is not type(new):
+        return False
+    if isinstance(old, onnx.SparseTensorProto):
+        return list(old.dims) == list(new.dims) and all(
             same_stored(spans, (before[0], (*before[1], part)), (after[0], (*after[1], part)))
             for part in (("values", 0), ("indices", 0))
         )
-    places = located(*before, old), located(*after, new)
-    if places[0] is not None and places[1] is not None:
-        ends = [(place.file, place.offset) for place in places if place is not None]
-        same_length = places[0].length == places[1].length
-        return same_length and spans.compare(ends[0], ends[1], places[0].length).index is None
-    return values_of(whole_tensor(spans, *before, old)) == values_of(whole_tensor(spans, *after, new))
+    if isinstance(old, onnx.TensorProto):
+        return _same_tensor(spans, (*before, old), (*after, new))
+    return bool(old.SerializeToString(deterministic=True) == new.SerializeToString(deterministic=True))
+
+
+def _same_tensor(
+    spans: SpanComparer,
+    before: tuple[ModelFile, Path, onnx.TensorProto],
+    after: tuple[ModelFile, Path, onnx.TensorProto],
+) -> bool:
+    places = located(*before), located(*after)
+    if places[0] is None or places[1] is None:
+        return values_of(whole_tensor(spans, *before)) == values_of(whole_tensor(spans, *after))
+    ends = [(place.file, place.offset) for place in places if place is not None]
+    return places[0].length == places[1].length and spans.compare(ends[0], ends[1], places[0].length).index is None
 
 
 def _differs(before: Array, after: Array) -> NDArray[np.bool_]:

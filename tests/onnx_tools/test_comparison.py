@@ -162,6 +162,18 @@ def test_sparse_tensors(tmp_path):
     assert [tensor.name for tensor in compare_files(one, other).others] == ["w"]
 
 
+@pytest.mark.parametrize("values", ["ints = [1, 3]", 'strings = ["a", "c"]', "float = 2.0"])
+def test_lists_in_attributes(tmp_path, values):
+    text = '<ir_version: 8, opset_import: ["" : 17]> g () => (float[N] y) { y = Constant <value_%s> () }'
+    first = {"ints": "ints = [1, 2]", "strings": 'strings = ["a", "b"]', "float": "float = 1.0"}[values.split()[0]]
+    one, other = (
+        saved(tmp_path, f"{number}.onnx", onnx.parser.parse_model(text % content))
+        for number, content in enumerate((first, values))
+    )
+    assert compare_files(one, one).others == ()
+    assert [tensor.verdict for tensor in compare_files(one, other).others] == ["other values"]
+
+
 def test_external_data(external_file, tmp_path):
     assert run("prune", external_file, "-o", tmp_path / "p.onnx", "-s", "0.5", "--min-elements", "1").exit_code == 0
     report = compare_files(external_file, tmp_path / "p.onnx")
