@@ -207,4 +207,7 @@ def _blocks(source: BlockSource) -> Iterator[tuple[int, NDArray[np.float64]]]:
     size = math.prod(source.shape)
     scratch: NDArray[Any] = np.empty(min(size, _BLOCK), source.dtype)
     for start in range(0, size, _BLOCK):
-        yield start, source.load(start, min(start + _BLOCK, size), scratch).astype(np.float64)
+        block = source.load(start, min(start + _BLOCK, size), scratch)
+        with np.errstate(invalid="ignore"):  # NaN that signal
+            values = block.astype(np.float64)
+        yield start, values

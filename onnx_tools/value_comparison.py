@@ -38,6 +38,7 @@ class ValueChanges:
     max_abs: float = 0.0
     differing: int = 0
 
+    @np.errstate(invalid="ignore", over="ignore")  # NaN that signal, differences beyond the largest number
     def add(self, before: Array, after: Array) -> None:
         """Count the elements of one block; numbers of any dtypes, flat."""
         zero_before, zero_after = before == 0, after == 0
@@ -53,8 +54,7 @@ class ValueChanges:
 
     def _add_changed(self, before: Array, after: Array) -> None:
         self.changed += len(before)
-        with np.errstate(over="ignore", invalid="ignore"):
-            moved = np.abs(after.astype(np.float64) - before.astype(np.float64))
+        moved = np.abs(after.astype(np.float64) - before.astype(np.float64))
         self.max_abs = max(self.max_abs, math.inf if np.isnan(moved).any() else float(moved.max()))
 
 

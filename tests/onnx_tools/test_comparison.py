@@ -195,6 +195,13 @@ def test_values_that_are_not_finite():
     assert other == ValueChanges()
 
 
+def test_nan_that_signals():
+    signals = np.array([0x7F800001, 0], np.uint32).view(np.float32)
+    assert compare_values(ArrayBlocks(signals), ArrayBlocks(signals)) == ValueChanges(1, 1)
+    quiet = ArrayBlocks(np.array([np.nan, 0]))
+    assert compare_values(ArrayBlocks(signals), quiet) == ValueChanges(1, 1)
+
+
 def test_files_that_are_no_models(small_file, tmp_path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\xff" * 100)

@@ -19,7 +19,7 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from onnx_tools import Selection, inspect_file, prune_file, verify_files
+from onnx_tools import Selection, compare_files, inspect_file, prune_file, verify_files
 from onnx_tools.plan import make_plan
 from onnx_tools.renderers import RENDERERS
 from onnx_tools.report import PruneReport
@@ -254,8 +254,13 @@ def attempt(folder: pathlib.Path, rng: random.Random) -> bool:
     path = folder / "model.onnx"
     before = tree(folder)
     with contextlib.suppress(PruningError):
+        inspected = inspect_file(path, pictures=True)
         for renderer in RENDERERS.values():
-            renderer.render(inspect_file(path))
+            renderer.render(inspected)
+    with contextlib.suppress(PruningError):
+        same = compare_files(path, path)
+        assert same.totals.equal == same.totals.weights
+        assert (same.others, same.metadata) == ((), ())
     assert tree(folder) == before, "inspecting changed files"
     config = PruningConfig(0.5, "l1", rng.choice(["unstructured", "row", "column"]))
     out = folder / "out.onnx"
@@ -276,6 +281,11 @@ def attempt(folder: pathlib.Path, rng: random.Random) -> bool:
     assert not verify_files(path, out, runtime=False).failed
     for renderer in RENDERERS.values():
         renderer.render(report)
+    with contextlib.suppress(PruningError):
+        found = compare_files(path, out)
+        assert (found.totals.newly_nonzero, found.totals.changed) == (0, 0)
+        for renderer in RENDERERS.values():
+            renderer.render(found)
     with contextlib.suppress(PruningError):  # a second time there is nothing to do, or the output is whole
         prune_file(out, None, config=config, selection=SELECTION)
     assert not compare_bytes(path, out).violations
