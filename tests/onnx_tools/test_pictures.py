@@ -75,7 +75,7 @@ def test_histogram_of_extremes(extreme):
 
 @pytest.mark.parametrize("bits", [np.uint32(0x7F800001), np.uint64(0x7FF0000000000001)])
 def test_nan_that_signals(bits):
-    array = np.array([bits, 0, bits]).view(f"f{bits.itemsize}")
+    array = np.array([bits, 0, bits], bits.dtype).view(f"f{bits.itemsize}")
     assert histogram(ArrayBlocks(array)).not_finite == 2
     assert mask_picture(ArrayBlocks(array), None).shades == bytes((255, 0, 255))
 
