@@ -21,6 +21,14 @@ LIMIT_MIB = 450
 LARGEST = 100_000_000
 """Elements of the largest weight; eleven more have a quarter of that."""
 
+WAYS = {
+    "2:4": ["--granularity", "2:4"],
+    "unstructured": ["-s", "0.6"],
+    "row": ["-s", "0.7", "--granularity", "row"],
+    "global": ["-s", "0.9", "--allocation", "global"],
+}
+"""Each leaves more zeros than the one before, so that all have work also in place."""
+
 _BLOCK = 1 << 20
 _FLOAT = 1
 _COMMAND = [sys.executable, "-c", "from onnx_tools.cli import main; main()"]
@@ -70,11 +78,10 @@ def measure(folder: Path, largest: int) -> Iterator[tuple[str, common.Usage]]:
         gigabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
         out = folder / "out.onnx"
         for place in ("output", "in place"):
-            for granularity in ("unstructured", "row"):
-                words = ["prune", str(model), "--quiet", "--granularity", granularity]
-                words += ["-s", "0.5" if granularity == "row" or place == "output" else "0.8"]
+            for way, options in WAYS.items():
+                words = ["prune", str(model), "--quiet", *options]
                 words += ["-o", str(out)] if place == "output" else ["--in-place", "--delete-old-data"]
-                yield f"{layout}, {gigabytes:.2f} GB, {place}, {granularity}", common.run_command([*_COMMAND, *words])
+                yield f"{layout}, {gigabytes:.2f} GB, {place}, {way}", common.run_command([*_COMMAND, *words])
                 for file in folder.glob("out.onnx*"):
                     file.unlink()
         for file in folder.iterdir():
