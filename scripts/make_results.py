@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
+from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, speed
 
 from onnx_tools import Extras, NothingSelected, PruneReport, Selection, find_weights, prune_file
 from onnx_tools.report import Versions, fraction, left_alone_groups
@@ -55,14 +55,14 @@ Where a cell holds four values they are those of the four runs: {runs}.
 
 {details}
 
+## 2:4 beside other tools
+
+{patterns}
+
 ## Speed
 
 {speed}
 """
-
-BENCHMARKS = Path("benchmarks/results")
-NO_GPU = """On a GPU nothing has been measured yet: the kernels have been run on the CPU, under sanitizers, and compiled
-for every architecture, no more. `scripts/gpu-check` measures them beside their peers and leaves the figures here."""
 
 
 @dataclass
@@ -281,32 +281,6 @@ def details(results: list[Result], expected: dict[str, float]) -> str:
     return "\n".join([*lines, "", "## Beside the corpus' own figures", "", agreement(results, expected)])
 
 
-def speed(folder: Path) -> str:
-    """What the newest result of each benchmark says, target by target; GPUs' results come last."""
-    newest: dict[str, dict[str, Any]] = {}
-    for path in folder.glob("*.json"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if "figures" in found and found["date"] >= newest.get(found["benchmark"], found)["date"]:
-            newest[found["benchmark"]] = found
-    sections = [speed_table(newest[name]) for name in sorted(newest, key=lambda name: (name == "gpu", name))]
-    return "\n\n".join(sections if "gpu" in newest else [*sections, NO_GPU])
-
-
-def speed_table(result: dict[str, Any]) -> str:
-    """The figures of one benchmark that have a target."""
-    machine = result["machine"]
-    where = machine.get("gpu") or f"{machine['cpu']}, {result['settings'].get('threads', machine['cores'])} threads"
-    lines = [f"`benchmarks/bench_{result['benchmark']}.py`, {result['date'][:10]}, {where}:", ""]
-    lines += ["| what | measured | target | |", "| :-- | --: | --: | :-- |"]
-    for figure in result["figures"]:
-        if "target" in figure:
-            value = f"{figure['value']:.3g} {figure['unit']}"
-            lines.append(
-                f"| {figure['what']} | {value} | {figure['target']} | {'met' if figure['met'] else 'missed'} |"
-            )
-    return "\n".join(lines)
-
-
 def bullet(text: str) -> str:
     return textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
@@ -378,6 +352,7 @@ def main() -> None:
     scorer = load_scorer(models)
     with tempfile.TemporaryDirectory() as folder:
         results = [measure(model, scorer, Path(folder)) for model in sorted(models.glob("*/model.onnx"))]
+    newest = newest_results(BENCHMARKS)
     page = TEXT.format(
         versions=version_text(versions(onnxruntime.__version__)),
         runs=", ".join(map(run_name, RUNS)),
@@ -385,7 +360,8 @@ def main() -> None:
         cores=os.cpu_count(),
         table=table(results),
         details=details(results, expected_scores(models)),
-        speed=speed(BENCHMARKS),
+        patterns=pattern_tables(newest),
+        speed=speed(newest),
     )
     OUTPUT.write_text(page, encoding="utf-8")
     print(f"{OUTPUT} written")
