@@ -1,7 +1,7 @@
 """How many processor seconds and how much memory does 2:4 take on a 390 MB model, and who is right?
 
 Every job is a command of its own: `oxiprune prune --granularity 2:4`, `polygraphy surgeon prune`, `cp`, and scripts
-that load, prune and save with onnxsim and numpy (sparse_jobs.py). polygraphy runs once, which takes it eight minutes,
+that load, prune and save with onnxsim and numpy (sparse_jobs.py). polygraphy runs once, which takes it minutes,
 and its `inspect sparsity` looks at our result once. Before: small models of every layout (sparse_cases.py), and the
 masks on the corpus of real models that OXIPRUNE_CORPUS names (sparse_masks.py). Last, 50 % of all weights together.
 """
