@@ -23,12 +23,14 @@ if TYPE_CHECKING:
         InvalidExternalData,
         InvalidMasks,
         InvalidModelFile,
+        InvalidPolicy,
         InvalidTensor,
         NotEncoded,
         NothingSelected,
         OnnxToolsError,
         OutputRefused,
         PatternMatchesNothing,
+        TiedAxes,
         VerificationFailed,
         WriteFailed,
     )
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from onnx_tools.mask_file import Masks, load_masks, save_masks
     from onnx_tools.masking import apply_masks
     from onnx_tools.masks import masks_of
+    from onnx_tools.policy import Policy, Rule
+    from onnx_tools.policy_file import read_policy
     from onnx_tools.renderers import write_report
     from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
@@ -55,18 +59,22 @@ _HOMES = {
         "InvalidExternalData",
         "InvalidMasks",
         "InvalidModelFile",
+        "InvalidPolicy",
         "InvalidTensor",
         "NotEncoded",
         "NothingSelected",
         "OnnxToolsError",
         "OutputRefused",
         "PatternMatchesNothing",
+        "TiedAxes",
         "VerificationFailed",
         "WriteFailed",
     ),
     "inspection": ("inspect_file",),
     "mask_file": ("Masks", "load_masks", "save_masks"),
     "masks": ("masks_of",),
+    "policy": ("Policy", "Rule"),
+    "policy_file": ("read_policy",),
     "renderers": ("write_report",),
     "report": ("CompareReport", "InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
@@ -87,6 +95,7 @@ __all__ = [
     "InvalidExternalData",
     "InvalidMasks",
     "InvalidModelFile",
+    "InvalidPolicy",
     "InvalidTensor",
     "LeftAlone",
     "Masks",
@@ -95,8 +104,11 @@ __all__ = [
     "OnnxToolsError",
     "OutputRefused",
     "PatternMatchesNothing",
+    "Policy",
     "PruneReport",
+    "Rule",
     "Selection",
+    "TiedAxes",
     "VerificationFailed",
     "VerificationReport",
     "Weight",
@@ -112,6 +124,7 @@ __all__ = [
     "masks_of",
     "prune_file",
     "prune_model",
+    "read_policy",
     "save_masks",
     "verify_files",
     "write_report",

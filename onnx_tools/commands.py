@@ -16,11 +16,13 @@ import numpy as np
 from onnx_tools import wire
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.pruned import PrunedEncoding
-from onnx_tools.errors import ConditionMet, NothingSelected, VerificationFailed, WriteFailed
+from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.mask_file import Masks, save_masks
 from onnx_tools.masks import masks_of
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import plain_value, safe_text
+from onnx_tools.policy import Policy
+from onnx_tools.policy_file import read_policy
 from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.github_summary import append_summary
@@ -29,7 +31,7 @@ from onnx_tools.report import AnyReport, ConditionOutcome, PruneReport, Report, 
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
-from oxiprune_gpu import InvalidOption, PruningConfig, PruningError
+from oxiprune_gpu import InvalidOption, PruningError
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PruneJob:
     """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense."""
 
     output: str | None
-    config: PruningConfig | Masks
+    how: Policy | Masks
     selection: Selection
     gradients: Mapping[str, Any] | None
     checks: Checks | None
@@ -97,7 +99,7 @@ class PruneJob:
         report = prune_file(
             model,
             output,
-            config=self.config,
+            config=self.how,
             selection=self.selection,
             gradients=self.gradients,
             force=self.force,
@@ -149,15 +151,19 @@ class View:
         return Extras(kept, bool(self.reports), self.compressed, pictures)
 
 
-def make_config(sparsity: float, metric: str, granularity: str, min_nonzero: int) -> PruningConfig:
-    """The configuration for texts of the command line."""
-    metric = "taylor" if metric.startswith("taylor:") else metric
+def make_policy(file: Path | None, settings: Mapping[str, Any]) -> Policy:
+    """The policy for options of the command line, None where one was not given, and for a policy file."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if str(given.get("metric")).startswith("taylor:"):
+        given["metric"] = "taylor"
     try:
-        config = PruningConfig(sparsity, metric, granularity, min_nonzero)
-        config.check()
+        policy = Policy(**given) if file is None else read_policy(file, given)
+        policy.check()
+    except InvalidPolicy:
+        raise
     except PruningError as error:
         raise InvalidOption(f"{error}. `oxiprune prune --help` shows the options") from None
-    return config
+    return policy
 
 
 def make_encoding(encoding: str, prefer: str) -> PrunedEncoding | None:

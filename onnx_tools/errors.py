@@ -11,6 +11,8 @@
         ├── WriteFailed          the operating system refused a write; nothing was changed
         ├── PatternMatchesNothing
         ├── InvalidMasks         no file of masks, or masks that do not fit the model
+        ├── InvalidPolicy        a policy with an unknown key, a wrong value, or a file that can't be read
+        ├── TiedAxes             nodes that share a weight want N:M groups along different axes
         ├── NothingSelected      no weight to prune; nothing was written
         ├── VerificationFailed   a check of the result failed; nothing was written
         ├── AlreadyEncoded       weights are encoded already; decode them first
@@ -19,6 +21,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from oxiprune_gpu.errors import PruningError
@@ -54,6 +57,23 @@ class PatternMatchesNothing(OnnxToolsError):
 
 class InvalidMasks(OnnxToolsError):
     """A file of masks is damaged, or masks do not fit the model."""
+
+
+class InvalidPolicy(OnnxToolsError, ValueError):
+    """A policy has an unknown key or a wrong value, or its file can't be read."""
+
+
+class TiedAxes(OnnxToolsError):
+    """Nodes that share a weight sum over different axes, so no N:M groups serve all of them."""
+
+    def __init__(self, name: str, consumers: Sequence[str], granularity: str) -> None:
+        self.name = name
+        self.consumers = tuple(consumers)
+        readers = ", ".join(f"'{consumer}'" for consumer in self.consumers[:3])
+        super().__init__(
+            f"weight '{name}' is shared by {readers}, which sum over different axes: no {granularity} groups serve "
+            "all of them; leave it out with --exclude, or give it another granularity in a policy"
+        )
 
 
 class NothingSelected(OnnxToolsError):

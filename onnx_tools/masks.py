@@ -15,10 +15,11 @@ from onnx_tools.errors import InvalidMasks, NothingSelected
 from onnx_tools.mask_file import Entry, Mask, Masks, below_one
 from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
+from onnx_tools.policy import Policy
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import LeftAlone, Weight, find_weights
-from oxiprune_gpu import BlockSource, PruneCounts, PruningConfig
+from oxiprune_gpu import BlockSource, PruneCounts, PruningConfig, Unstructured
 
 _SLAB = 1 << 20
 """Elements worked on at a time."""
@@ -70,14 +71,12 @@ def masks_of(path: str | os.PathLike[str], names: Collection[str] | None = None)
     return Masks(entries, weights.keys() - entries.keys(), model.path.name)
 
 
-def plan_for(
-    model: onnx.ModelProto, how: PruningConfig | Masks, selection: Selection, gradients: Gradients | None
-) -> Plan:
-    """What is done with each weight of a model, by a configuration or by masks."""
+def plan_for(model: onnx.ModelProto, how: Policy | Masks, selection: Selection, gradients: Gradients | None) -> Plan:
+    """What is done with each weight of a model, by a policy or by masks."""
     return _plan_masks(model, how, selection) if isinstance(how, Masks) else make_plan(model, how, selection, gradients)
 
 
-def unused_masks(how: PruningConfig | Masks, plan: Plan) -> tuple[str, ...]:
+def unused_masks(how: Policy | Masks, plan: Plan) -> tuple[str, ...]:
     """A warning that names masks for which the model has no weight.
 
     No error: since every weight of the model has a mask or is known to be dense, those weights are gone.
@@ -114,7 +113,8 @@ def _plan_masks(model: onnx.ModelProto, masks: Masks, selection: Selection) -> P
     )
     if not masked:
         raise NothingSelected(f"{masks.label} has no mask for a weight of the model; nothing was written")
-    return Plan(tuple(_planned(weight, masks) for weight in masked), left_alone)
+    total = sum(weight.elements for weight in found.weights)
+    return Plan(tuple(_planned(weight, masks) for weight in masked), left_alone, total)
 
 
 def _check(masked: Sequence[Weight], dense: Sequence[Weight], masks: Masks) -> None:
@@ -135,7 +135,7 @@ def _check(masked: Sequence[Weight], dense: Sequence[Weight], masks: Masks) -> N
 
 def _planned(weight: Weight, masks: Masks) -> PlannedWeight:
     sparsity = below_one(weight.elements - masks.kept(weight.name), weight.elements)
-    return MaskedWeight(weight, weight.shape, PruningConfig(sparsity, min_nonzero=0), masks)
+    return MaskedWeight(weight, weight.shape, PruningConfig(sparsity, min_nonzero=0), Unstructured(), masks=masks)
 
 
 def _left_alone(weight: Weight, reason: str) -> LeftAlone:

@@ -1,4 +1,4 @@
-"""From a model and a configuration to what is done with each weight, before anything is read or written."""
+"""From a model and a policy to what is done with each weight, before anything is read or written."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_tools.errors import NothingSelected
-from onnx_tools.operators import UnitAxis
+from onnx_tools.policy import Policy, Rule
+from onnx_tools.unit_views import SeenWeight, seen
 from onnx_tools.weight_selection import Selection, select_weights
-from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
+from onnx_tools.weights import LeftAlone, Weight, find_weights
 from onnx_tools.wire import Path
 from oxiprune_gpu import (
-    Axis,
+    NM,
+    ImportanceMetric,
     InvalidOption,
     PruningConfig,
+    PruningGranularity,
     ShapeMismatch,
-    StructuredColumn,
-    StructuredRow,
     Taylor,
-    Unstructured,
 )
 
 Gradients = Mapping[str, NDArray[Any]]
@@ -33,19 +33,37 @@ Gradients = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class PlannedWeight:
-    """A weight, the shape its elements are seen in, and the configuration that prunes it in this shape."""
+    """A weight, the shape its elements are seen in, and the configuration that prunes it in this shape.
+
+    `rule`: the rule of the policy that decides about it. `granularity`: as the policy gives it. `fixed`: its sparsity
+    is its own, whatever the others have. `count`: how many units fall, where that follows from all weights.
+    """
 
     weight: Weight
     shape: tuple[int, ...]
     config: PruningConfig
+    granularity: PruningGranularity
+    rule: Rule | None = None
+    fixed: bool = True
+    count: int | None = None
+
+    @property
+    def dense_remainder(self) -> int:
+        """Elements at the end of the lines of an N:M weight that fill no group and are kept."""
+        groups = self.config.granularity
+        if not isinstance(groups, NM) or groups.pad:
+            return 0
+        length = self.shape[groups.axis]
+        return self.weight.elements // length * (length % groups.of)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is pruned, and what is left alone."""
+    """What is pruned, and what is left alone. `model_elements`: of all weights, those that are left alone too."""
 
     planned: tuple[PlannedWeight, ...]
     left_alone: tuple[LeftAlone, ...]
+    model_elements: int
 
     @property
     def elements(self) -> int:
@@ -68,71 +86,76 @@ class Plan:
         kept = tuple(item for item in self.planned if item.weight.path not in reasons)
         left_alone = (*moved, *self.left_alone)
         if not kept:
-            raise NothingSelected(_why_nothing(FoundWeights((), left_alone), {}))
-        return Plan(kept, left_alone)
+            raise NothingSelected(_why_nothing(left_alone))
+        return Plan(kept, left_alone, self.model_elements)
 
 
 def make_plan(
-    model: onnx.ModelProto, config: PruningConfig, selection: Selection, gradients: Gradients | None = None
+    model: onnx.ModelProto,
+    config: PruningConfig | Policy,
+    selection: Selection,
+    gradients: Gradients | None = None,
 ) -> Plan:
     """Decide what happens to each tensor of `model`.
 
-    `row` and `column` mean output and input channels, whatever the layout of the operator. With `gradients` the metric
-    is Taylor's |w * g|, instead of the one in `config`.
+    Units are those of `onnx_tools.unit_views`. With `gradients` the metric is Taylor's |w * g|, instead of the one in
+    `config`; a metric that a rule gives stays.
 
     Raises:
         NothingSelected: no weight is left to prune; says why.
-        PatternMatchesNothing, InvalidSparsity, InvalidOption, ShapeMismatch.
+        TiedAxes: nodes that share a weight sum over different axes, and N:M is wanted.
+        PatternMatchesNothing, InvalidSparsity, InvalidOption, InvalidPolicy, ShapeMismatch.
     """
-    config.check()
-    _check_granularity(config)
-    selected = select_weights(find_weights(model), selection)
-    missing = {weight.path: _missing_axis(weight, config) for weight in selected.weights}
-    weights = [weight for weight in selected.weights if not missing[weight.path]]
-    if not weights:
-        raise NothingSelected(_why_nothing(selected, missing))
-    moved = [_left_alone(weight, missing[weight.path]) for weight in selected.weights if missing[weight.path]]
-    return Plan(tuple(_planned(weight, config, gradients) for weight in weights), (*moved, *selected.left_alone))
-
-
-def _check_granularity(config: PruningConfig) -> None:
-    if not isinstance(config.granularity, Unstructured | StructuredRow | StructuredColumn):
-        raise InvalidOption(
-            f"granularity {config.granularity.text} is for arrays only; on a model use unstructured, row (output "
-            "channels) or column (input channels)"
-        )
-
-
-def _axis(weight: Weight, config: PruningConfig) -> UnitAxis | None:
-    return weight.rows if isinstance(config.granularity, StructuredRow) else weight.columns
-
-
-def _missing_axis(weight: Weight, config: PruningConfig) -> str:
-    """Why the weight can't be pruned in the granularity asked for; "" when it can."""
-    if isinstance(config.granularity, Unstructured) or _axis(weight, config) is not None:
-        return ""
-    reason = weight.rows_missing if isinstance(config.granularity, StructuredRow) else weight.columns_missing
-    return f"no {config.granularity.text}s: {reason}"
+    policy = Policy.of(config)
+    policy.check()
+    found = find_weights(model)
+    policy.check_patterns(found.weights)
+    selected = select_weights(found, selection)
+    planned = [_planned(weight, policy, gradients) for weight in selected.weights]
+    moved = tuple(item for item in planned if isinstance(item, LeftAlone))
+    kept = tuple(item for item in planned if isinstance(item, PlannedWeight))
+    left_alone = (*moved, *selected.left_alone)
+    if not kept:
+        raise NothingSelected(_why_nothing(left_alone))
+    return Plan(kept, left_alone, sum(weight.elements for weight in found.weights))
 
 
 def _left_alone(weight: Weight, reason: str) -> LeftAlone:
     return LeftAlone(weight.name, weight.path, weight.shape, weight.dtype_name, weight.elements, reason)
 
 
-def _planned(weight: Weight, config: PruningConfig, gradients: Gradients | None) -> PlannedWeight:
+def _planned(weight: Weight, policy: Policy, gradients: Gradients | None) -> PlannedWeight | LeftAlone:
+    rule = policy.rule_for(weight)
+    config = policy.settings(rule)
+    if rule is not None and not rule.prune:
+        return _left_alone(weight, f"the policy's rule '{rule.label}' leaves it alone")
+    if config is None:
+        return _left_alone(weight, "matches no rule of the policy, and no other sparsity is given")
+    view = seen(weight, config.granularity)
+    if isinstance(view, str):
+        return _left_alone(weight, view)
+    _check_min_nonzero(weight, config)
+    has_own_metric = gradients is None or (rule is not None and rule.metric is not None)
+    metric = config.metric if has_own_metric else _gradient_metric(weight, view, gradients or {})
+    return PlannedWeight(
+        weight,
+        view.shape,
+        PruningConfig(config.sparsity, metric, view.granularity, config.min_nonzero),
+        config.granularity,
+        rule,
+        policy.fixes(rule),
+    )
+
+
+def _check_min_nonzero(weight: Weight, config: PruningConfig) -> None:
     if config.min_nonzero > weight.elements:
         raise InvalidOption(
             f"weight '{weight.name}' has {weight.elements} elements, fewer than the {config.min_nonzero} of "
             "--min-nonzero: lower that, or leave the weight out with --exclude or --min-elements"
         )
-    axis = None if isinstance(config.granularity, Unstructured) else _axis(weight, config)
-    shape = weight.shape if axis is None else axis.view_shape
-    granularity = config.granularity if axis is None else Axis(axis.axis, axis.groups)
-    metric = config.metric if gradients is None else _gradient_metric(weight, shape, gradients)
-    return PlannedWeight(weight, shape, PruningConfig(config.sparsity, metric, granularity, config.min_nonzero))
 
 
-def _gradient_metric(weight: Weight, shape: tuple[int, ...], gradients: Gradients) -> Taylor:
+def _gradient_metric(weight: Weight, view: SeenWeight, gradients: Gradients) -> ImportanceMetric:
     if weight.name not in gradients:
         raise InvalidOption(
             f"no gradient for weight '{weight.name}': add it under this name, or leave the weight out with --exclude"
@@ -143,17 +166,16 @@ def _gradient_metric(weight: Weight, shape: tuple[int, ...], gradients: Gradient
             f"gradient of weight '{weight.name}' has shape {list(gradient.shape)}, the weight {list(weight.shape)}: "
             "they must be equal"
         )
-    return Taylor(gradient.reshape(shape))
+    return Taylor(gradient.reshape(view.shape))
 
 
-def _why_nothing(found: FoundWeights, missing: Mapping[Any, str]) -> str:
+def _why_nothing(left_alone: tuple[LeftAlone, ...]) -> str:
     """The reasons, those that cost most elements first."""
     elements: Counter[str] = Counter()
     tensors: Counter[str] = Counter()
-    no_axis = [(missing[weight.path], weight.elements) for weight in found.weights]
-    for reason, count in [*no_axis, *((item.reason, item.elements) for item in found.left_alone)]:
-        elements[reason] += count
-        tensors[reason] += 1
+    for item in left_alone:
+        elements[item.reason] += item.elements
+        tensors[item.reason] += 1
     if not tensors:
         return "no weight was selected, nothing was written: the model stores no tensors"
     listed = "; ".join(f"{tensors[reason]} x {reason}" for reason, _ in elements.most_common(4))

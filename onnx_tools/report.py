@@ -48,13 +48,26 @@ class Versions:
 
 
 @dataclass(frozen=True)
+class RuleReport:
+    """A rule of the policy; None where it leaves the decision to the rest of the configuration."""
+
+    match: tuple[str, ...]
+    prune: bool
+    sparsity: float | None
+    metric: str | None
+    granularity: str | None
+    min_nonzero: int | None
+
+
+@dataclass(frozen=True)
 class Configuration:
     """What was asked for, defaults included, as far as it decides the values: not the backend.
 
-    `metric`: like "random:7", "taylor:gradients"; `granularity`: "row".
+    `sparsity`: None where rules and granularities alone say it. `metric`: like "random:7", "taylor:gradients";
+    `granularity`: "row". `rules`: see `onnx_tools.Policy`.
     """
 
-    sparsity: float
+    sparsity: float | None
     metric: str
     granularity: str
     min_nonzero: int
@@ -64,14 +77,16 @@ class Configuration:
     depthwise: bool
     embeddings: bool = False
     linear_models: bool = False
+    rules: tuple[RuleReport, ...] = ()
 
 
 @dataclass(frozen=True)
 class WeightReport:
     """A weight that was selected. `pruned`: elements that the selection let fall, some may have been zero before.
 
-    `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `backend`: what pruned it, a GPU
-    for "cuda"; the values are the same. `scores`: None if not asked for.
+    `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `metric`, `granularity`: how it
+    was pruned, by which `rule` of the policy (None: by none). `dense_remainder`: elements that fill no N:M group and
+    were kept. `backend`: what pruned it, a GPU for "cuda"; the values are the same. `scores`: None if not asked for.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
@@ -87,6 +102,10 @@ class WeightReport:
     nonzero_after: int
     pruned: int
     target_sparsity: float
+    metric: str
+    granularity: str
+    rule: str | None = None
+    dense_remainder: int = 0
     backend: Literal["cpu", "cuda"] = "cpu"
     scores: ScoreStats | None = None
 

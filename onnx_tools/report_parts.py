@@ -13,10 +13,11 @@ import onnx
 
 from onnx_tools.mask_file import Masks
 from onnx_tools.plan import Gradients, PlannedWeight
-from onnx_tools.report import Configuration, LeftAloneReport, Versions, WeightReport
+from onnx_tools.policy import Policy, Rule
+from onnx_tools.report import Configuration, LeftAloneReport, RuleReport, Versions, WeightReport, fraction
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weights import LeftAlone
-from oxiprune_gpu import PruneCounts, PruningConfig, ScoreStats, __version__
+from oxiprune_gpu import PruneCounts, ScoreStats, __version__
 
 
 def versions(onnxruntime: str | None = None) -> Versions:
@@ -41,7 +42,7 @@ def changes(counts: Iterable[PruneCounts]) -> bool:
 
 def warnings(planned: Sequence[PlannedWeight], counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
     """What a reader must know; `equality`: what to say of an output that was written although nothing changed."""
-    return (*_unscaled(planned), *_unchanged(counts, equality))
+    return (*_unscaled(planned), *_unchanged(counts, equality), *_dense_remainders(planned))
 
 
 def _unscaled(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:
@@ -62,6 +63,20 @@ def _unchanged(counts: list[PruneCounts], equality: str) -> tuple[str, ...]:
     return (f"nothing changed: {why}{equality}",)
 
 
+def _dense_remainders(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:
+    """N:M weights whose reduction axis does not divide."""
+    dense = [item for item in planned if item.dense_remainder]
+    if not dense:
+        return ()
+    granularity = dense[0].granularity.text
+    elements = sum(item.dense_remainder for item in dense)
+    weights = f"'{dense[0].weight.name}'" + (f" and {len(dense) - 1} more" if len(dense) > 1 else "")
+    return (
+        f"{elements:,} elements of {weights} fill no group of {granularity} and stay dense; granularity "
+        f"{granularity}+pad prunes them as if zeros followed",
+    )
+
+
 def equality_text(data: Sequence[object]) -> str:
     """What to say of an output in which nothing changed; `data`: its data files."""
     if not data:
@@ -70,23 +85,31 @@ def equality_text(data: Sequence[object]) -> str:
     return f"; the output equals the input but for the {names}"
 
 
-def configuration(config: PruningConfig | Masks, selection: Selection, gradients: Gradients | None) -> Configuration:
+def configuration(how: Policy | Masks, selection: Selection, gradients: Gradients | None) -> Configuration:
     """What was asked for."""
     metric = "" if gradients is None else "taylor:gradients"
-    if isinstance(config, Masks):
-        config, metric = PruningConfig(config.sparsity, min_nonzero=0), "masks"
+    policy = Policy(sparsity=how.sparsity, min_nonzero=0) if isinstance(how, Masks) else how
+    if isinstance(how, Masks):
+        metric = "masks"
     return Configuration(
-        sparsity=config.sparsity,
-        metric=metric or config.metric.text,
-        granularity=config.granularity.text,
-        min_nonzero=config.min_nonzero,
+        sparsity=policy.granularity.sparsity if policy.sparsity is None else policy.sparsity,
+        metric=metric or policy.metric.text,
+        granularity=policy.granularity.text,
+        min_nonzero=policy.min_nonzero,
         include=selection.include,
         exclude=selection.exclude,
         min_elements=selection.min_elements,
         depthwise=selection.depthwise,
         embeddings=selection.embeddings,
         linear_models=selection.linear_models,
+        rules=tuple(map(_rule_report, policy.rules)),
     )
+
+
+def _rule_report(rule: Rule) -> RuleReport:
+    metric = None if rule.metric is None else rule.metric.text
+    granularity = None if rule.granularity is None else rule.granularity.text
+    return RuleReport(rule.match, rule.prune, rule.sparsity, metric, granularity, rule.min_nonzero)
 
 
 def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | None) -> WeightReport:
@@ -103,19 +126,23 @@ def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | 
         nonzero_before=counts.nonzero_before,
         nonzero_after=counts.nonzero_after,
         pruned=counts.pruned,
-        target_sparsity=item.config.sparsity,
+        target_sparsity=item.config.sparsity if item.count is None else fraction(counts.pruned, counts.total),
+        metric=item.config.metric.text,
+        granularity=item.granularity.text,
+        rule=None if item.rule is None else item.rule.label,
+        dense_remainder=item.dense_remainder,
         backend=counts.backend,
         scores=stats,
     )
 
 
 def metadata_text(
-    config: PruningConfig | Masks, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
+    how: Policy | Masks, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
 ) -> str:
     """One compact line about the pruning: no time, path or hash, so equal input and arguments give equal bytes."""
     entry = {
         "version": __version__,
-        **asdict(configuration(config, selection, gradients)),
+        **asdict(configuration(how, selection, gradients)),
         "weights": len(counts),
         "parameters": sum(count.total for count in counts),
         "zeros_before": sum(count.total - count.nonzero_before for count in counts),

@@ -22,6 +22,7 @@ from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.payoff import with_verdict
 from onnx_tools.pictures import Album
 from onnx_tools.plan import Gradients, Plan, PlannedWeight
+from onnx_tools.policy import Policy
 from onnx_tools.report import Check, PruneReport, VerificationReport
 from onnx_tools.report_parts import (
     changes,
@@ -84,7 +85,7 @@ def prune_file(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    config: PruningConfig | Masks,
+    config: PruningConfig | Policy | Masks,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
     force: bool = False,
@@ -104,8 +105,9 @@ def prune_file(
     Args:
         path: the model; external data is found beside it.
         output: the new file, its external data `OUTPUT.data`; None replaces the model itself.
-        config: how much, by which metric, in which units; `row` and `column` are output and input channels.
-            Or the `Masks` of another model, see `apply_masks`.
+        config: how much, by which metric, in which units: the same for all weights, or a `Policy`. `row` and `column`
+            are output and input channels, N:M groups lie along the reduction axis. Or the `Masks` of another model,
+            see `apply_masks`.
         selection: which weights; depthwise kernels and weights under 2,048 elements are left alone by default.
         gradients: gradient of the loss by weight name; the metric is then Taylor's |w * g|.
         force: overwrite an existing output.
@@ -130,7 +132,8 @@ def prune_file(
     """
     extras = extras or Extras()
     model = ModelFile.open(path)
-    plan = plan_for(model.skeleton, config, selection, gradients)
+    how = config if isinstance(config, Masks) else Policy.of(config)
+    plan = plan_for(model.skeleton, how, selection, gradients)
     shared = overlaps(model, {item.weight.path for item in plan.planned})
     plan = plan.without({path: overlap.reason for path, overlap in shared.items()})
     backend = resolve_backend(backend, plan.bytes)
@@ -143,7 +146,7 @@ def prune_file(
     account = Account(
         model,
         plan,
-        configuration(config, selection, gradients),
+        configuration(how, selection, gradients),
         _facts(sources, extras),
         _statistics(model, plan) if extras.statistics else [None] * len(plan.planned),
         album,
@@ -151,14 +154,14 @@ def prune_file(
         "" if dry_run or output is None else equality_text(sources[1:]),
         conditions,
         extras.compressed,
-        unused_masks(config, plan),
+        unused_masks(how, plan),
     )
     if dry_run:
         counts = _count_only(model, plan, progress, backend, album)
         account.check(counts, None)
         return account.report(counts, None, None)
     aliases = {path for path, overlap in shared.items() if overlap.pruned}
-    metadata = partial(metadata_text, config, selection, gradients)
+    metadata = partial(metadata_text, how, selection, gradients)
     counts, files, checks = job.run(plan, aliases, metadata, progress, account.check)
     return account.report(counts, _facts(files, extras), checks)
 
@@ -166,7 +169,7 @@ def prune_file(
 def prune_model(
     model: onnx.ModelProto,
     *,
-    config: PruningConfig | Masks,
+    config: PruningConfig | Policy | Masks,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
     backend: str = "auto",
@@ -175,7 +178,8 @@ def prune_model(
 
     External data must have been loaded. Nothing is changed when an error is raised.
     """
-    plan = plan_for(model, config, selection, gradients)
+    how = config if isinstance(config, Masks) else Policy.of(config)
+    plan = plan_for(model, how, selection, gradients)
     backend = resolve_backend(backend, plan.bytes)
     tensors = [tensor_at(model, item.weight.path) for item in plan.planned]
     read = reads_from(model)
@@ -188,18 +192,18 @@ def prune_model(
         for item, tensor, (stored, _) in zip(plan.planned, tensors, copies, strict=True):
             encode(tensor, stored)
             put_back(model, item.weight.path, tensor)
-        _replace_metadata(model, metadata_text(config, selection, gradients, counts))
+        _replace_metadata(model, metadata_text(how, selection, gradients, counts))
     report = PruneReport(
         input="model",
         output=None,
         dry_run=False,
         changed=changes(counts),
-        configuration=configuration(config, selection, gradients),
+        configuration=configuration(how, selection, gradients),
         versions=versions(),
         weights=tuple(map(weight_report, plan.planned, counts, [None] * len(counts))),
         left_alone=left_alone_reports(plan.left_alone),
         files=(),
-        warnings=(*unused_masks(config, plan), *warnings(plan.planned, counts)),
+        warnings=(*unused_masks(how, plan), *warnings(plan.planned, counts)),
     )
     return with_verdict(report)
 
@@ -317,7 +321,7 @@ def _prune(item: PlannedWeight, source: BlockSource, backend: str, album: Album)
     with album.pruning(item.weight, source):
         if isinstance(item, MaskedWeight):
             return item.prune(source)
-        return prune_blocks(source, item.config, item.weight.name, backend=backend)
+        return prune_blocks(source, item.config, item.weight.name, backend=backend, count=item.count)
 
 
 def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:

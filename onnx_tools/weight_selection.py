@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -39,9 +40,7 @@ def select_weights(found: FoundWeights, selection: Selection) -> FoundWeights:
     Raises PatternMatchesNothing for a pattern that matches no weight at all. `min_elements` and `depthwise` hold for
     weights included by their full name too.
     """
-    for pattern in (*selection.include, *selection.exclude):
-        if not any(_matches(weight, pattern) for weight in found.weights):
-            raise PatternMatchesNothing(_no_match(pattern, found.weights))
+    check_matched((*selection.include, *selection.exclude), found.weights)
     reasons = [_deselected(weight, selection) for weight in found.weights]
     pairs = list(zip(found.weights, reasons, strict=True))
     moved = tuple(_left_alone_weight(weight, reason) for weight, reason in pairs if reason)
@@ -51,9 +50,9 @@ def select_weights(found: FoundWeights, selection: Selection) -> FoundWeights:
 def _deselected(weight: Weight, selection: Selection) -> str:
     """Why the selection leaves the weight alone; "" if it does not."""
     for pattern in selection.exclude:
-        if _matches(weight, pattern):
+        if matches(weight, pattern):
             return f"excluded by pattern '{pattern}'"
-    included = next((pattern for pattern in selection.include if _matches(weight, pattern)), "")
+    included = next((pattern for pattern in selection.include if matches(weight, pattern)), "")
     if selection.include and not included:
         return "matches no --include pattern"
     reasons = []
@@ -73,13 +72,21 @@ def _optional(weight: Weight) -> str:
     return f"{what} ({OPTIONAL[weight.optional]} prunes it)"
 
 
-def _matches(weight: Weight, pattern: str) -> bool:
+def check_matched(patterns: Sequence[str], weights: Sequence[Weight]) -> None:
+    """Raise `PatternMatchesNothing` for the first of the patterns that matches none of the weights."""
+    for pattern in patterns:
+        if not any(matches(weight, pattern) for weight in weights):
+            raise PatternMatchesNothing(_no_match(pattern, weights))
+
+
+def matches(weight: Weight, pattern: str) -> bool:
+    """Whether the glob `pattern` matches the name of a weight; one like "op:Conv", the type of a node that reads it."""
     if pattern.startswith("op:"):
         return any(fnmatchcase(op_type, pattern[3:]) for op_type in weight.op_types)
     return weight.name == pattern or fnmatchcase(weight.name, pattern)
 
 
-def _no_match(pattern: str, weights: tuple[Weight, ...]) -> str:
+def _no_match(pattern: str, weights: Sequence[Weight]) -> str:
     import difflib
 
     if not weights:

@@ -23,6 +23,8 @@ from onnx_tools.readings import Follower, Reading, dtype_name_of
 from onnx_tools.reasons import reason_of_type, reason_of_use, why_unusable
 
 _MOST_LETTERS = 200
+DISAGREE_ON_REDUCTION = "consumers disagree on the reduction axis"
+"""`Weight.columns_missing` of a weight that several nodes share and that has no one reduction axis."""
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,18 @@ from oxiprune_gpu.granularity import (
     StructuredColumn,
     StructuredRow,
     Unstructured,
+    parse_granularity,
 )
 from oxiprune_gpu.importance import ImportanceScores, ScoreStats
-from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, L2Magnitude, Random, Taylor, TaylorProxy
+from oxiprune_gpu.metrics import (
+    ImportanceMetric,
+    L1Magnitude,
+    L2Magnitude,
+    Random,
+    Taylor,
+    TaylorProxy,
+    parse_metric,
+)
 from oxiprune_gpu.plan import PlanResult, PrunePlan, prepare
 from oxiprune_gpu.pruning import (
     PruneCounts,
@@ -117,6 +126,8 @@ __all__ = [
     "deferred_checks",
     "model_sparsity_report",
     "parse_allocation",
+    "parse_granularity",
+    "parse_metric",
     "prepare",
     "prune_blocks",
     "prune_model",

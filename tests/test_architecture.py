@@ -36,8 +36,11 @@ ORDER = {
         account
         report_parts payoff conditions
         masks
-        plan file_facts verification shared_bytes
+        file_facts verification shared_bytes
+        plan
+        policy_file unit_views
         report
+        policy
         plain pictures
         weight_selection weight_values
         weights

@@ -24,7 +24,8 @@ from onnx_tools.report import (
 _COMMON = ("status", "name", "op_types", "consumers", "shape", "dtype", "parameters", "bytes")
 _SCORES = ("min", "max", "mean", "median", "std_dev")
 _PRUNED = (
-    *("nonzero_before", "nonzero_after", "pruned", "target_sparsity", "backend", "sparsity_before", "sparsity_after"),
+    *("nonzero_before", "nonzero_after", "pruned", "target_sparsity", "metric", "granularity", "rule"),
+    *("dense_remainder", "backend", "sparsity_before", "sparsity_after"),
     *(f"score_{name}" for name in _SCORES),
 )
 _INSPECTED = (

@@ -302,6 +302,10 @@ def _option(name: str, asked: Configuration) -> list[str]:
     if asked.metric == "masks" and name in ("sparsity", "metric", "granularity", "min_nonzero"):
         return ["--masks", "FILE.npz"] if name == "metric" else []
     value = getattr(asked, name)
+    if name == "rules":
+        return ["--policy", "POLICY.toml"] if value else []
+    if value is None:
+        return []
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [option] if value else []

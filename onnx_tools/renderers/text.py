@@ -16,6 +16,7 @@ from onnx_tools.report import (
     OutputDrift,
     PruneReport,
     Report,
+    RuleReport,
     Totals,
     Versions,
     WeightReport,
@@ -188,7 +189,9 @@ def headline(report: Report) -> str:
     if isinstance(report, InspectReport):
         return name
     asked = report.configuration
-    how = f"{asked.granularity}, {asked.metric}, sparsity {asked.sparsity}"
+    rules = f"{len(asked.rules)} rule{'s' if len(asked.rules) > 1 else ''}" if asked.rules else ""
+    sparsity = "" if asked.sparsity is None else f"sparsity {asked.sparsity}"
+    how = ", ".join(filter(None, (asked.granularity, asked.metric, sparsity, rules)))
     result = f" -> {printable(report.output)}" if report.output is not None else ""
     return f"{name}{result} ({printable(how)})"
 
@@ -220,7 +223,7 @@ def group_parameters(group: LeftAloneGroup) -> str:
 def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
     """Every option, under its name on the command line."""
     return [
-        ("sparsity", str(asked.sparsity)),
+        ("sparsity", "by rule" if asked.sparsity is None else str(asked.sparsity)),
         ("metric", printable(asked.metric)),
         ("granularity", printable(asked.granularity)),
         ("min-nonzero", count(asked.min_nonzero)),
@@ -235,7 +238,17 @@ def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
                 ("linear-models", asked.linear_models),
             )
         ),
+        *((f"rule {number}", printable(_rule(rule))) for number, rule in enumerate(asked.rules, 1)),
     ]
+
+
+def _rule(rule: RuleReport) -> str:
+    """A rule in words."""
+    if not rule.prune:
+        return f"{', '.join(rule.match)}: left alone"
+    settings = {name: getattr(rule, name) for name in ("sparsity", "metric", "granularity", "min_nonzero")}
+    given = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
+    return f"{', '.join(rule.match)}: {given or 'as the others'}"
 
 
 def version_rows(versions: Versions) -> list[tuple[str, str]]:

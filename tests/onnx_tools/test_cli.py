@@ -55,7 +55,7 @@ def test_help_teaches(command: str, option: str) -> None:
 
 def test_every_default_is_in_the_help() -> None:
     words = " ".join(run("prune", "--help").stdout.split())
-    defaults = ("l1", "unstructured", "auto", "1; x>=0", "2048; x>=0", "no-depthwise", "0; x>=0")
+    defaults = ("(l1)", "(unstructured)", "auto", "(1); x>=0", "2048; x>=0", "no-depthwise", "0; x>=0")
     assert [default for default in defaults if f"[default: {default}]" not in words] == []
     assert "Default: all" in words
     assert "Default: none" in words
@@ -114,8 +114,8 @@ USAGE = {
     "sparsity 50%": (["prune", "m.onnx", "-s", "50%", "-n"], "sparsity 50% must be in [0.0, 1.0); for 50 percent give"),
     "sparsity 100%": (["prune", "m.onnx", "-s", "100%", "-n"], "must be in [0.0, 1.0). `oxi"),
     "metric": (["prune", "m.onnx", "-s", 0.5, "-n", "--metric", "l3"], "unknown metric 'l3': use l1, l2"),
-    "granularity": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "bloc"], "row or column. `oxi"),
-    "N:M": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "2:4"], "only in the array API so far"),
+    "granularity": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "bloc"], "or N:M as in 2:4. `oxi"),
+    "N:M": (["prune", "m.onnx", "-s", 0.5, "-n", "--granularity", "2:4@0"], "along the reduction axis"),
     "backend": (
         ["prune", "m.onnx", "-s", 0.5, "-n", "--backend", "gpu"],
         "unknown backend 'gpu': use auto, cpu or cuda",
@@ -553,7 +553,7 @@ def test_interrupted_nothing_is_left(
 
 
 def test_the_metrics_of_the_command_are_those_of_the_package() -> None:
-    from onnx_tools.cli.prune import METRICS
+    from onnx_tools.cli.prune_options import METRICS
     from oxiprune_gpu.metrics import METRICS as OF_THE_PACKAGE
 
     assert set(METRICS) == set(OF_THE_PACKAGE)

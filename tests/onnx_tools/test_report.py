@@ -43,12 +43,15 @@ VERSIONS = Versions("0.1.0", "3.11.9", "2.3.0", "1.18.0")
 CONFIGURATION = Configuration(0.5, "l1", "unstructured", 1, (), ("emb*",), 2048, False)
 STATS = ScoreStats(0.0, math.inf, -math.inf, 0.25, math.nan)
 DATACLASSES = [kind for kind in vars(reports).values() if dataclasses.is_dataclass(kind)]
+HOW = ("l1", "unstructured")
 NOT_IN_JSON = [reports.LeftAloneGroup]
 
 
 def weight(name: str = "w", parameters: int = 8, before: int = 8, after: int = 4, **more: object) -> WeightReport:
     return WeightReport(
-        name, ("Conv",), ("conv",), (parameters,), "float32", parameters, 4 * parameters, before, after, 4, 0.5, **more
+        *(name, ("Conv",), ("conv",), (parameters,), "float32", parameters, 4 * parameters, before, after, 4, 0.5),
+        *HOW,
+        **more,
     )
 
 

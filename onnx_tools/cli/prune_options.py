@@ -1,0 +1,217 @@
+"""The options of `oxiprune prune` that no other command has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_tools.cli.options import SELECTING, VERIFYING, WRITING
+
+DEALING = "How much of which weight"
+
+METRICS = ("l1", "l2", "taylor", "random")
+"""The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy; a test compares."""
+
+
+def _read_sparsity(text: str) -> float:
+    """The number in a text like "0.5"; of one like "50%" or "50" the error says what to give."""
+    in_percent = text.endswith("%")
+    try:
+        sparsity = float(text.removesuffix("%"))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+    if in_percent or not 0.0 <= sparsity < 1.0:
+        percent = 0.0 <= sparsity < 100.0 and (in_percent or sparsity > 1.0)
+        hint = f"; for {sparsity:g} percent give {sparsity / 100:g}" if percent else ""
+        raise typer.BadParameter(f"sparsity {text if in_percent else sparsity} must be in [0.0, 1.0){hint}")
+    return sparsity
+
+
+def _checked_metric(metric: str | None) -> str | None:
+    """Catch what needs no library to know."""
+    if metric is not None and metric.partition(":")[0] not in METRICS:
+        raise typer.BadParameter(f"unknown metric '{metric}': use {', '.join(METRICS)} (random:SEED, taylor:FILE.npz)")
+    return metric
+
+
+def _checked_backend(backend: str) -> str:
+    if backend not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter(f"unknown backend '{backend}': use auto, cpu or cuda")
+    return backend
+
+
+def _checked_encoding(encoding: str) -> str:
+    if encoding not in ("dense", "packed", "sparse"):
+        raise typer.BadParameter(f"unknown encoding '{encoding}': use dense, packed or sparse")
+    return encoding
+
+
+def _checked_granularity(granularity: str | None) -> str | None:
+    known = r"unstructured|row|column|kernel|block:\d+x\d+|\d+:\d+(\+pad)?"
+    if granularity is not None and not re.fullmatch(known, granularity):
+        units = "unstructured, row, column, kernel, block:HxW as in block:16x16, or N:M as in 2:4"
+        arrays_only = re.match(r"axis:|\d+:\d+@", granularity)
+        more = (
+            " (axis:N and N:M@AXIS are for arrays; on a model N:M lies along the reduction axis)" if arrays_only else ""
+        )
+        raise typer.BadParameter(f"unknown granularity '{granularity}': use {units}{more}")
+    return granularity
+
+
+Sparsity = Annotated[
+    float | None,
+    typer.Option(
+        "--sparsity",
+        "-s",
+        metavar="S",
+        parser=_read_sparsity,
+        show_default=False,
+        help="Fraction that becomes zero, 0 <= S < 1: of each weight. Leave it out "
+        "with N:M, and where a policy says it.",
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC",
+        callback=_checked_metric,
+        show_default="l1",
+        help="Score of a weight's elements; the lowest are pruned: l1 (|w|), l2, taylor (w*w), random:SEED, or "
+        "taylor:FILE.npz (|w*g|; a gradient for each weight, under its name).",
+    ),
+]
+Granularity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="UNIT",
+        callback=_checked_granularity,
+        show_default="unstructured",
+        help="What is pruned as one: unstructured (elements), row (output channels), column (input channels), kernel "
+        "(all positions of an output and an input channel), block:HxW (output x input channels); or N:M, as in 2:4: "
+        "N of every M neighbours along the reduction axis stay (2:4+pad: a rest of the axis is a group too).",
+    ),
+]
+MinNonzero = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, show_default="1", help="Keep at least this many elements of each weight."),
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="TOML",
+        exists=True,
+        dir_okay=False,
+        readable=False,
+        help="Rules for weights by name or operator; the first that matches decides. The options here hold for the "
+        "weights without a rule, and have the last word over the file's own defaults.",
+        rich_help_panel=DEALING,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="File to write; external data goes to OUT.data. For several models a folder (it ends in / and is "
+        "made if need be), or a name with {stem} or {parent}: the model's name and folder.",
+        rich_help_panel=WRITING,
+    ),
+]
+InPlace = Annotated[
+    bool,
+    typer.Option(
+        "--in-place",
+        help="Replace the models themselves, in one step: killed at any moment, the old or the new one stands.",
+        rich_help_panel=WRITING,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing OUT.", rich_help_panel=WRITING)]
+DeleteOldData = Annotated[
+    bool,
+    typer.Option(
+        "--delete-old-data",
+        help="With --in-place: delete external data that the new model does not use. Without: it stays.",
+        rich_help_panel=WRITING,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Count and report only; write no model.", rich_help_panel=WRITING)
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        metavar="WHERE",
+        callback=_checked_backend,
+        help="What prunes: cpu, cuda (a GPU; an error where there is none), or auto: a GPU where one is present "
+        "and the weights are large enough to pay for it. The result is the same, byte for byte.",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Prune only weights whose name matches the glob, or with op:Conv whose operator does. Repeatable. "
+        "Default: all.",
+        rich_help_panel=SELECTING,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Leave weights alone that match, also included ones. Repeatable. Default: none.",
+        rich_help_panel=SELECTING,
+    ),
+]
+MinElements = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, help="Leave weights alone that have fewer elements.", rich_help_panel=SELECTING),
+]
+Depthwise = Annotated[
+    bool,
+    typer.Option(
+        "--depthwise/--no-depthwise",
+        help="Prune depthwise kernels too; that ruins most models.",
+        rich_help_panel=SELECTING,
+    ),
+]
+Embeddings = Annotated[
+    bool,
+    typer.Option(
+        "--embeddings/--no-embeddings",
+        help="Prune tables that entries are looked up in (Gather), those that are a weight elsewhere included.",
+        rich_help_panel=SELECTING,
+    ),
+]
+LinearModels = Annotated[
+    bool,
+    typer.Option(
+        "--linear-models/--no-linear-models",
+        help="Prune the coefficients of ONNX-ML's LinearClassifier and LinearRegressor.",
+        rich_help_panel=SELECTING,
+    ),
+]
+Encoding = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        callback=_checked_encoding,
+        help="How pruned weights are stored: dense, packed or sparse, which leave out the zeros (see `oxiprune "
+        "encode`, and `oxiprune inspect --encodings` for what each saves).",
+        rich_help_panel=WRITING,
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Compare the verdicts of onnx's checker and onnxruntime, and the outputs, before anything is put in "
+        "its place. (That every other byte is unchanged is always checked.)",
+        rich_help_panel=VERIFYING,
+    ),
+]

@@ -1,0 +1,109 @@
+"""A policy as a TOML file.
+
+::
+
+    sparsity = 0.8                # of what no rule decides; the command's options have the last word
+    metric = "l2"
+
+    [[rule]]                      # the first rule that matches decides
+    match = ["head.*", "op:Gemm"]
+    prune = false
+
+    [[rule]]
+    match = "op:Conv"
+    sparsity = 0.5
+    granularity = "row"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from onnx_tools.errors import InvalidPolicy
+from onnx_tools.policy import Policy, Rule
+from oxiprune_gpu import PruningError
+
+_MOST_BYTES = 1 << 20
+_NUMBER, _TEXT, _WHOLE, _FLAG, _PATTERNS = "a number", "a text", "a whole number", "true or false", "a text or a list"
+
+_SETTINGS = {"sparsity": _NUMBER, "metric": _TEXT, "granularity": _TEXT, "min_nonzero": _WHOLE}
+_POLICY_KEYS = _SETTINGS
+_RULE_KEYS = {"match": _PATTERNS, "prune": _FLAG, **_SETTINGS}
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    _NUMBER: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    _TEXT: lambda value: isinstance(value, str),
+    _WHOLE: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    _FLAG: lambda value: isinstance(value, bool),
+    _PATTERNS: lambda value: isinstance(value, str | list),
+}
+
+
+def read_policy(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Policy:
+    """Read a policy; `options` (fields of `Policy`) have the last word over what the file says outside its rules.
+
+    Raises:
+        InvalidPolicy: the file can't be read or is no TOML, has an unknown key, or a value that does not fit; the text
+            names the file, the rule and the key.
+        InvalidOption, InvalidSparsity: an option does not fit.
+    """
+    where = os.fspath(path)
+    content = _content(where)
+    rules = content.pop("rule", [])
+    _check_keys(content, _POLICY_KEYS, where)
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise InvalidPolicy(f"{where}: 'rule' must be tables, each begun by [[rule]]")
+    made = tuple(_rule(rule, f"{where}: rule {number}") for number, rule in enumerate(rules, 1))
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    _made(Policy, content, where)
+    return Policy(made, **{**content, **given})
+
+
+def _content(where: str) -> dict[str, Any]:
+    try:
+        with open(where, "rb") as stream:
+            text = stream.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InvalidPolicy(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(text) > _MOST_BYTES:
+        raise InvalidPolicy(f"{where}: longer than {_MOST_BYTES:,} bytes: no policy")
+    try:
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidPolicy(f"{where}: no TOML: {error}") from None
+
+
+def _rule(content: dict[str, Any], where: str) -> Rule:
+    _check_keys(content, _RULE_KEYS, where)
+    if "match" not in content:
+        raise InvalidPolicy(f"{where} has no 'match': name the weights it is for, as in match = \"op:Conv\"")
+    rule: Rule = _made(Rule, content, where)
+    if not rule.prune and len(content) > 2:
+        settings = ", ".join(key for key in content if key in _SETTINGS)
+        raise InvalidPolicy(f"{where} leaves its weights alone (prune = false); leave out {settings}")
+    return rule
+
+
+def _check_keys(content: Mapping[str, Any], keys: Mapping[str, str], where: str) -> None:
+    for key, value in content.items():
+        if key not in keys:
+            raise InvalidPolicy(f"{where}: unknown key '{key}'{_meant(key, keys)}; there are {', '.join(keys)}")
+        if not _FITS[keys[key]](value):
+            raise InvalidPolicy(f"{where}: {key} = {value!r} must be {keys[key]}")
+
+
+def _meant(key: str, keys: Mapping[str, str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, keys, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _made(kind: Callable[..., Any], content: Mapping[str, Any], where: str) -> Any:
+    try:
+        return kind(**content)
+    except PruningError as error:
+        raise InvalidPolicy(f"{where}: {error}") from None
