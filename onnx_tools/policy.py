@@ -9,13 +9,18 @@ from onnx_tools.errors import InvalidPolicy
 from onnx_tools.weight_selection import check_matched, matches
 from onnx_tools.weights import Weight
 from oxiprune_gpu import (
+    Allocation,
     ImportanceMetric,
     PruningConfig,
     PruningError,
     PruningGranularity,
+    parse_allocation,
     parse_granularity,
     parse_metric,
 )
+
+TARGETS = ("weights", "model")
+"""What a sparsity is a fraction of: the selected weights, or all weights of the model."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,12 @@ class Policy:
         rules: the first that matches a weight decides.
         sparsity: of the weights whose rule says none; None leaves weights alone that match no rule.
         metric, granularity, min_nonzero: where the rule says nothing; as in `PruningConfig`, texts too.
+        allocation: how `sparsity` is dealt out among the weights whose rule gives them none: "uniform" (each the same),
+            "erk", "global", "global:rms", "global:lamp"; see `oxiprune_gpu.allocate`.
+        floor, ceiling: lowest and highest sparsity that the allocation may give a weight.
+        target: what `sparsity` is a fraction of: the selected "weights", or all weights of the "model", so that those
+            left alone are made up for. Weights with a sparsity of their own count towards it, unless the allocation is
+            uniform and the target "weights": then `sparsity` is simply that of each weight.
     """
 
     rules: tuple[Rule, ...]
@@ -71,6 +82,10 @@ class Policy:
     metric: ImportanceMetric
     granularity: PruningGranularity
     min_nonzero: int
+    allocation: Allocation
+    floor: float
+    ceiling: float
+    target: str
 
     def __init__(
         self,
@@ -79,6 +94,11 @@ class Policy:
         metric: str | ImportanceMetric = "l1",
         granularity: str | PruningGranularity = "unstructured",
         min_nonzero: int = 1,
+        *,
+        allocation: str | Allocation = "uniform",
+        floor: float = 0.0,
+        ceiling: float = 1.0,
+        target: str = "weights",
     ) -> None:
         set_field = object.__setattr__  # as in `Rule`
         set_field(self, "rules", tuple(rules))
@@ -86,6 +106,11 @@ class Policy:
         set_field(self, "metric", parse_metric(metric))
         set_field(self, "granularity", parse_granularity(granularity))
         set_field(self, "min_nonzero", min_nonzero)
+        set_field(self, "allocation", parse_allocation(allocation))
+        set_field(self, "floor", floor)
+        set_field(self, "ceiling", ceiling)
+        set_field(self, "target", target)
+        _check_dealing(self)
 
     @classmethod
     def of(cls, config: PruningConfig | Policy) -> Policy:
@@ -94,6 +119,12 @@ class Policy:
             return config
         sparsity = None if config.granularity.sparsity is not None else config.sparsity
         return cls((), sparsity, config.metric, config.granularity, config.min_nonzero)
+
+    @property
+    def deals(self) -> bool:
+        """Whether how much falls of each weight follows from all of them."""
+        bounded = (self.floor, self.ceiling) != (0, 1)
+        return self.allocation.text != "uniform" or self.target == "model" or bounded
 
     def check(self) -> None:
         """Raise `InvalidSparsity`, `InvalidOption` or `InvalidPolicy` for what no weight needs to be read for."""
@@ -130,6 +161,23 @@ class Policy:
         if rule is None:
             return False
         return rule.sparsity is not None or (rule.granularity is not None and rule.granularity.sparsity is not None)
+
+
+def _check_dealing(policy: Policy) -> None:
+    if policy.target not in TARGETS:
+        raise InvalidPolicy(f"target {policy.target!r} must be one of {', '.join(TARGETS)}")
+    for name in ("floor", "ceiling"):
+        bound = getattr(policy, name)
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 <= bound <= 1:
+            raise InvalidPolicy(f"{name} {bound!r} must be a sparsity, 0 to 1")
+    if policy.floor > policy.ceiling:
+        raise InvalidPolicy(f"floor {policy.floor:g} is above ceiling {policy.ceiling:g}")
+    if policy.deals and policy.sparsity is None:
+        raise InvalidPolicy("allocation, floor, ceiling and target say how a sparsity is dealt out: give one")
+    if policy.deals and policy.granularity.sparsity is not None:
+        raise InvalidPolicy(
+            f"granularity {policy.granularity.text} says how much falls of each weight: leave out the allocation"
+        )
 
 
 def _patterns(match: object) -> tuple[str, ...]:

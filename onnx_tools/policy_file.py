@@ -3,7 +3,7 @@
 ::
 
     sparsity = 0.8                # of what no rule decides; the command's options have the last word
-    metric = "l2"
+    allocation = "global:lamp"
 
     [[rule]]                      # the first rule that matches decides
     match = ["head.*", "op:Gemm"]
@@ -30,7 +30,7 @@ _MOST_BYTES = 1 << 20
 _NUMBER, _TEXT, _WHOLE, _FLAG, _PATTERNS = "a number", "a text", "a whole number", "true or false", "a text or a list"
 
 _SETTINGS = {"sparsity": _NUMBER, "metric": _TEXT, "granularity": _TEXT, "min_nonzero": _WHOLE}
-_POLICY_KEYS = _SETTINGS
+_POLICY_KEYS = {**_SETTINGS, "allocation": _TEXT, "floor": _NUMBER, "ceiling": _NUMBER, "target": _TEXT}
 _RULE_KEYS = {"match": _PATTERNS, "prune": _FLAG, **_SETTINGS}
 
 _FITS: dict[str, Callable[[Any], bool]] = {
@@ -58,8 +58,8 @@ def read_policy(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         raise InvalidPolicy(f"{where}: 'rule' must be tables, each begun by [[rule]]")
     made = tuple(_rule(rule, f"{where}: rule {number}") for number, rule in enumerate(rules, 1))
     given = {key: value for key, value in (options or {}).items() if value is not None}
-    _made(Policy, content, where)
-    return Policy(made, **{**content, **given})
+    policy: Policy = _made(Policy, {**content, **given, "rules": made}, where)
+    return policy
 
 
 def _content(where: str) -> dict[str, Any]:

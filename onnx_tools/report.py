@@ -64,7 +64,7 @@ class Configuration:
     """What was asked for, defaults included, as far as it decides the values: not the backend.
 
     `sparsity`: None where rules and granularities alone say it. `metric`: like "random:7", "taylor:gradients";
-    `granularity`: "row". `rules`: see `onnx_tools.Policy`.
+    `granularity`: "row". `allocation`, `floor`, `ceiling`, `target`, `rules`: see `onnx_tools.Policy`.
     """
 
     sparsity: float | None
@@ -77,6 +77,10 @@ class Configuration:
     depthwise: bool
     embeddings: bool = False
     linear_models: bool = False
+    allocation: str = "uniform"
+    floor: float = 0.0
+    ceiling: float = 1.0
+    target: str = "weights"
     rules: tuple[RuleReport, ...] = ()
 
 

@@ -102,6 +102,10 @@ def configuration(how: Policy | Masks, selection: Selection, gradients: Gradient
         depthwise=selection.depthwise,
         embeddings=selection.embeddings,
         linear_models=selection.linear_models,
+        allocation=policy.allocation.text,
+        floor=policy.floor,
+        ceiling=policy.ceiling,
+        target=policy.target,
         rules=tuple(map(_rule_report, policy.rules)),
     )
 

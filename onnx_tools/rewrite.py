@@ -13,6 +13,7 @@ import onnx
 
 from onnx_tools.account import Account
 from onnx_tools.conditions import Condition
+from onnx_tools.dealing import dealt
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of
 from onnx_tools.mask_file import Masks
@@ -142,6 +143,9 @@ def prune_file(
     job = _FileJob(model, target, force, delete_old_data, verify, backend, album)
     if not dry_run:
         job.check_output()
+    if isinstance(how, Policy):
+        with WeightReader(model) as reader:
+            plan = dealt(plan, how, lambda item: reader.weight(item.weight, item.shape))
     sources = [model.path, *model.data_files()]
     account = Account(
         model,
@@ -187,6 +191,9 @@ def prune_model(
         values_in_tensor(tensor, item.weight, item.shape, read)
         for tensor, item in zip(tensors, plan.planned, strict=True)
     ]
+    if isinstance(how, Policy):
+        sources = {item.weight.path: source for item, (_, source) in zip(plan.planned, copies, strict=True)}
+        plan = dealt(plan, how, lambda item: sources[item.weight.path])
     counts = [_prune(item, source, backend, Album()) for item, (_, source) in zip(plan.planned, copies, strict=True)]
     if changes(counts):
         for item, tensor, (stored, _) in zip(plan.planned, tensors, copies, strict=True):

@@ -36,7 +36,7 @@ ORDER = {
         account
         report_parts payoff conditions
         masks
-        file_facts verification shared_bytes
+        file_facts verification shared_bytes dealing
         plan
         policy_file unit_views
         report

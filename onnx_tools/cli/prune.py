@@ -41,6 +41,10 @@ def prune(
     granularity: option.Granularity = None,
     min_nonzero: option.MinNonzero = None,
     policy: option.PolicyFile = None,
+    allocation: option.AllocationOption = None,
+    floor: option.Floor = None,
+    ceiling: option.Ceiling = None,
+    target: option.Target = None,
     masks: MasksFile = None,
     save_masks: SaveMasks = None,
     backend: option.BackendOption = "auto",
@@ -74,6 +78,7 @@ def prune(
       oxiprune prune *.onnx -o pruned/ -s 0.8 --exclude 'head.*' --verify
       oxiprune prune model.onnx --in-place -s 0.5 --granularity row
       oxiprune prune model.onnx -o sparse.onnx --granularity 2:4
+      oxiprune prune model.onnx -o out.onnx -s 0.8 --allocation global:lamp
       oxiprune prune model.onnx -o pruned.onnx --policy policy.toml
       oxiprune prune model.onnx -o pruned.onnx -s 0.8 --save-masks masks.npz
       oxiprune prune tuned.onnx -o pruned.onnx --masks masks.npz
@@ -85,7 +90,16 @@ def prune(
         raise WrongUsage("--delete-old-data goes with --in-place")
     if not verify and (data is not None or max_drift is not None or seed):
         raise WrongUsage("--data, --max-drift and --seed go with --verify")
-    settings = {"sparsity": sparsity, "metric": metric, "granularity": granularity, "min_nonzero": min_nonzero}
+    settings = {
+        "sparsity": sparsity,
+        "metric": metric,
+        "granularity": granularity,
+        "min_nonzero": min_nonzero,
+        "allocation": allocation,
+        "floor": floor,
+        "ceiling": ceiling,
+        "target": target,
+    }
     if masks is not None:
         _check_masks({**settings, "policy": policy})
     elif policy is None:

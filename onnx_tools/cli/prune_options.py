@@ -16,6 +16,12 @@ METRICS = ("l1", "l2", "taylor", "random")
 """The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy; a test compares."""
 
 
+ALLOCATIONS = ("uniform", "erk", "global", "global:rms", "global:lamp")
+"""The texts that `oxiprune_gpu.parse_allocation` knows; a test compares."""
+TARGETS = ("weights", "model")
+"""Those of `onnx_tools.policy.TARGETS`; a test compares."""
+
+
 def _read_sparsity(text: str) -> float:
     """The number in a text like "0.5"; of one like "50%" or "50" the error says what to give."""
     in_percent = text.endswith("%")
@@ -61,6 +67,18 @@ def _checked_granularity(granularity: str | None) -> str | None:
     return granularity
 
 
+def _checked_allocation(allocation: str | None) -> str | None:
+    if allocation is not None and allocation not in ALLOCATIONS:
+        raise typer.BadParameter(f"unknown allocation '{allocation}': use {', '.join(ALLOCATIONS)}")
+    return allocation
+
+
+def _checked_target(target: str | None) -> str | None:
+    if target is not None and target not in TARGETS:
+        raise typer.BadParameter(f"unknown target '{target}': use {' or '.join(TARGETS)}")
+    return target
+
+
 Sparsity = Annotated[
     float | None,
     typer.Option(
@@ -69,7 +87,7 @@ Sparsity = Annotated[
         metavar="S",
         parser=_read_sparsity,
         show_default=False,
-        help="Fraction that becomes zero, 0 <= S < 1: of each weight. Leave it out "
+        help="Fraction that becomes zero, 0 <= S < 1: of each weight, unless --allocation deals it out. Leave it out "
         "with N:M, and where a policy says it.",
     ),
 ]
@@ -108,6 +126,44 @@ PolicyFile = Annotated[
         readable=False,
         help="Rules for weights by name or operator; the first that matches decides. The options here hold for the "
         "weights without a rule, and have the last word over the file's own defaults.",
+        rich_help_panel=DEALING,
+    ),
+]
+AllocationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--allocation",
+        metavar="HOW",
+        callback=_checked_allocation,
+        show_default="uniform",
+        help="How S is dealt out: uniform (each weight S), erk (more from large layers), global (the lowest scores of "
+        "all weights fall, S of all elements together), global:rms, global:lamp (scores made comparable first).",
+        rich_help_panel=DEALING,
+    ),
+]
+Floor = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=0,
+        max=1,
+        show_default="0",
+        help="Lowest sparsity that --allocation may give a weight.",
+        rich_help_panel=DEALING,
+    ),
+]
+Ceiling = Annotated[
+    float | None,
+    typer.Option(metavar="S", min=0, max=1, show_default="1", help="Highest one.", rich_help_panel=DEALING),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OF",
+        callback=_checked_target,
+        show_default="weights",
+        help="What S is a fraction of: the selected weights, or all weights of the model, so that those left alone are "
+        "made up for.",
         rich_help_panel=DEALING,
     ),
 ]

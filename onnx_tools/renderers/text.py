@@ -191,7 +191,8 @@ def headline(report: Report) -> str:
     asked = report.configuration
     rules = f"{len(asked.rules)} rule{'s' if len(asked.rules) > 1 else ''}" if asked.rules else ""
     sparsity = "" if asked.sparsity is None else f"sparsity {asked.sparsity}"
-    how = ", ".join(filter(None, (asked.granularity, asked.metric, sparsity, rules)))
+    dealt = "" if asked.allocation == "uniform" else asked.allocation
+    how = ", ".join(filter(None, (asked.granularity, asked.metric, sparsity, dealt, rules)))
     result = f" -> {printable(report.output)}" if report.output is not None else ""
     return f"{name}{result} ({printable(how)})"
 
@@ -238,6 +239,10 @@ def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
                 ("linear-models", asked.linear_models),
             )
         ),
+        ("allocation", printable(asked.allocation)),
+        ("floor", str(asked.floor)),
+        ("ceiling", str(asked.ceiling)),
+        ("target", asked.target),
         *((f"rule {number}", printable(_rule(rule))) for number, rule in enumerate(asked.rules, 1)),
     ]
 

@@ -41,7 +41,7 @@ def parse_allocation(allocation: str | Allocation) -> Allocation:
 
 def allocate(
     sources: Sequence[BlockSource],
-    config: PruningConfig,
+    config: PruningConfig | Sequence[PruningConfig],
     method: str | Allocation = "global",
     *,
     floor: Bound = 0.0,
@@ -56,7 +56,8 @@ def allocate(
 
     Args:
         sources: the weights, at least one; see `BlockSource`. They are read on the CPU.
-        config: the sparsity, and what a unit is and how it is scored; a random metric starts anew for each weight.
+        config: the sparsity, and what a unit is and how it is scored, or one for each weight, of one sparsity; a random
+            metric starts anew for each weight.
         method: an `Allocation` or its text. "uniform": each weight loses its own fraction. "erk": see `Erk`. "global",
             "global:rms", "global:lamp": all units compete; see `Global`.
         floor: the sparsity that each weight has at least, in whole units, rounded down: a number from 0 to 1, or one
@@ -70,8 +71,9 @@ def allocate(
         How many units of each weight fall.
 
     Raises:
-        InvalidOption: unknown method; N:M, which says itself how many fall; floors and ceilings that the sparsity can't
-            meet; "global" with units of different sizes, or normalised with an infinite score.
+        InvalidOption: unknown method; configs of different sparsity; N:M, which says itself how many fall; floors and
+            ceilings that the sparsity can't meet; "global" with units of different sizes or different metrics, or
+            normalised with an infinite score.
         ShapeMismatch: dims that do not fit their weight.
         The errors of `prune_blocks`; NaN, with "global", is that of the first weight that holds one.
     """
@@ -79,7 +81,7 @@ def allocate(
     if not sources:
         raise InvalidOption("an allocation needs at least one weight")
     shares = shares_of(sources, config, Wishes(floor, ceiling, names, dims))
-    return tuple(allocation.counts(shares, config))
+    return tuple(allocation.counts(shares))
 
 
 __all__ = [

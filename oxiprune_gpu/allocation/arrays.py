@@ -28,7 +28,7 @@ def counts_of_arrays(
     """
     sources = [_source(weight, allocation) for weight in weights]
     names = [weight.name for weight in weights]
-    return allocation.counts(shares_of(sources, config, Wishes(floor, ceiling, names, None)), config)
+    return allocation.counts(shares_of(sources, config, Wishes(floor, ceiling, names, None)))
 
 
 def _source(weight: Borrowed, allocation: Allocation) -> BlockSource:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from oxiprune_gpu.blocks import BlockSource
-from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.jobs import Job
 from oxiprune_gpu.selection import wanted_units
@@ -20,7 +19,8 @@ class Share:
 
     Args:
         source: the weight.
-        job: how it is seen, and how many units would fall if each weight lost its own fraction.
+        job: how it is seen and scored, and how many units would fall if each weight lost its own fraction. The sparsity
+            is that of all shares.
         dims: lengths of its axes, output and input channels first; their product is its size.
         least, most: at least and at most so many units fall.
     """
@@ -42,7 +42,7 @@ class Allocation(ABC):
     """Whether it depends on the values of the weights, and not on their shapes alone."""
 
     @abstractmethod
-    def counts(self, shares: Sequence[Share], config: PruningConfig) -> list[int]:
+    def counts(self, shares: Sequence[Share]) -> list[int]:
         """Return how many units of each weight fall, none fewer than `least` or more than `most`."""
 
     @classmethod
@@ -58,7 +58,7 @@ class Allocation(ABC):
         return self.name
 
 
-def units_of_all(shares: Sequence[Share], config: PruningConfig) -> int:
+def units_of_all(shares: Sequence[Share]) -> int:
     """Return how many units of all weights together fall: `floor(float32(sparsity) * float32(units))`.
 
     That many, limited by the `min_nonzero` of every weight.
@@ -66,12 +66,12 @@ def units_of_all(shares: Sequence[Share], config: PruningConfig) -> int:
     Raises:
         InvalidOption: floors and ceilings do not allow it.
     """
-    total = sum(share.job.units for share in shares)
-    wanted = min(wanted_units(config.sparsity, total), sum(share.job.most_units for share in shares))
+    total, sparsity = sum(share.job.units for share in shares), shares[0].job.config.sparsity
+    wanted = min(wanted_units(sparsity, total), sum(share.job.most_units for share in shares))
     least, most = sum(share.least for share in shares), sum(share.most for share in shares)
     if not least <= wanted <= most:
         raise InvalidOption(
-            f"sparsity {config.sparsity:g} of all weights is {wanted} of {total} units, but floors and ceilings allow "
+            f"sparsity {sparsity:g} of all weights is {wanted} of {total} units, but floors and ceilings allow "
             f"{least} to {most}: ask for a sparsity from {least / total:.6g} to {most / total:.6g}, or change them"
         )
     return wanted

@@ -9,7 +9,6 @@ from fractions import Fraction
 from typing import ClassVar
 
 from oxiprune_gpu.allocation.base import Allocation, Share, units_of_all
-from oxiprune_gpu.config import PruningConfig
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,9 @@ class Erk(Allocation):
 
     name: ClassVar[str] = "erk"
 
-    def counts(self, shares: Sequence[Share], config: PruningConfig) -> list[int]:
+    def counts(self, shares: Sequence[Share]) -> list[int]:
         """See `Allocation.counts`."""
-        wanted = units_of_all(shares, config)
+        wanted = units_of_all(shares)
         kept = _kept([_Line.of(share) for share in shares], sum(share.job.units for share in shares) - wanted)
         return _whole([share.job.units - units for share, units in zip(shares, kept, strict=True)], wanted)
 

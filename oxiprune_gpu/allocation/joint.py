@@ -15,10 +15,8 @@ from oxiprune_gpu.backends.limits import Limits
 from oxiprune_gpu.backends.normalised import NORMALISATIONS
 from oxiprune_gpu.backends.scored import ScoredWeight
 from oxiprune_gpu.blocks import ArrayBlocks
-from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.granularity import UnitView
-from oxiprune_gpu.metrics import ImportanceMetric
 from oxiprune_gpu.metrics.given import GivenScores
 
 
@@ -48,11 +46,11 @@ class Global(Allocation):
                 f"unknown allocation 'global:{self.normalisation}': use global, global:rms or global:lamp"
             )
 
-    def counts(self, shares: Sequence[Share], config: PruningConfig) -> list[int]:
+    def counts(self, shares: Sequence[Share]) -> list[int]:
         """See `Allocation.counts`."""
-        _check_unit_sizes(shares)
-        wanted = units_of_all(shares, config)
-        weights = [_scored(share, config.metric) for share in shares]
+        _check_comparable(shares)
+        wanted = units_of_all(shares)
+        weights = [_scored(share) for share in shares]
         limits = Limits(np.array([share.least for share in shares]), np.array([share.most for share in shares]))
         return joint_counts(weights, limits, wanted, self.normalisation)
 
@@ -67,9 +65,15 @@ class Global(Allocation):
         return self.name if self.normalisation == "none" else f"{self.name}:{self.normalisation}"
 
 
-def _check_unit_sizes(shares: Sequence[Share]) -> None:
+def _check_comparable(shares: Sequence[Share]) -> None:
     first = shares[0].job
     for share in shares:
+        if type(share.job.config.metric) is not type(first.config.metric):
+            raise InvalidOption(
+                f"tensor '{first.name}' is scored by {first.config.metric.text}, '{share.job.name}' by "
+                f"{share.job.config.metric.text}: scores of different metrics can't compete; use one metric, or the "
+                "allocation uniform or erk"
+            )
         if share.job.unit_size != first.unit_size:
             raise InvalidOption(
                 f"units of tensor '{first.name}' have {first.unit_size} elements, those of '{share.job.name}' "
@@ -78,9 +82,9 @@ def _check_unit_sizes(shares: Sequence[Share]) -> None:
             )
 
 
-def _scored(share: Share, metric: ImportanceMetric) -> ScoredWeight:
+def _scored(share: Share) -> ScoredWeight:
     """A weight whose elements are the units that compete."""
-    job = share.job
+    job, metric = share.job, share.job.config.metric
     if not isinstance(job.view, UnitView):
         return ScoredWeight(share.source, metric, job.name)
     scores = NumpyBackend().unit_scores(share.source, job.view, metric, job.name)

@@ -13,7 +13,7 @@ from oxiprune_gpu.blocks import BlockSource
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption, ShapeMismatch
 from oxiprune_gpu.granularity import GroupView
-from oxiprune_gpu.jobs import check_source, job_for
+from oxiprune_gpu.jobs import check_config, check_source, job_for
 from oxiprune_gpu.selection import wanted_units
 
 Bound = float | Sequence[float]
@@ -32,15 +32,28 @@ class Wishes(NamedTuple):
     dims: Sequence[Sequence[int]] | None
 
 
-def shares_of(sources: Sequence[BlockSource], config: PruningConfig, wishes: Wishes) -> list[Share]:
+def shares_of(
+    sources: Sequence[BlockSource], config: PruningConfig | Sequence[PruningConfig], wishes: Wishes
+) -> list[Share]:
     """Check all that can be checked without reading the weights. Errors as in `allocate`."""
     count = len(sources)
     names = _one_each([f"weight {n}" for n in range(count)] if wishes.names is None else wishes.names, count, "names")
     for source, name in zip(sources, names, strict=True):
         check_source(source, name)
+    configs = [config] * count if isinstance(config, PruningConfig) else _one_each(config, count, "config")
+    _check_one_sparsity(configs)
     dims = _one_each([source.shape for source in sources] if wishes.dims is None else wishes.dims, count, "dims")
     floors, ceilings = (_bounds(bound, count, what) for bound, what in zip(wishes[:2], wishes._fields[:2], strict=True))
-    return [_share(config, *each) for each in zip(sources, names, dims, floors, ceilings, strict=True)]
+    return [_share(*each) for each in zip(configs, sources, names, dims, floors, ceilings, strict=True)]
+
+
+def _check_one_sparsity(configs: Sequence[PruningConfig]) -> None:
+    for config in configs:
+        check_config(config)
+        if config.sparsity != configs[0].sparsity:
+            raise InvalidOption(
+                f"sparsities {configs[0].sparsity:g} and {config.sparsity:g}: an allocation has one for all weights"
+            )
 
 
 def _bounds(bound: Any, count: int, what: str) -> list[Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from oxiprune_gpu.allocation.base import Allocation, Share
-from oxiprune_gpu.config import PruningConfig
 
 
 @dataclass(frozen=True)
@@ -16,6 +15,6 @@ class Uniform(Allocation):
 
     name: ClassVar[str] = "uniform"
 
-    def counts(self, shares: Sequence[Share], config: PruningConfig) -> list[int]:
+    def counts(self, shares: Sequence[Share]) -> list[int]:
         """See `Allocation.counts`."""
         return [min(max(share.job.k, share.least), share.most) for share in shares]

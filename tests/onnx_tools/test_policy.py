@@ -21,8 +21,10 @@ from onnx_tools import (
     prune_model,
     read_policy,
 )
+from onnx_tools.cli.prune_options import ALLOCATIONS, TARGETS
+from onnx_tools.policy import TARGETS as KNOWN_TARGETS
 from onnx_tools.report import PruneReport, WeightReport
-from oxiprune_gpu import InvalidOption, InvalidSparsity, PruningConfig
+from oxiprune_gpu import ArrayBlocks, InvalidOption, InvalidSparsity, PruningConfig, allocate, parse_allocation
 from tests.command import refused, run
 
 EVERY_SIZE = Selection(min_elements=0)
@@ -148,6 +150,7 @@ def test_a_policy_file(tmp_path: pathlib.Path) -> None:
         ("[[rule]]\nmatch = '*'\nprune = false\nsparsity = 0.5", ["leaves its weights alone", "leave out sparsity"]),
         ("[[rule]]\nmatch = [1]", ["rule 1: match [1]"]),
         ("[[rule]]\nmatch = '*'\ngranularity = '5:4'", ["rule 1", "5:4"]),
+        ("allocation = 'best'", ["best", "global:lamp"]),
         ("rule = 5", ["'rule' must be tables"]),
         ("metric = 'l7'", ["l7"]),
         ("= 5", ["no TOML"]),
@@ -167,3 +170,92 @@ def test_a_policy_file_that_is_missing_or_no_text(tmp_path: pathlib.Path) -> Non
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidPolicy, match="no TOML"):
         read_policy(tmp_path / "binary.toml")
+
+
+def test_the_command_knows_the_texts() -> None:
+    assert [parse_allocation(text).text for text in ALLOCATIONS] == list(ALLOCATIONS)
+    assert TARGETS == KNOWN_TARGETS
+
+
+def stored(pruned_model: onnx.ModelProto) -> dict[str, Any]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in pruned_model.graph.initializer}
+
+
+def test_a_global_allocation_lets_the_lowest_of_all_fall() -> None:
+    before, after = stored(model()), model()
+    prune_model(after, config=Policy(sparsity=0.7, allocation="global"), selection=EVERY_SIZE)
+    scores = np.concatenate([np.abs(values).reshape(-1) for values in before.values()])
+    limit = np.sort(scores)[int(np.float32(0.7) * np.float32(scores.size))]
+    for name, values in stored(after).items():
+        assert np.array_equal(values, np.where(np.abs(before[name]) < limit, 0, before[name])), name
+
+
+@pytest.mark.parametrize("allocation", ["erk", "global:rms", "global:lamp"])
+def test_allocations_are_those_of_the_array_library(allocation: str) -> None:
+    sources = [ArrayBlocks(values) for values in stored(model()).values()]
+    counts = allocate(sources, PruningConfig(0.7), allocation)
+    assert tuple(weight.pruned for weight in pruned(Policy(sparsity=0.7, allocation=allocation)).weights) == counts
+
+
+def test_allocations_prune_files_as_models_in_memory(tmp_path: pathlib.Path) -> None:
+    source, output, in_memory = tmp_path / "in.onnx", tmp_path / "out.onnx", model()
+    source.write_bytes(model().SerializeToString())
+    options = ("-s", 0.8, "--allocation", "global:lamp", "--ceiling", 0.9, "--floor", 0.1, "--min-elements", 0)
+    assert run("prune", source, "-o", output, *options).exit_code == 0
+    policy = Policy(sparsity=0.8, allocation="global:lamp", floor=0.1, ceiling=0.9)
+    prune_model(in_memory, config=policy, selection=EVERY_SIZE)
+    assert onnx.load(output).graph == in_memory.graph
+
+
+def test_floor_and_ceiling_bound_each_weight() -> None:
+    found = sparsities(Policy(sparsity=0.7, allocation="global", floor=0.5, ceiling=0.75))
+    assert all(0.49 < sparsity <= 0.75 for sparsity in found.values()), found
+
+
+def test_rules_count_towards_the_target() -> None:
+    report = pruned(Policy((Rule("body", sparsity=0.25),), sparsity=0.5, allocation="erk"))
+    assert of(report, "body").pruned == 128
+    assert report.totals.pruned == pytest.approx(0.5 * report.totals.parameters, abs=2)
+
+
+def test_the_target_may_be_the_whole_model() -> None:
+    selection = Selection(exclude=("head",), min_elements=0)
+    report = prune_model(model(), config=Policy(sparsity=0.5, target="model"), selection=selection)
+    assert report.totals.pruned == pytest.approx(0.5 * sum(np.prod(shape) for shape in SIZES.values()), abs=2)
+
+
+def test_rows_of_one_size_compete_and_others_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="'stem' have 36 elements, those of 'body' 16"):
+        pruned(Policy(sparsity=0.5, granularity="row", allocation="global"))
+    assert pruned(Policy(sparsity=0.5, granularity="row", allocation="erk")).totals.pruned > 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "error", "text"),
+    [
+        (lambda: Policy(sparsity=0.5, target="file"), InvalidPolicy, "target 'file' must be one of weights, model"),
+        (lambda: Policy(sparsity=0.5, floor=0.6, ceiling=0.4), InvalidPolicy, "floor 0.6 is above ceiling 0.4"),
+        (lambda: Policy(sparsity=0.5, ceiling=2), InvalidPolicy, "ceiling 2 must be a sparsity"),
+        (lambda: Policy(allocation="erk"), InvalidPolicy, "give one"),
+        (lambda: Policy(sparsity=0.5, granularity="2:4", allocation="erk"), InvalidPolicy, "2:4 says how much"),
+        (lambda: Policy(sparsity=0.9, allocation="global", ceiling=0.5), InvalidOption, "floors and ceilings allow"),
+        (
+            lambda: Policy((Rule("*", sparsity=0.5),), sparsity=0.5, allocation="erk"),
+            InvalidPolicy,
+            "every selected weight has a sparsity of its own",
+        ),
+        (
+            lambda: Policy((Rule(("body", "stem"), sparsity=0.1),), sparsity=0.9, allocation="erk"),
+            InvalidPolicy,
+            "can't be reached",
+        ),
+        (
+            lambda: Policy((Rule("head", metric="l2"),), sparsity=0.5, allocation="global"),
+            InvalidOption,
+            "different metrics can't compete",
+        ),
+    ],
+)
+def test_what_can_not_be_dealt_out_is_refused(policy: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        pruned(policy())

@@ -291,6 +291,10 @@ MARKDOWN = """\
 | depthwise | left alone |
 | embeddings | left alone |
 | linear-models | left alone |
+| allocation | uniform |
+| floor | 0.0 |
+| ceiling | 1.0 |
+| target | weights |
 
 </details>
 
