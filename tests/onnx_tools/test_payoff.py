@@ -125,7 +125,8 @@ def test_a_measured_download_stands_for_the_estimate():
 
 
 def pruned(nonzero: int) -> WeightReport:
-    return WeightReport("w", ("MatMul",), ("m",), (1000,), "float32", 1000, 4000, 1000, nonzero, 1000 - nonzero, 0.5)
+    figures = (1000, 4000, 1000, nonzero, 1000 - nonzero, 0.5)
+    return WeightReport("w", ("MatMul",), ("m",), (1000,), "float32", *figures, "l1", "unstructured")
 
 
 def test_short_verdict():
