@@ -7,7 +7,8 @@ the pages that the rule is from. What they do not say, the rule does not claim.
 from __future__ import annotations
 
 import math
-from collections import Counter
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,17 +31,22 @@ _OPENVINO_RATE = 0.8
 _TENSORRT_DTYPES = ("float32", "float16", "int8")
 _COMPRESSES = 0.95
 """A weight pays as a download from this part of its size on."""
+_NUMBER = re.compile(r"(?<![a-z\d])\d[\d,]*")
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way of deploying. `judge`: why a weight's zeros gain nothing, "" if they do. `gain`: what they then gain."""
+    """A way of deploying. `judge`: why a weight's zeros gain nothing, "" if they do. `gain`: what they then gain.
+
+    `proviso`: a dtype, and what weights of it need besides.
+    """
 
     name: str
     judge: Callable[[InspectedWeight], str]
     gain: str
     rule: str
     sources: tuple[str, ...]
+    proviso: tuple[str, str] = ("", "")
 
 
 def payoff(weights: Sequence[InspectedWeight], files: Sequence[FileReport] = ()) -> tuple[PayoffReport, ...]:
@@ -82,13 +88,29 @@ def _judged(way: Way, weights: Sequence[InspectedWeight]) -> PayoffReport:
     verdicts = tuple(WeightVerdict(weight.name, not (why := way.judge(weight)), why) for weight in weights)
     gaining = [weight for weight, verdict in zip(weights, verdicts, strict=True) if verdict.pays]
     if not gaining:
-        reasons = Counter(verdict.reason for verdict in verdicts).most_common(1)
-        text = reasons[0][0] if reasons else "the model has no weights"
+        text = _main_reason(weights, [verdict.reason for verdict in verdicts])
         return PayoffReport(way.name, "no", text, way.rule, way.sources, verdicts)
     parameters, total = (sum(weight.parameters for weight in those) for those in (gaining, weights))
     share = f"{len(gaining):,} of {len(weights):,} weights, {_percent(parameters, total)} of their parameters"
     pays: Literal["yes", "partly"] = "yes" if len(gaining) == len(weights) else "partly"
-    return PayoffReport(way.name, pays, f"{way.gain}: {share}", way.rule, way.sources, verdicts)
+    dtype, need = way.proviso
+    proviso = f"; {need}" if any(weight.dtype == dtype for weight in gaining) else ""
+    return PayoffReport(way.name, pays, f"{way.gain}: {share}{proviso}", way.rule, way.sources, verdicts)
+
+
+def _main_reason(weights: Sequence[InspectedWeight], reasons: Sequence[str]) -> str:
+    """The reason that holds for most parameters, and for how many weights; it may have other numbers in each."""
+    alike: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for weight, reason in zip(weights, reasons, strict=True):
+        alike[_NUMBER.sub("", reason)].append((weight.parameters, reason))
+    if not alike:
+        return "the model has no weights"
+    found = max(alike.values(), key=lambda those: sum(parameters for parameters, _ in those))
+    reason = max(found, key=lambda one: one[0])[1]
+    if len(set(reasons)) == 1:
+        return reason
+    figures = " (figures of the largest)" if len({reason for _, reason in found}) > 1 else ""
+    return f"{len(found):,} of {len(weights):,} weights: {reason}{figures}"
 
 
 def _dense(weight: InspectedWeight) -> str:
@@ -116,7 +138,7 @@ def _tensorrt(weight: InspectedWeight) -> str:
                 f"{weight.dtype}: only float16 and int8, and float32 built as one of them",
             ),
             (_is_grouped(weight), "a grouped convolution, or no reduction axis"),
-            (bool(weight.remainder_2_4), f"the reduction axis has {weight.reduction} neighbours, no multiple of 4"),
+            (bool(weight.remainder_2_4), f"the reduction axis has length {weight.reduction}, no multiple of 4"),
             (not weight.is_2_4, f"not 2:4 along the reduction axis{where}"),
             (
                 min(rows, summed) < _LARGE,
@@ -211,6 +233,7 @@ WAYS = (
             "https://github.com/NVIDIA/TensorRT/issues/3849",
             "https://github.com/NVIDIA/TensorRT/issues/4065",
         ),
+        ("float32", "those in float32 only once the engine is built with float16 or int8"),
     ),
     Way(
         "OpenVINO with sparse_weights_decompression_rate (Intel CPUs with AMX)",

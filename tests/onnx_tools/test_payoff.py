@@ -58,7 +58,7 @@ def why(way: int, found: InspectedWeight) -> str:
         (weight((255, 512)), "too small: 255 output channels, each a sum of 512"),
         (weight((512, 252)), "too small: 512 output channels, each a sum of 252"),
         (weight((64, 64, 3, 3)), "too small: 64 output channels"),
-        (weight((512, 514)), "the reduction axis has 514 neighbours, no multiple of 4"),
+        (weight((512, 514)), "the reduction axis has length 514, no multiple of 4"),
         (weight(satisfying_2_4=7), "not 2:4 along the reduction axis"),
         (weight(satisfying_2_4=7, other_axes_2_4=("axis 0",)), "not 2:4 along the reduction axis, but along axis 0"),
         (weight(groups_2_4=None, satisfying_2_4=None, reduction=None, columns=None), "or no reduction axis"),
@@ -115,6 +115,25 @@ def test_the_model_as_a_whole():
     assert payoff([large])[TENSORRT].pays == "yes"
     assert payoff([small])[TENSORRT].pays == "no"
     assert [(found.pays, found.verdict) for found in payoff([])] == [("no", "the model has no weights")] * len(WAYS)
+
+
+def test_a_no_has_the_reason_of_most_parameters():
+    few = weight((32, 1, 3, 3), columns=1, reduction=1, parameters=288, groups_2_4=72, name="few")
+    small = [weight((128, size), name=f"small {size}") for size in (256, 512, 128)]
+    assert payoff([few, *small])[TENSORRT].verdict == (
+        "3 of 4 weights: too small: 128 output channels, each a sum of 512; dense kernels are as fast "
+        "(figures of the largest)"
+    )
+    assert payoff(small[:1])[TENSORRT].verdict.startswith("too small: 128 output channels, each a sum of 256")
+    assert payoff([weight(), weight((8, 8), dtype="float32")])[OPENVINO].verdict == (
+        "1 of 2 weights: float16: only models quantised to int8"
+    )
+
+
+def test_tensorrt_needs_float16_or_int8():
+    need = "; those in float32 only once the engine is built with float16 or int8"
+    assert payoff([weight(), weight(dtype="float32")])[TENSORRT].verdict.endswith(need)
+    assert need not in payoff([weight(), weight((8, 8), dtype="float32")])[TENSORRT].verdict
 
 
 def test_a_measured_download_stands_for_the_estimate():
