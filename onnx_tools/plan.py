@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,12 @@ class PlannedWeight:
         length = self.shape[groups.axis]
         return self.weight.elements // length * (length % groups.of)
 
+    @property
+    def padding_prunes(self) -> bool:
+        """Whether the dense remainder would lose elements if zeros followed it."""
+        groups = self.config.granularity
+        return isinstance(groups, NM) and self.dense_remainder > 0 and self.shape[groups.axis] % groups.of > groups.keep
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -75,8 +81,10 @@ class Plan:
         """Bytes of the values of all planned weights."""
         return sum(item.weight.bytes for item in self.planned)
 
-    def without(self, reasons: Mapping[Path, str]) -> Plan:
+    def without(self, reasons: Mapping[Path, str], aliases: Collection[Path] = ()) -> Plan:
         """The plan without the weights at these paths, each left alone for its reason.
+
+        `aliases`: those of them that lie on the bytes of a weight that stays, whose elements are counted with it.
 
         Raises NothingSelected if no weight is left.
         """
@@ -87,7 +95,8 @@ class Plan:
         left_alone = (*moved, *self.left_alone)
         if not kept:
             raise NothingSelected(_why_nothing(left_alone))
-        return Plan(kept, left_alone, self.model_elements)
+        twice = sum(item.weight.elements for item in self.planned if item.weight.path in aliases)
+        return Plan(kept, left_alone, self.model_elements - twice)
 
 
 def make_plan(
@@ -129,12 +138,14 @@ def _planned(weight: Weight, policy: Policy, gradients: Gradients | None) -> Pla
     config = policy.settings(rule)
     if rule is not None and not rule.prune:
         return _left_alone(weight, f"the policy's rule '{rule.label}' leaves it alone")
+    if config is None and rule is not None:
+        return _left_alone(weight, f"the policy's rule '{rule.label}' gives no sparsity, nor does the policy")
     if config is None:
         return _left_alone(weight, "matches no rule of the policy, and no other sparsity is given")
     view = seen(weight, config.granularity)
     if isinstance(view, str):
         return _left_alone(weight, view)
-    _check_min_nonzero(weight, config)
+    _check_min_nonzero(weight, config, view)
     has_own_metric = gradients is None or (rule is not None and rule.metric is not None)
     metric = config.metric if has_own_metric else _gradient_metric(weight, view, gradients or {})
     return PlannedWeight(
@@ -147,11 +158,14 @@ def _planned(weight: Weight, policy: Policy, gradients: Gradients | None) -> Pla
     )
 
 
-def _check_min_nonzero(weight: Weight, config: PruningConfig) -> None:
-    if config.min_nonzero > weight.elements:
+def _check_min_nonzero(weight: Weight, config: PruningConfig, view: SeenWeight) -> None:
+    groups = view.granularity.group_view(view.shape)
+    kept = weight.elements - (groups.pruned if groups else 0)
+    if config.min_nonzero > kept:
+        what = f"keeps {kept} elements in {config.granularity.text}" if groups else f"has {kept} elements"
         raise InvalidOption(
-            f"weight '{weight.name}' has {weight.elements} elements, fewer than the {config.min_nonzero} of "
-            "--min-nonzero: lower that, or leave the weight out with --exclude or --min-elements"
+            f"weight '{weight.name}' {what}, fewer than the {config.min_nonzero} of --min-nonzero: lower that, or "
+            "leave the weight out with --exclude or --min-elements"
         )
 
 
@@ -181,4 +195,6 @@ def _why_nothing(left_alone: tuple[LeftAlone, ...]) -> str:
     listed = "; ".join(f"{tensors[reason]} x {reason}" for reason, _ in elements.most_common(4))
     rest = len(tensors) - 4
     more = f"; and {rest} more reason{'s' if rest > 1 else ''}" if rest > 0 else ""
-    return f"no weight was selected, nothing was written. Left alone: {listed}{more}. `oxiprune inspect` lists them all"
+    return (
+        f"no weight was selected, nothing was written. Left alone: {listed}{more}. `oxiprune inspect` shows the weights"
+    )

@@ -27,18 +27,29 @@ from onnx_tools.policy import Policy, Rule
 from oxiprune_gpu import PruningError
 
 _MOST_BYTES = 1 << 20
-_NUMBER, _TEXT, _WHOLE, _FLAG, _PATTERNS = "a number", "a text", "a whole number", "true or false", "a text or a list"
+_NUMBER, _TEXT, _WHOLE = "a number of usual size", "a text", "a whole number of usual size"
+_FLAG, _PATTERNS, _TABLES = "true or false", "a text or a list", "tables, each begun by [[rule]]"
+_MOST = 1 << 62
+"""Larger numbers, which TOML may hold, mean nothing here and do not fit a float."""
 
 _SETTINGS = {"sparsity": _NUMBER, "metric": _TEXT, "granularity": _TEXT, "min_nonzero": _WHOLE}
-_POLICY_KEYS = {**_SETTINGS, "allocation": _TEXT, "floor": _NUMBER, "ceiling": _NUMBER, "target": _TEXT}
+_POLICY_KEYS = {
+    **_SETTINGS,
+    "allocation": _TEXT,
+    "floor": _NUMBER,
+    "ceiling": _NUMBER,
+    "target": _TEXT,
+    "rule": _TABLES,
+}
 _RULE_KEYS = {"match": _PATTERNS, "prune": _FLAG, **_SETTINGS}
 
 _FITS: dict[str, Callable[[Any], bool]] = {
-    _NUMBER: lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    _NUMBER: lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST,
     _TEXT: lambda value: isinstance(value, str),
-    _WHOLE: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    _WHOLE: lambda value: isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST,
     _FLAG: lambda value: isinstance(value, bool),
     _PATTERNS: lambda value: isinstance(value, str | list),
+    _TABLES: lambda value: isinstance(value, list) and all(isinstance(table, dict) for table in value),
 }
 
 
@@ -46,19 +57,18 @@ def read_policy(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     """Read a policy; `options` (fields of `Policy`) have the last word over what the file says outside its rules.
 
     Raises:
-        InvalidPolicy: the file can't be read or is no TOML, has an unknown key, or a value that does not fit; the text
-            names the file, the rule and the key.
-        InvalidOption, InvalidSparsity: an option does not fit.
+        InvalidPolicy: the file can't be read or is no TOML, has an unknown key, or a value that does not fit, or the
+            options do not; the text names the file, the rule and the key.
     """
     where = os.fspath(path)
     content = _content(where)
-    rules = content.pop("rule", [])
     _check_keys(content, _POLICY_KEYS, where)
-    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-        raise InvalidPolicy(f"{where}: 'rule' must be tables, each begun by [[rule]]")
+    rules = content.pop("rule", [])
     made = tuple(_rule(rule, f"{where}: rule {number}") for number, rule in enumerate(rules, 1))
     given = {key: value for key, value in (options or {}).items() if value is not None}
-    policy: Policy = _made(Policy, {**content, **given, "rules": made}, where)
+    source = f"{where} with the options given" if given else where
+    policy: Policy = _made(Policy, {**content, **given, "rules": made}, source)
+    _checked(policy, source)
     return policy
 
 
@@ -100,6 +110,13 @@ def _meant(key: str, keys: Mapping[str, str]) -> str:
 
     close = difflib.get_close_matches(key, keys, n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _checked(policy: Policy, where: str) -> None:
+    try:
+        policy.check()
+    except PruningError as error:
+        raise InvalidPolicy(f"{where}: {error}") from None
 
 
 def _made(kind: Callable[..., Any], content: Mapping[str, Any], where: str) -> Any:

@@ -71,10 +71,9 @@ def _dense_remainders(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:
     granularity = dense[0].granularity.text
     elements = sum(item.dense_remainder for item in dense)
     weights = f"'{dense[0].weight.name}'" + (f" and {len(dense) - 1} more" if len(dense) > 1 else "")
-    return (
-        f"{elements:,} elements of {weights} fill no group of {granularity} and stay dense; granularity "
-        f"{granularity}+pad prunes them as if zeros followed",
-    )
+    prunable = any(item.padding_prunes for item in dense)
+    hint = f"; granularity {granularity}+pad prunes them as if zeros followed" if prunable else ""
+    return (f"{elements:,} elements of {weights} fill no group of {granularity} and stay dense{hint}",)
 
 
 def equality_text(data: Sequence[object]) -> str:

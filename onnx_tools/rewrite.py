@@ -136,7 +136,8 @@ def prune_file(
     how = config if isinstance(config, Masks) else Policy.of(config)
     plan = plan_for(model.skeleton, how, selection, gradients)
     shared = overlaps(model, {item.weight.path for item in plan.planned})
-    plan = plan.without({path: overlap.reason for path, overlap in shared.items()})
+    aliases = {path for path, overlap in shared.items() if overlap.pruned}
+    plan = plan.without({path: overlap.reason for path, overlap in shared.items()}, aliases)
     backend = resolve_backend(backend, plan.bytes)
     album = Album([item.weight for item in plan.planned] if extras.pictures else ())
     target = None if output is None else pathlib.Path(output)
@@ -164,7 +165,6 @@ def prune_file(
         counts = _count_only(model, plan, progress, backend, album)
         account.check(counts, None)
         return account.report(counts, None, None)
-    aliases = {path for path, overlap in shared.items() if overlap.pruned}
     metadata = partial(metadata_text, how, selection, gradients)
     counts, files, checks = job.run(plan, aliases, metadata, progress, account.check)
     return account.report(counts, _facts(files, extras), checks)

@@ -78,7 +78,7 @@ def _groups(weight: Weight, granularity: PruningGranularity) -> SeenWeight | str
     if weight.columns is None:
         return f"no {granularity.text} groups: {weight.columns_missing}"
     shape, axis = weight.columns.view_shape, weight.columns.axis
-    if shape[axis] < granularity.of and not granularity.pad:
+    if shape[axis] < granularity.of and (shape[axis] <= granularity.keep or not granularity.pad):
         return f"no {granularity.text} groups: its reduction axis has {shape[axis]} elements"
     return SeenWeight(shape, NM(granularity.keep, granularity.of, axis, granularity.pad))
 

@@ -53,6 +53,7 @@ def allocate(
 
     `prune_blocks(source, config, count=...)` prunes a weight by its count. With "erk" and "global" exactly
     `floor(float32(sparsity) * float32(units))` units of all weights together fall; `min_nonzero` holds for each weight.
+    With "erk" and units of different sizes it is elements that are counted, as far as whole units allow.
 
     Args:
         sources: the weights, at least one; see `BlockSource`. They are read on the CPU.

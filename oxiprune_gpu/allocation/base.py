@@ -58,17 +58,25 @@ class Allocation(ABC):
         return self.name
 
 
+def unit_weights(shares: Sequence[Share]) -> list[int]:
+    """Return what a unit of each weight counts: 1 if all have equally many elements, else its elements."""
+    sizes = [share.job.unit_size for share in shares]
+    return [1] * len(sizes) if len(set(sizes)) == 1 else sizes
+
+
 def units_of_all(shares: Sequence[Share]) -> int:
     """Return how many units of all weights together fall: `floor(float32(sparsity) * float32(units))`.
 
-    That many, limited by the `min_nonzero` of every weight.
+    That many, limited by the `min_nonzero` of every weight. Units of different sizes are counted by their elements.
 
     Raises:
         InvalidOption: floors and ceilings do not allow it.
     """
-    total, sparsity = sum(share.job.units for share in shares), shares[0].job.config.sparsity
-    wanted = min(wanted_units(sparsity, total), sum(share.job.most_units for share in shares))
-    least, most = sum(share.least for share in shares), sum(share.most for share in shares)
+    counted, sparsity = list(zip(shares, unit_weights(shares), strict=True)), shares[0].job.config.sparsity
+    total = sum(share.job.units * each for share, each in counted)
+    wanted = min(wanted_units(sparsity, total), sum(share.job.most_units * each for share, each in counted))
+    least = sum(share.least * each for share, each in counted)
+    most = sum(share.most * each for share, each in counted)
     if not least <= wanted <= most:
         raise InvalidOption(
             f"sparsity {sparsity:g} of all weights is {wanted} of {total} units, but floors and ceilings allow "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from oxiprune_gpu.allocation.base import Allocation, Share, units_of_all
+from oxiprune_gpu.allocation.base import Allocation, Share, unit_weights, units_of_all
 
 
 @dataclass(frozen=True)
@@ -17,31 +17,35 @@ class Erk(Allocation):
 
     Evci et al., 2020, "Rigging the lottery: making all tickets winners". A weight that would keep more than it has (or
     than its floor and ceiling allow) keeps that, and the others share the rest. Computed with exact fractions; what is
-    left of whole units goes to the largest remainders, of equal ones to the first weight.
+    left of whole units goes to the largest remainders, of equal ones to the first weight. Where the units of the
+    weights have different sizes, their elements are counted, and as many fall as whole units allow.
     """
 
     name: ClassVar[str] = "erk"
 
     def counts(self, shares: Sequence[Share]) -> list[int]:
         """See `Allocation.counts`."""
-        wanted = units_of_all(shares)
-        kept = _kept([_Line.of(share) for share in shares], sum(share.job.units for share in shares) - wanted)
-        return _whole([share.job.units - units for share, units in zip(shares, kept, strict=True)], wanted)
+        wanted, sizes = units_of_all(shares), unit_weights(shares)
+        totals = [share.job.units * size for share, size in zip(shares, sizes, strict=True)]
+        lines = [_Line.of(share, size) for share, size in zip(shares, sizes, strict=True)]
+        kept = _kept(lines, sum(totals) - wanted)
+        falling = [total - part for total, part in zip(totals, kept, strict=True)]
+        return _whole(falling, sizes, [share.most for share in shares], wanted)
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A weight keeps `slope` units for each unit of density, but at least `low` and at most `high`."""
+    """A weight keeps `slope` for each unit of density, but at least `low` and at most `high`: units, or elements."""
 
     slope: Fraction
     low: int
     high: int
 
     @classmethod
-    def of(cls, share: Share) -> _Line:
-        job = share.job
+    def of(cls, share: Share, size: int) -> _Line:
+        units = share.job.units
         density = Fraction(sum(share.dims) or 1, math.prod(share.dims))
-        return cls(density * job.units, job.units - share.most, job.units - share.least)
+        return cls(density * units * size, (units - share.most) * size, (units - share.least) * size)
 
     def at(self, scale: Fraction) -> Fraction:
         return min(max(self.slope * scale, Fraction(self.low)), Fraction(self.high))
@@ -65,10 +69,12 @@ def _sum(lines: Sequence[_Line], scale: Fraction) -> Fraction:
     return sum((line.at(scale) for line in lines), Fraction(0))
 
 
-def _whole(parts: Sequence[Fraction], total: int) -> list[int]:
-    """Whole numbers nearest to parts of a whole `total`, by largest remainder."""
-    counts = [math.floor(part) for part in parts]
-    by_remainder = sorted(range(len(parts)), key=lambda number: counts[number] - parts[number])
-    for number in by_remainder[: total - sum(counts)]:
-        counts[number] += 1
+def _whole(parts: Sequence[Fraction], sizes: Sequence[int], most: Sequence[int], total: int) -> list[int]:
+    """Whole units, each of its size, nearest to parts of a `total`, by largest remainder; together no more than it."""
+    counts = [math.floor(part / size) for part, size in zip(parts, sizes, strict=True)]
+    left = total - sum(count * size for count, size in zip(counts, sizes, strict=True))
+    for number in sorted(range(len(parts)), key=lambda number: counts[number] - parts[number] / sizes[number]):
+        if sizes[number] <= left and counts[number] < most[number]:
+            counts[number] += 1
+            left -= sizes[number]
     return counts

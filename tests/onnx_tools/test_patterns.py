@@ -114,13 +114,21 @@ def test_groups_of_every_dtype(dtype: Any) -> None:
 
 
 def test_a_remainder_stays_dense_and_is_told() -> None:
-    weight = normals(10, 6)
+    weight = normals(11, 6)
     report = report_of("y = MatMul (x, w)", weight, "2:4")
     assert np.array_equal(pruned("y = MatMul (x, w)", weight, "2:4"), groups_zeroed(weight, 2, 4, 0))
-    assert report.weights[0].dense_remainder == 12
+    assert report.weights[0].dense_remainder == 18
     assert report.warnings == (
-        "12 elements of 'w' fill no group of 2:4 and stay dense; granularity 2:4+pad prunes them as if zeros followed",
+        "18 elements of 'w' fill no group of 2:4 and stay dense; granularity 2:4+pad prunes them as if zeros followed",
     )
+    assert report_of("y = MatMul (x, w)", normals(10, 6), "2:4").warnings == (
+        "12 elements of 'w' fill no group of 2:4 and stay dense",
+    )
+
+
+def test_an_axis_that_padding_can_not_prune() -> None:
+    with pytest.raises(NothingSelected, match="no 2:4\\+pad groups: its reduction axis has 2 elements"):
+        pruned("y = MatMul (x, w)", normals(2, 8), "2:4+pad")
 
 
 @pytest.mark.parametrize("length", [3, 5, 6, 7, 11])

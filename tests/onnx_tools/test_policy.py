@@ -18,6 +18,7 @@ from onnx_tools import (
     Policy,
     Rule,
     Selection,
+    prune_file,
     prune_model,
     read_policy,
 )
@@ -151,7 +152,10 @@ def test_a_policy_file(tmp_path: pathlib.Path) -> None:
         ("[[rule]]\nmatch = [1]", ["rule 1: match [1]"]),
         ("[[rule]]\nmatch = '*'\ngranularity = '5:4'", ["rule 1", "5:4"]),
         ("allocation = 'best'", ["best", "global:lamp"]),
-        ("rule = 5", ["'rule' must be tables"]),
+        ("[[rules]]\nmatch = '*'", ["unknown key 'rules' (did you mean 'rule'?)"]),
+        (f"sparsity = {'1' + 400 * '0'}", ["must be a number of usual size"]),
+        ("sparsity = 50", ["sparsity 50 must be in"]),
+        ("rule = 5", ["rule = 5 must be tables"]),
         ("metric = 'l7'", ["l7"]),
         ("= 5", ["no TOML"]),
         ("\x00", ["no TOML"]),
@@ -212,6 +216,22 @@ def test_floor_and_ceiling_bound_each_weight() -> None:
     assert all(0.49 < sparsity <= 0.75 for sparsity in found.values()), found
 
 
+def test_units_of_different_sizes_count_by_their_elements() -> None:
+    report = pruned(Policy(sparsity=0.5, granularity="row", allocation="erk"))
+    largest = max(weight.pruned for weight in report.weights)
+    assert report.totals.pruned == pytest.approx(0.5 * report.totals.parameters, abs=36), largest
+
+
+def test_a_rule_without_sparsity_says_so() -> None:
+    with pytest.raises(NothingSelected, match="rule 'head' gives no sparsity"):
+        pruned(Policy((Rule("head", granularity="row"),)))
+
+
+def test_min_nonzero_above_what_n_m_keeps() -> None:
+    with pytest.raises(InvalidOption, match="weight 'stem' keeps 144 elements in 2:4, fewer than the 200"):
+        pruned(Policy(granularity="2:4", min_nonzero=200))
+
+
 def test_rules_count_towards_the_target() -> None:
     report = pruned(Policy((Rule("body", sparsity=0.25),), sparsity=0.5, allocation="erk"))
     assert of(report, "body").pruned == 128
@@ -259,3 +279,17 @@ def test_rows_of_one_size_compete_and_others_are_refused() -> None:
 def test_what_can_not_be_dealt_out_is_refused(policy: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         pruned(policy())
+
+
+def test_a_weight_that_lies_under_two_names_counts_once(tmp_path: pathlib.Path) -> None:
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[N] x) => (float[N] y)'
+    twins = onnx.parser.parse_model(f"{text} {{ a = MatMul (x, one) y = MatMul (a, two) }}")
+    (tmp_path / "data").write_bytes(np.random.default_rng(1).standard_normal((16, 16)).astype(np.float32).tobytes())
+    for name in ("one", "two"):
+        tensor = twins.graph.initializer.add(name=name, dims=[16, 16], data_type=onnx.TensorProto.FLOAT)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="data")
+    (tmp_path / "in.onnx").write_bytes(twins.SerializeToString())
+    policy = Policy(sparsity=0.6, target="model")
+    report = prune_file(tmp_path / "in.onnx", tmp_path / "out.onnx", config=policy, selection=EVERY_SIZE)
+    assert [weight.pruned for weight in report.weights] == [153]
