@@ -24,6 +24,9 @@ LITERAL = "literal"
 FUNCTION = "local function"
 TRAINING = "training_info"
 
+ENCODED = "oxiprune encoded weight: "
+"""How the `doc_string` of the last node that rebuilds an encoded weight starts."""
+
 _MOST_LETTERS = 200
 _MOST_INTS = 256
 _LONGEST_TEXT = 500
@@ -178,6 +181,11 @@ class Node:
         given = self.scope.given
         meant = {name: given.get(a.ref_attr_name) if a.ref_attr_name else a for name, a in found.items()}
         return {name: attribute for name, attribute in meant.items() if attribute is not None}
+
+    @property
+    def ends_encoded(self) -> bool:
+        """Whether it is the last of the nodes that rebuild an encoded weight."""
+        return text_of(self.proto.doc_string).startswith(ENCODED)
 
     def int_attribute(self, name: str, default: int) -> int:
         """An integer attribute, or `default`."""

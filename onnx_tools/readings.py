@@ -54,6 +54,12 @@ class Follower:
 
     def __init__(self, index: GraphIndex) -> None:
         self._steps_left = 10_000 + 10 * len(index.nodes) + sum(len(node.inputs) for node in index.nodes)
+        self._rebuilding = _rebuilding(index)
+
+    def is_piece(self, tensor: StoredTensor) -> bool:
+        """Whether it is part of what an encoded weight is stored as."""
+        readers = {reader.node for value in tensor.values for reader in value.readers}
+        return tensor.node in self._rebuilding or not self._rebuilding.isdisjoint(readers)
 
     def readings(self, tensor: StoredTensor) -> list[Reading]:
         """All uses of a tensor, in the order of distance."""
@@ -81,6 +87,18 @@ class Follower:
         self._steps_left -= given - allowed
         found += [Reading(f"used in too many places: {NOT_COVERED}")] if allowed < 0 else []
         return [reading for reading in found if reading.what]
+
+
+def _rebuilding(index: GraphIndex) -> set[Node]:
+    """The nodes that rebuild encoded weights: what they read are pieces, whatever their operators read elsewhere."""
+    todo = [node for node in index.nodes if node.inputs and node.ends_encoded]
+    found = set(todo)
+    while todo:
+        producers = {value.producer for value in todo.pop().inputs if value is not None}
+        fresh = [node for node in producers if node is not None and node.constant and node not in found]
+        found.update(fresh)
+        todo += fresh
+    return found
 
 
 def _onward(step: _Step, reader: Reader, tensor: StoredTensor, most: int) -> list[_Step] | None:

@@ -12,6 +12,9 @@ from onnx_tools.layout import MOST_AXES
 from onnx_tools.model_file import DTYPES
 from onnx_tools.readings import Reading, dtype_name_of, op_name
 
+PIECE = "part of a weight stored packed: decode the model first (oxiprune decode)"
+"""The reason of what an encoded weight is rebuilt from; pruned, it would give another weight."""
+
 
 def why_unusable(tensor: StoredTensor) -> str:
     """Why a tensor can't be a weight, whoever reads it; "" if nothing speaks against it."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx
 
+from onnx_tools.graph_index import GraphIndex
 from onnx_tools.mask_file import Masks
 from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
@@ -65,7 +67,8 @@ def verify_files(
     before, after = pathlib.Path(before), pathlib.Path(after)
     given = None if masks is None else Masks.of(masks)
     allowed = _weights(before, given) if allowed is None else allowed
-    checks = [bytes_check(compare_bytes(before, after, allowed=allowed)), _checker_check(before, after)]
+    compared = _hinted(bytes_check(compare_bytes(before, after, allowed=allowed)), before, after)
+    checks = [compared, _checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
         more, drifts = check_runtime(before, after, data, max_drift, seed)
@@ -96,6 +99,17 @@ def bytes_check(comparison: ByteComparison) -> Check:
     tensors = sum(tensor.newly_zero > 0 for tensor in comparison.zeroed)
     zeroed = f"{comparison.newly_zero:,} values in {tensors:,} tensors are newly zero{signs_text(comparison.zeroed)}"
     return Check("bytes", "passed", f"{zeroed}, every other byte is equal")
+
+
+def _hinted(check: Check, before: pathlib.Path, after: pathlib.Path) -> Check:
+    """A failed comparison of a dense model with an encoded one says the way out."""
+    if check.outcome != "failed" or _is_encoded(before) or not _is_encoded(after):
+        return check
+    return replace(check, detail=f"{check.detail} (the second model is encoded: decode it first)")
+
+
+def _is_encoded(path: pathlib.Path) -> bool:
+    return any(node.ends_encoded for node in GraphIndex(ModelFile.open(path).skeleton).nodes)
 
 
 def _checker_check(before: pathlib.Path, after: pathlib.Path) -> Check:

@@ -20,7 +20,7 @@ from onnx_tools.model_file import DTYPES
 from onnx_tools.operators import UnitAxis
 from onnx_tools.quantisation.scheme import Quantisation
 from onnx_tools.readings import Follower, Reading, dtype_name_of
-from onnx_tools.reasons import reason_of_type, reason_of_use, why_unusable
+from onnx_tools.reasons import PIECE, reason_of_type, reason_of_use, why_unusable
 
 _MOST_LETTERS = 200
 DISAGREE_ON_REDUCTION = "consumers disagree on the reduction axis"
@@ -114,7 +114,7 @@ def _judge(tensor: StoredTensor, name: str, follower: Follower) -> Weight | Left
     """Weight or not: first by how it is stored, then by who reads it."""
     if (held := _held(tensor, name)) is not None:
         return held
-    reason = why_unusable(tensor)
+    reason = PIECE if follower.is_piece(tensor) else why_unusable(tensor)
     readings = [] if reason else follower.readings(tensor)
     usable = tensor.data_type in DTYPES or any(reading.passage.quantisation for reading in readings)
     reason = reason or (reason_of_use(readings) if usable else reason_of_type(tensor, readings))

@@ -21,11 +21,11 @@ import json
 from dataclasses import dataclass
 
 from onnx_tools.errors import InvalidModelFile
+from onnx_tools.graph_parts import ENCODED
 
 SPARSE = "sparse"
 """The encoding of a weight that is a sparse tensor."""
 
-_OPENING = "oxiprune encoded weight: "
 _VERSION = 1
 
 
@@ -58,7 +58,7 @@ class Marker:
         }
         if self.region is not None:
             parts["region"] = self.region
-        return _OPENING + json.dumps(parts, separators=(",", ":"))
+        return ENCODED + json.dumps(parts, separators=(",", ":"))
 
 
 def read_marker(text: str | bytes) -> Marker | None:
@@ -66,10 +66,10 @@ def read_marker(text: str | bytes) -> Marker | None:
 
     Raises `InvalidModelFile` for a marker that is damaged, or of a later version.
     """
-    if not isinstance(text, str) or not text.startswith(_OPENING):
+    if not isinstance(text, str) or not text.startswith(ENCODED):
         return None
     try:
-        parts = json.loads(text.removeprefix(_OPENING))
+        parts = json.loads(text.removeprefix(ENCODED))
         if parts["version"] != _VERSION:
             raise InvalidModelFile(f"a weight is encoded in version {parts['version']!r:.20}; update oxiprune-gpu")
         region = None if parts.get("region") is None else _number(parts["region"])

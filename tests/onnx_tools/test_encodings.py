@@ -16,7 +16,17 @@ from onnx_tools import prune_file
 from onnx_tools.encodings.decode import decode_file
 from onnx_tools.encodings.encode import SPARSE_WARNING, encode_file
 from onnx_tools.encodings.runtime import load_ratio, unfolded
-from onnx_tools.errors import AlreadyEncoded, InvalidModelFile, InvalidTensor, NotEncoded, OutputRefused
+from onnx_tools.errors import (
+    AlreadyEncoded,
+    InvalidModelFile,
+    InvalidTensor,
+    NotEncoded,
+    NothingSelected,
+    OutputRefused,
+)
+from onnx_tools.reasons import PIECE
+from onnx_tools.verify import verify_files
+from onnx_tools.weights import find_weights
 from oxiprune_gpu import InvalidOption, PruningConfig, PruningError
 
 MATMUL = """
@@ -287,6 +297,32 @@ def test_a_model_is_encoded_once(tmp_path):
     _, encoded = encode(matmul_file(tmp_path, sparse_values((64, 48), 0.8)))
     with pytest.raises(AlreadyEncoded, match="'w' encoded already; decode the model first"):
         encode_file(encoded, tmp_path / "again.onnx")
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.98, 1.0])
+def test_what_a_packed_weight_is_stored_as_is_not_pruned(tmp_path, sparsity):
+    _, encoded = encode(matmul_file(tmp_path, sparse_values((64, 48), sparsity)))
+    found = find_weights(onnx.load(encoded))
+    assert found.weights == ()
+    assert {item.reason for item in found.left_alone} == {PIECE}
+    with pytest.raises(NothingSelected, match="decode the model first"):
+        prune_file(encoded, tmp_path / "pruned.onnx", config=PruningConfig(0.9))
+
+
+def test_what_stayed_dense_is_pruned_beside_packed_weights(tmp_path):
+    _, encoded = encode(external_file(tmp_path))
+    report = prune_file(encoded, tmp_path / "pruned.onnx", config=PruningConfig(0.9))
+    assert [weight.name for weight in report.weights] == ["w1"]
+    decode_file(tmp_path / "pruned.onnx", tmp_path / "back.onnx")
+    before, after = onnx.load(tmp_path / "model.onnx"), onnx.load(tmp_path / "back.onnx")
+    assert [w.raw_data for w in before.graph.initializer][::2] == [w.raw_data for w in after.graph.initializer][::2]
+
+
+def test_verifying_an_encoded_model_says_to_decode_it(tmp_path):
+    path = matmul_file(tmp_path, sparse_values((64, 48), 0.8))
+    _, encoded = encode(path)
+    checks = verify_files(path, encoded, runtime=False).checks
+    assert checks[0].detail.endswith("(the second model is encoded: decode it first)")
 
 
 def test_nothing_to_decode(tmp_path):
