@@ -62,7 +62,10 @@ class Checks:
 
 @dataclass(frozen=True)
 class PruneJob:
-    """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense."""
+    """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense.
+
+    `inputs`: the files that are read besides the models, which nothing may be written over.
+    """
 
     output: str | None
     how: Policy | Masks
@@ -76,6 +79,7 @@ class PruneJob:
     encoding: PrunedEncoding | None = None
     conditions: tuple[Condition, ...] = ()
     save_masks: str | None = None
+    inputs: tuple[Path, ...] = ()
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
@@ -176,10 +180,16 @@ def read_masks(file: Path) -> Masks:
     return Masks.of(file)
 
 
+def gradients_file(metric: str) -> Path | None:
+    """The file that the metric `taylor:FILE.npz` names; None for other metrics."""
+    name, _, file = metric.partition(":")
+    return Path(file) if name == "taylor" and file else None
+
+
 def read_gradients(metric: str) -> Mapping[str, Any] | None:
     """The gradients that the metric `taylor:FILE.npz` names; None for other metrics."""
-    name, _, file = metric.partition(":")
-    if name != "taylor" or not file:
+    file = gradients_file(metric)
+    if file is None:
         return None
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -193,10 +203,10 @@ def read_gradients(metric: str) -> Mapping[str, Any] | None:
 def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
     """Prune each model into its output; return the exit code."""
     targets = [] if job.dry_run else [job.target(model) for model in models]
-    check_outputs(models, targets, in_place=job.output is None, delete_old_data=job.delete_old_data)
+    in_place = job.output is None
+    check_outputs(models, targets, in_place=in_place, delete_old_data=job.delete_old_data, inputs=job.inputs)
     with folders_of(targets if is_folder(job.output or "") else []):
-        check_reports(models, targets, view.reports, view.summary)
-        check_reports(models, targets, [job.save_masks] if job.save_masks else [], option="--save-masks")
+        check_reports(models, targets, view.reports, view.summary, masks=job.save_masks, inputs=job.inputs)
         if job.dry_run and job.checks:
             complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
         return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)

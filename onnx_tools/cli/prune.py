@@ -116,6 +116,7 @@ def prune(
         from onnx_tools.conditions import pruning_conditions
         from onnx_tools.weight_selection import Selection
 
+        read = (policy, masks, data, commands.gradients_file(metric or ""))
         job = commands.PruneJob(
             output,
             commands.read_masks(masks) if masks else commands.make_policy(policy, settings),
@@ -127,6 +128,7 @@ def prune(
             dry_run=dry_run,
             backend=backend,
             save_masks=save_masks,
+            inputs=tuple(file for file in read if file is not None),
             encoding=commands.make_encoding(encoding, prefer),
             conditions=pruning_conditions(
                 fail_if or (),
