@@ -195,7 +195,7 @@ def _read(text: str, command: str, missing: frozenset[str]) -> Condition:
     if found is None or limit is None:
         raise InvalidOption(
             f"--fail-if {text[:_MOST_LETTERS]!r}: must be a name, one of {' '.join(_COMPARISONS)}, and a number, like "
-            "'sparsity<0.5'"
+            f"'{next(iter(FIGURES[command]))}<0.5'"
         )
     figure = FIGURES[command].get(found[1])
     if figure is None:

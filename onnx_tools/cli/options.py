@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,16 +89,20 @@ GithubSummary = Annotated[
         rich_help_panel=REPORTING,
     ),
 ]
-FailIf = Annotated[
-    list[str] | None,
-    typer.Option(
+
+
+def _fail_if(example: str) -> Any:
+    return typer.Option(
         "--fail-if",
         metavar="CONDITION",
-        help="Exit with 1 if a figure of the report is so, like 'sparsity<0.5' or, for any weight, "
-        "'weight.sparsity>0.99'. Repeatable. An unknown name lists the known ones.",
+        help=f"Exit with 1 if a figure of the report is so, like {example}. Repeatable. An unknown name lists the "
+        "known ones.",
         rich_help_panel=REPORTING,
-    ),
-]
+    )
+
+
+FailIf = Annotated[list[str] | None, _fail_if("'sparsity<0.5' or, for any weight, 'weight.sparsity>0.99'")]
+VerifyFailIf = Annotated[list[str] | None, _fail_if("'max_abs>0.01' or 'warnings>0'")]
 Data = Annotated[
     Path | None,
     typer.Option(

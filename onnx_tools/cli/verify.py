@@ -12,10 +12,10 @@ from onnx_tools.cli.options import (
     REPORTING,
     VERIFYING,
     Data,
-    FailIf,
     MaxDrift,
     Quiet,
     Seed,
+    VerifyFailIf,
 )
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
@@ -39,7 +39,7 @@ def verify(
         bool,
         typer.Option("--runtime/--no-runtime", help="Run both models in onnxruntime.", rich_help_panel=VERIFYING),
     ] = True,
-    fail_if: FailIf = None,
+    fail_if: VerifyFailIf = None,
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=REPORTING)] = False,
 ) -> None:

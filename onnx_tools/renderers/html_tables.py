@@ -56,15 +56,17 @@ _IDENTITY = (Column("Operator"), Column("Shape"), Column("Type"), Column("Parame
 
 def pruned_table(weights: Sequence[WeightReport]) -> Table:
     """The weights that were pruned."""
+    how = text.pruned_how(weights)
     on_gpu = any(weight.backend == "cuda" for weight in weights)
-    columns = (Column("Weight"), *_numbers("Sparsity", "Before", "Target"), *_IDENTITY)
+    columns = (Column("Weight"), *_numbers("Sparsity", "Before", "Target"), *map(Column, how), *_IDENTITY)
     counts = _numbers("Nonzero before", "Nonzero after")
     rows = tuple(
         (
             Cell(text.printable(weight.name)),
             _sparsity(weight.zeros_after, weight.parameters),
             Cell(format_fraction(weight.zeros_before, weight.parameters), weight.sparsity_before),
-            Cell(str(weight.target_sparsity), weight.target_sparsity),
+            Cell(text.target(weight.target_sparsity), weight.target_sparsity),
+            *(Cell(of(weight)) for of in how.values()),
             *_identity(weight),
             _count(weight.nonzero_before),
             _count(weight.nonzero_after),

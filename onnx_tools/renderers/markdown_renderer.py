@@ -107,7 +107,8 @@ def _summary(report: Report) -> str:
     return _section("Summary", _table(("Total", "Value"), text.summary_rows(report)))
 
 
-def _weights_table(weights: Iterable[WeightReport]) -> str:
+def _weights_table(weights: Sequence[WeightReport]) -> str:
+    how = text.pruned_how(weights)
     header = (
         "Weight",
         "Operator",
@@ -119,15 +120,17 @@ def _weights_table(weights: Iterable[WeightReport]) -> str:
         "Target",
         "Reached",
         "Backend",
+        *how,
     )
     rows = [
         (
             *_identity(weight),
             text.count(weight.nonzero_before),
             text.count(weight.nonzero_after),
-            str(weight.target_sparsity),
+            text.target(weight.target_sparsity),
             format_fraction(weight.zeros_after, weight.parameters),
             weight.backend,
+            *(of(weight) for of in how.values()),
         )
         for weight in weights
     ]

@@ -195,16 +195,18 @@ def _pruned_columns(weights: Sequence[WeightReport]) -> list[_Column]:
         _Column("target", rank=1),
         _Column("reached"),
     ]
-    if all(weight.backend == "cpu" for weight in weights):
-        return _filled(columns, weights, _pruned_cells)
-    columns.append(_Column("backend", rank=7, words=True))
-    return _filled(columns, weights, lambda weight: (*_pruned_cells(weight), weight.backend))
+    more = text.pruned_how(weights)
+    columns += [_Column(title.lower(), rank=1, words=True) for title in more]
+    if any(weight.backend != "cpu" for weight in weights):
+        columns.append(_Column("backend", rank=7, words=True))
+        more["Backend"] = lambda weight: weight.backend
+    return _filled(columns, weights, lambda weight: (*_pruned_cells(weight), *(of(weight) for of in more.values())))
 
 
 def _pruned_cells(weight: WeightReport) -> tuple[str, ...]:
     nonzero = text.change(weight.nonzero_before, weight.nonzero_after)
     reached = format_fraction(weight.zeros_after, weight.parameters)
-    return (*_identity(weight), nonzero, str(weight.target_sparsity), reached)
+    return (*_identity(weight), nonzero, text.target(weight.target_sparsity), reached)
 
 
 def _inspected_columns(weights: Sequence[InspectedWeight]) -> list[_Column]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnx_tools.plain import MOST_COUNT, OVER_MOST, plain_float, safe_text
 from onnx_tools.report import (
@@ -82,6 +82,11 @@ def cosine(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return number(value)
     return f"{min(value, 0.999999) if value < 1 else value:.6f}"
+
+
+def target(sparsity: float) -> str:
+    """A sparsity that was asked for, to four decimals; 0.0 and 1.0 only if it is."""
+    return str(min(max(round(sparsity, 4), 0.0001), 0.9999) if 0 < sparsity < 1 else sparsity)
 
 
 def part_of(part: int | None, total: int | None) -> str:
@@ -190,9 +195,10 @@ def headline(report: Report) -> str:
         return name
     asked = report.configuration
     rules = f"{len(asked.rules)} rule{'s' if len(asked.rules) > 1 else ''}" if asked.rules else ""
-    sparsity = "" if asked.sparsity is None else f"sparsity {asked.sparsity}"
+    sparsity = "" if asked.sparsity is None else f"sparsity {target(asked.sparsity)}"
+    granularity = "" if asked.metric == "masks" else asked.granularity
     dealt = "" if asked.allocation == "uniform" else asked.allocation
-    how = ", ".join(filter(None, (asked.granularity, asked.metric, sparsity, dealt, rules)))
+    how = ", ".join(filter(None, (granularity, asked.metric, sparsity, dealt, rules)))
     result = f" -> {printable(report.output)}" if report.output is not None else ""
     return f"{name}{result} ({printable(how)})"
 
@@ -213,6 +219,20 @@ def operators(weight: WeightReport | InspectedWeight) -> str:
         return names
     tags = [*(["depthwise"] if weight.depthwise else []), *([weight.optional] if weight.optional else [])]
     return f"{names} ({', '.join(tags)})" if tags else names
+
+
+def pruned_how(weights: Sequence[WeightReport]) -> dict[str, Callable[[WeightReport], str]]:
+    """Columns, by their title, that say how each weight was pruned: none where that is the same for all."""
+    columns: dict[str, Callable[[WeightReport], str]] = {}
+    if len(set(map(_how, weights))) > 1:
+        columns["How"] = _how
+    if any(weight.rule is not None for weight in weights):
+        columns["Rule"] = lambda weight: NONE if weight.rule is None else printable(weight.rule)
+    return columns
+
+
+def _how(weight: WeightReport) -> str:
+    return printable(f"{weight.granularity}, {weight.metric}")
 
 
 def group_parameters(group: LeftAloneGroup) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import re
 
 import pytest
 
+from onnx_tools.cli import options
 from onnx_tools.conditions import FIGURES, OUTPUT, RUNTIME, VERIFY, WRITTEN, outcomes_of, read_conditions
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from oxiprune_gpu import InvalidOption
@@ -48,6 +50,15 @@ def drifted(*drifts: OutputDrift) -> object:
 )
 def test_figures_of_a_report(text, expected):
     assert met(text, prune_report()) is expected
+
+
+@pytest.mark.parametrize("command", FIGURES)
+def test_the_examples_of_the_help_work(command):
+    option = options.VerifyFailIf if command == "verify" else options.FailIf
+    examples = re.findall("'(.*?)'", option.__metadata__[0].help)
+    assert [condition.text for condition in read_conditions(examples, command)] == examples
+    assert len(examples) == 2
+    assert examples[0] in run(command, "--help").stdout
 
 
 NO_CONDITIONS = """sparsity

@@ -390,6 +390,29 @@ Warning: mind the gap
 """
 
 
+MIXED = pruned(
+    weights=(
+        weight("a", granularity="row", metric="l2", rule="a*", target_sparsity=4 / 7),
+        weight("b", granularity="2:4", target_sparsity=0.99999),
+    )
+)
+
+
+def test_how_each_weight_was_pruned_where_that_differs():
+    lines = stripped(shown(MIXED)).splitlines()
+    assert lines[2].split()[-3:] == ["reached", "how", "rule"]
+    assert lines[3].endswith("0.5714   0.5000  row, l2  a*")
+    assert lines[4].endswith("0.9999   0.5000  2:4, l1  -")
+    assert "| 0.5714 | 0.5000 | cpu | row, l2 | a\\* |" in markdown_renderer.render(MIXED)
+    assert "<td>2:4, l1</td>" in RENDERERS["html"].render(MIXED)
+    assert "How" not in markdown_renderer.render(pruned(weights=(weight("a"), weight("b"))))
+
+
+def test_masks_have_no_granularity():
+    masks = Configuration(1 / 3, "masks", "unstructured", 0, (), (), 0, False)
+    assert text.headline(pruned(configuration=masks)) == "model.onnx -> pruned.onnx (masks, sparsity 0.3333)"
+
+
 def test_table():
     report = pruned(
         files=(FileReport("model", "model.onnx", "pruned.onnx", 1000, 1010, None, None, 900, 50),),
