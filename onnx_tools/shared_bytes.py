@@ -100,7 +100,7 @@ def _unlike(piece: _Piece, cluster: list[_Piece]) -> _Piece:
 
 def _clusters(model: ModelFile) -> Iterator[list[_Piece]]:
     """Sets of two or more tensors whose bytes overlap."""
-    for pieces in _pieces(model).values():
+    for pieces in external_pieces(model).values():
         cluster: list[_Piece] = []
         reach = -1
         for piece in sorted(pieces):
@@ -114,7 +114,7 @@ def _clusters(model: ModelFile) -> Iterator[list[_Piece]]:
             yield cluster
 
 
-def _pieces(model: ModelFile) -> dict[pathlib.Path, list[_Piece]]:
+def external_pieces(model: ModelFile) -> dict[pathlib.Path, list[_Piece]]:
     """The external tensors of each data file. One that can't be read is no weight either; it is met elsewhere."""
     pieces: dict[pathlib.Path, list[_Piece]] = defaultdict(list)
     for path, tensor in iter_tensors(model.skeleton):

@@ -12,13 +12,14 @@ from onnx import TensorProto, helper
 
 from onnx_tools.encodings.found import Found, find_encoded
 from onnx_tools.encodings.records import INITIALIZER, NODE
-from onnx_tools.encodings.regions import Region, arrange
+from onnx_tools.encodings.regions import Region, arrange, refuse_overlaps
 from onnx_tools.encodings.report import EncodedWeight, EncodeReport
+from onnx_tools.encodings.reread import refuse_broken
 from onnx_tools.errors import InvalidModelFile, InvalidTensor, NotEncoded
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.graph_parts import element_count
 from onnx_tools.model_copy import ModelCopy
-from onnx_tools.model_file import Location, ModelFile, iter_tensors, tensor_at
+from onnx_tools.model_file import Location, ModelFile, tensor_at
 from onnx_tools.report_parts import versions
 from onnx_tools.wire import Path, Rope, field_record, join, records
 
@@ -56,7 +57,7 @@ def decode_file(
     before = [facts_of(file, hashes=False, compressed=False) for file in (model.path, *model.data_files())]
     with ModelCopy(model, pathlib.Path(output), force=force) as copy:
         weights = _decode_into(copy, model, found, progress)
-        committed = copy.commit(_refuse_broken)
+        committed = copy.commit(lambda finished: refuse_broken(finished, found))
     after = [facts_of(file, hashes=False, compressed=False) for file in (committed.model, *committed.data)]
     return EncodeReport(
         command="decode",
@@ -74,7 +75,7 @@ def _decode_into(
     copy: ModelCopy, model: ModelFile, found: list[Found], progress: Progress | None
 ) -> list[EncodedWeight]:
     total, done = sum(element_count(item.marker.dims) for item in found), 0
-    _refuse_overlaps(found)
+    _refuse_shared_records(found)
     weights: list[EncodedWeight] = []
     regions: list[Region] = []
     for item in found:
@@ -82,11 +83,12 @@ def _decode_into(
             progress(item.name, done, total)
         weights.append(_restore(copy, model, item, regions))
         done += element_count(item.marker.dims)
+    refuse_overlaps(model, regions, {path for item in found for path in item.pieces.values()})
     arrange(copy, model, regions)
     return weights
 
 
-def _refuse_overlaps(found: list[Found]) -> None:
+def _refuse_shared_records(found: list[Found]) -> None:
     """Two encoded weights that are made of the same records can't both be put back."""
     taken: set[Path] = set()
     for item in found:
@@ -94,14 +96,6 @@ def _refuse_overlaps(found: list[Found]) -> None:
         if taken & records:
             raise InvalidModelFile(f"weight {item.name!r} is made of what belongs to another one; decode another copy")
         taken |= records
-
-
-def _refuse_broken(finished: pathlib.Path) -> None:
-    """A marker that was tampered with may give anything: see that what it gave is a model, and its tensors fit."""
-    model = ModelFile.open(finished)
-    for path, tensor in iter_tensors(model.skeleton):
-        if tensor.data_location == TensorProto.EXTERNAL or path in model.payloads:
-            model.location(path, tensor)
 
 
 def _restore(copy: ModelCopy, model: ModelFile, item: Found, regions: list[Region]) -> EncodedWeight:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pathlib
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from onnx_tools.errors import InvalidTensor
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import Location, ModelFile, iter_tensors
+from onnx_tools.shared_bytes import external_pieces
 from onnx_tools.wire import FileSpan, Path, Rope, Span, rope_length
 
 _ALIGNMENT = 64
@@ -41,6 +44,28 @@ def packed_region(old: Location, parts: list[FileSpan]) -> Region:
         rope.append(part)
     rope.append(bytes((old.length - rope_length(rope)) % _ALIGNMENT))
     return Region(old, rope, offsets=offsets)
+
+
+def refuse_overlaps(model: ModelFile, regions: list[Region], pieces: Collection[Path]) -> None:
+    """See that nothing but `pieces` lies in the regions.
+
+    Raises `InvalidTensor` for a region that ends behind its file, or has bytes in common with another one or with a
+    tensor that is not among the `pieces`.
+    """
+    extents = defaultdict(list)
+    for region in regions:
+        extents[region.old.file].append((region.old.offset, region.old.offset + region.old.length, True))
+    for file, tensors in external_pieces(model).items() if regions else ():
+        extents[file] += [(tensor.start, tensor.stop, False) for tensor in tensors if tensor.path not in pieces]
+    for file, inside in extents.items():
+        region_end = tensor_end = 0
+        for start, stop, is_region in sorted(inside):
+            if start < region_end or (is_region and (start < tensor_end or stop > file.stat().st_size)):
+                raise InvalidTensor(
+                    f"{file.name}: the bytes from {start} to {stop} do not belong to one tensor, as those of an "
+                    "encoded weight must; decode an unchanged copy"
+                )
+            region_end, tensor_end = (stop, tensor_end) if is_region else (region_end, max(stop, tensor_end))
 
 
 def arrange(copy: ModelCopy, model: ModelFile, regions: list[Region]) -> None:

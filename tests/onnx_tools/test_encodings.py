@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import pathlib
+import re
 
 import ml_dtypes
 import numpy as np
@@ -405,6 +407,31 @@ def test_damaged_files_are_refused_or_decoded(tmp_path, make, encoding):
         encoded.write_bytes(damaged)
         with contextlib.suppress(PruningError):
             decode_file(encoded, tmp_path / "out.onnx", force=True)
+
+
+@pytest.mark.parametrize("more", [64, 64 * 64 * 4, 1 << 40])
+def test_a_region_that_takes_in_a_neighbour_is_refused(tmp_path, more):
+    _, encoded = encode(external_file(tmp_path))
+    model = onnx.load(encoded, load_external_data=False)
+    first = next(node for node in model.graph.node if node.doc_string)
+    size = int(first.doc_string.rpartition(":")[2].removesuffix("}"))
+    first.doc_string = first.doc_string.replace(f'"region":{size}', f'"region":{size + 64 + more}')
+    encoded.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidTensor, match="do not belong to one tensor"):
+        decode_file(encoded, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_what_comes_back_under_another_name_is_refused(tmp_path):
+    path = matmul_file(tmp_path, sparse_values((64, 48), 0.8))
+    _, encoded = encode(path)
+    model = onnx.load(encoded)
+    last = next(node for node in model.graph.node if node.doc_string)
+    record = re.search(r'"before":"([^"]+)"', last.doc_string).group(1)
+    other = base64.b64encode(base64.b64decode(record).replace(b"\x01w", b"\x01v")).decode()
+    last.doc_string = last.doc_string.replace(record, other)
+    with pytest.raises(InvalidTensor, match="'w': does not come back"):
+        decode_file(write(tmp_path, model), tmp_path / "out.onnx")
 
 
 def test_one_record_belongs_to_one_weight(tmp_path):
