@@ -60,6 +60,14 @@ class Checks:
         )
 
 
+class _MasksNotSaved(WriteFailed):
+    """A model was pruned and written, its masks were not; `report` tells of the model."""
+
+    def __init__(self, message: str, report: PruneReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 @dataclass(frozen=True)
 class PruneJob:
     """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense.
@@ -95,12 +103,16 @@ class PruneJob:
 
     def _run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
         if self.encoding is None or self.output is None or self.dry_run:
-            return self._prune(model, None if self.output is None else self.target(model), extras, tell)
+            report = self._prune(model, None if self.output is None else self.target(model), extras, tell)
+            self._save_masks(model, model if self.output is None else self.target(model), report)
+            return report
         prune = partial(self._prune, model, extras=extras, tell=tell)
-        return self.encoding.write(model, self.target(model), prune, force=self.force)
+        with self.encoding.written(model, self.target(model), prune, force=self.force) as (report, dense):
+            self._save_masks(model, dense, report)
+        return report
 
     def _prune(self, model: Path, output: Path | None, extras: Extras, tell: Progress | None) -> PruneReport:
-        report = prune_file(
+        return prune_file(
             model,
             output,
             config=self.how,
@@ -115,10 +127,16 @@ class PruneJob:
             extras=extras,
             progress=tell,
         )
-        if self.save_masks is not None:
+
+    def _save_masks(self, model: Path, pruned: Path, report: PruneReport) -> None:
+        """Save the masks of the model at `pruned`, made from `model`; the output is written by now."""
+        if self.save_masks is None:
+            return
+        try:
             names = [weight.name for weight in report.weights]
-            save_masks(expand(self.save_masks, model), masks_of(output or model, names))
-        return report
+            save_masks(expand(self.save_masks, model), masks_of(pruned, names))
+        except Exception as error:
+            raise _MasksNotSaved(_but_written(error, report), report) from error
 
     def note(self, report: AnyReport) -> str:
         """What the one at the screen must know besides the report: old data files that are left over."""
@@ -305,8 +323,12 @@ def _for_each(
         entry = {"argument": safe_text(str(model)), "input": safe_text(model.name)}
         shown.append(entry)
         with _noted(model if len(jobs) > 1 else None, codes, entry):
-            with progress(model.name, wanted=not view.quiet) as tell:
-                report = job(tell)
+            try:
+                with progress(model.name, wanted=not view.quiet) as tell:
+                    report = job(tell)
+            except _MasksNotSaved as error:
+                report = error.report
+                entry["error"] = _tell_of(error, model if len(jobs) > 1 else None, codes)
             for pattern in view.reports:
                 with _noted(None, codes):
                     _keep(report, expand(pattern, model))
@@ -331,11 +353,17 @@ def _noted(model: Path | None, codes: list[int], entry: dict[str, Any] | None = 
     except Exception as error:
         if os.environ.get("OXIPRUNE_DEBUG"):
             raise
-        text = message(error)
-        complain("error", f"{model}: {text}" if model is not None and str(model) not in text else text)
-        codes.append(exit_code(error))
+        text = _tell_of(error, model, codes)
         if entry is not None:
-            entry["error"] = one_line(text)
+            entry["error"] = text
+
+
+def _tell_of(error: Exception, model: Path | None, codes: list[int]) -> str:
+    """Tell of an error and note its exit code; return what it says."""
+    text = message(error)
+    complain("error", f"{model}: {text}" if model is not None and str(model) not in text else text)
+    codes.append(exit_code(error))
+    return one_line(text)
 
 
 def _keep(report: AnyReport, name: Path) -> None:
@@ -344,8 +372,12 @@ def _keep(report: AnyReport, name: Path) -> None:
         write_report(report, name)
     except WriteFailed as error:
         if isinstance(report, PruneReport) and report.output is not None:
-            raise WriteFailed(f"{error}. The model itself, {report.output}, is written") from None
+            raise WriteFailed(_but_written(error, report)) from None
         raise
+
+
+def _but_written(error: Exception, report: PruneReport) -> str:
+    return f"{message(error)}. The model itself, {report.output}, is written"
 
 
 def _show(report: AnyReport, view: View, name: str, note: str) -> None:

@@ -33,6 +33,7 @@ COMPRESSED = "--compressed-sizes"
 WRITTEN = "--compressed-sizes and an output, not in a dry run or with --encoding"
 RUNTIME = "onnxruntime, without --no-runtime"
 OUTPUT = "an output, not in a dry run or with --encoding"
+DENSE = "--encoding dense"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ _PRUNE = {
     ),
     "drift": Figure("what --max-drift limits, of the worst output", _of_outputs(_drift), VERIFY),
     "max_abs": Figure("largest difference of an output's value", _of_outputs(_max_abs), VERIFY),
-    "warnings": Figure("warnings of the report", lambda r: len(r.warnings)),
+    "warnings": Figure("warnings of the report", lambda r: len(r.warnings), DENSE),
     "weight.sparsity": Figure("fraction of zeros in a weight, after", lambda w: w.sparsity_after),
     "weight.sparsity_before": Figure("fraction of zeros in a weight, before", lambda w: w.sparsity_before),
     "weight.nonzero": Figure("nonzeros in a weight, after", lambda w: w.nonzero_after),
@@ -175,7 +176,7 @@ def pruning_conditions(
 ) -> tuple[Condition, ...]:
     """The conditions of `prune`, for what it is asked to do; raises as `read_conditions`."""
     written = not (dry_run or encoded)
-    known = {VERIFY: verify and not dry_run, OUTPUT: written, WRITTEN: written and compressed}
+    known = {VERIFY: verify and not dry_run, OUTPUT: written, WRITTEN: written and compressed, DENSE: not encoded}
     return read_conditions(texts, "prune", [need for need, given in known.items() if not given])
 
 

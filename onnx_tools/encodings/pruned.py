@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from onnx_tools.encodings.choice import Prefer
-from onnx_tools.encodings.encode import encode_file
+from onnx_tools.encodings.encode import encode_file, refuse_encoded
 from onnx_tools.encodings.report import EncodeReport
 from onnx_tools.file_blocks import write_failed
 from onnx_tools.file_facts import facts_of
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
+from onnx_tools.payoff import with_verdict
 from onnx_tools.report import FileReport, PruneReport, VerificationReport
 
 _OWN_CHECKS = ("decoded", "folded")
@@ -26,15 +28,19 @@ class PrunedEncoding:
     encoding: str
     prefer: Prefer = "size"
 
-    def write(
+    @contextmanager
+    def written(
         self, model: pathlib.Path, output: pathlib.Path, prune: Callable[[pathlib.Path], PruneReport], *, force: bool
-    ) -> PruneReport:
+    ) -> Iterator[tuple[PruneReport, pathlib.Path]]:
         """Let `prune` write a temporary model beside `output`, and encode that into `output`.
 
-        The report is that of the pruning, with the files as they are now, and the checks and warnings of the encoding.
-        Raises what either raises; nothing was written then.
+        Gives the report, and the temporary model, which lies there while the block runs: `output` is written then. The
+        report is that of the pruning, with the files as they are now, and the checks and warnings of the encoding.
+        Raises what either raises, and `AlreadyEncoded`; nothing was written then.
         """
-        with ModelCopy(ModelFile.open(model), output, force=force):  # refused now, not after the work
+        source = ModelFile.open(model)
+        refuse_encoded(source)
+        with ModelCopy(source, output, force=force):  # refused now, not after the work
             pass
         try:
             folder = tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".", suffix=".oxiprune-tmp")
@@ -44,7 +50,7 @@ class PrunedEncoding:
             dense = pathlib.Path(name, output.name)
             report = prune(dense)
             encoded = encode_file(dense, output, encoding=self.encoding, prefer=self.prefer, force=force)
-        return _joined(report, encoded, output)
+            yield _joined(report, encoded, output), dense
 
 
 def _joined(report: PruneReport, encoded: EncodeReport, output: pathlib.Path) -> PruneReport:
@@ -52,13 +58,14 @@ def _joined(report: PruneReport, encoded: EncodeReport, output: pathlib.Path) ->
     more = encoded.verification.checks if encoded.verification else ()
     own = tuple(check for check in more if check.name in _OWN_CHECKS)
     files = zip(report.files, encoded.files, strict=True)
-    return replace(
+    joined = replace(
         report,
         output=encoded.output,
         files=tuple(_file(pruned, packed, output.resolve().parent) for pruned, packed in files),
         verification=replace(checks, checks=(*checks.checks, *own)),
         warnings=(*report.warnings, *encoded.warnings),
     )
+    return with_verdict(joined)
 
 
 def _file(pruned: FileReport, packed: FileReport, folder: pathlib.Path) -> FileReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx_tools import (
     InvalidMasks,
     NothingSelected,
     Selection,
+    WriteFailed,
     apply_masks,
     load_masks,
     masks_of,
@@ -187,3 +189,18 @@ def test_masks_are_not_written_over_a_model(pruned):
     refused(run(*prune, "-s", 0.5, "--save-masks", lost), 2, "--save-masks", "does not exist")
     refused(run(*prune, "--masks", first), 2, "no file of masks")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("encoding", ["dense", "packed"])
+def test_masks_that_cannot_be_saved(pruned, monkeypatch, encoding):
+    def full(*_: object) -> None:
+        raise WriteFailed("the disk is full")
+
+    monkeypatch.setattr("onnx_tools.commands.save_masks", full)
+    out, report = pruned / "o.onnx", pruned / "r.json"
+    words = ("prune", pruned / "first.onnx", "-o", out, "-s", 0.9, "--encoding", encoding, "--report", report)
+    result = run(*words, "--save-masks", pruned / "m.npz", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["output"]) == (2, "o.onnx")
+    assert result.stderr == "error: the disk is full. The model itself, o.onnx, is written\n"
+    kept = json.loads(report.read_text(encoding="utf-8"))
+    assert kept["files"][0]["bytes_after"] == out.stat().st_size

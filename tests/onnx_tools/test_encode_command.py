@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnx_tools import OutputRefused, load_masks
 from onnx_tools.renderers.json_renderer import report_schema
-from tests.command import refused, run
+from tests.command import refused, run, tree
 
 
 @pytest.fixture
@@ -116,3 +117,36 @@ def test_an_encoded_model_is_refused(tmp_path, pruned):
     run("encode", pruned, "-o", packed, "--no-verify")
     refused(run("encode", packed, "-o", tmp_path / "o.onnx"), 2, "encoded already; decode the model first")
     refused(run("inspect", packed, "--encodings"), 2, "encoded already")
+
+
+def test_masks_of_a_run_that_fails_stay_what_they_were(tmp_path, pruned, monkeypatch):
+    packed, masks = tmp_path / "packed.onnx", tmp_path / "masks.npz"
+    run("encode", pruned, "-o", packed, "--no-verify")
+    masks.write_bytes(b"old")
+    before = tree(tmp_path)
+    words = ("-o", tmp_path / "o.onnx", "-s", 0.9, "--encoding", "packed", "--save-masks", masks)
+    refused(run("prune", packed, *words), 2, "encoded already; decode the model first")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OutputRefused("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("onnx_tools.encodings.pruned.encode_file", refuse)
+        refused(run("prune", pruned, *words), 2, "no")
+    assert tree(tmp_path) == before
+    assert run("prune", pruned, *words).exit_code == 0
+    assert load_masks(masks)["w"].sum() == 308
+
+
+def test_the_verdict_is_that_of_the_encoded_files(tmp_path, pruned):
+    kept = tmp_path / "r.json"
+    run("prune", pruned, "-o", tmp_path / "o.onnx", "-s", 0.9, "--encoding", "packed", "--report", kept, "-q")
+    report = json.loads(kept.read_text())
+    after, before = (report["files"][0][f"bytes_{when}"] for when in ("after", "before"))
+    assert f"not faster, {round(100 * after / before)} % of the size" in report["payoff"]
+
+
+def test_warnings_of_encoding_come_too_late_for_conditions(tmp_path, pruned):
+    words = ("prune", pruned, "-o", tmp_path / "o.onnx", "-s", 0.9, "--fail-if", "warnings>9")
+    refused(run(*words, "--encoding", "packed"), 2, "'warnings' is known only with --encoding dense")
+    assert run(*words).exit_code == 0
