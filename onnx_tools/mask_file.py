@@ -193,15 +193,10 @@ def _checked(name: str, mask: Any) -> Mask:
 
 def _opened(path: pathlib.Path) -> Masks:
     try:
-        archive = zipfile.ZipFile(path)
-        index = _read_index(archive)
-        entries = {
-            item["name"]: _entry_of(archive, item["entry"], tuple(item["shape"]), item["kept"], item["name"], path.name)
-            for item in index["masks"]
-        }
-        dense = [str(name) for name in index["dense"]]
-        if len(entries) != len(index["masks"]):
-            raise ValueError("a name is given twice")
+        with contextlib.ExitStack() as until_read:
+            archive = until_read.enter_context(zipfile.ZipFile(path))
+            entries, dense = _contents(archive, path.name)
+            until_read.pop_all()  # one archive for all reads: opening it again lists all of its entries again
     except OSError as error:
         raise InvalidMasks(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # numpy, zipfile, zlib and json each raise their own for damaged files
@@ -209,8 +204,33 @@ def _opened(path: pathlib.Path) -> Masks:
     return Masks(entries, dense, path.name)
 
 
+def _contents(archive: zipfile.ZipFile, label: str) -> tuple[dict[str, Entry], list[str]]:
+    """The masks of an archive, and the names of the weights that they leave dense."""
+    index = _read_index(archive)
+    entries = {
+        _text(item["name"]): _entry_of(archive, item["entry"], tuple(item["shape"]), item["kept"], item["name"], label)
+        for item in index["masks"]
+    }
+    if len(entries) != len(index["masks"]):
+        raise ValueError("a name is given twice")
+    return entries, [_text(name) for name in index["dense"]]
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"the name {name!r:.40} of a weight is no text")
+    return name
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    try:
+        return archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise ValueError(f"it has no entry {name}") from None
+
+
 def _read_index(archive: zipfile.ZipFile) -> Any:
-    info = archive.getinfo(f"{_INDEX}.npy")
+    info = _member(archive, _INDEX)
     if info.file_size > _MOST_INDEX:
         raise ValueError("its index is too long")
     with archive.open(info) as stream:
@@ -222,7 +242,7 @@ def _read_index(archive: zipfile.ZipFile) -> Any:
 
 
 def _entry_of(archive: zipfile.ZipFile, entry: str, shape: tuple[int, ...], kept: int, name: str, label: str) -> Entry:
-    info = archive.getinfo(f"{entry}.npy")
+    info = _member(archive, entry)
     if not all(type(size) is int and size >= 0 for size in (*shape, kept)):
         raise ValueError(f"shape {list(shape)} and count {kept} of mask '{name}' are impossible")
 

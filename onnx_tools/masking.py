@@ -32,7 +32,9 @@ def apply_masks(
         options: as of `prune_file`, but `config` and `gradients`.
 
     Raises:
-        InvalidMasks: the file can't be read, a mask is missing, or one does not fit the shape of its weight.
+        InvalidMasks: the file can't be read, a mask is missing, one does not fit the shape of its weight, or weights
+            that lie on the same bytes have different masks.
+        InvalidOption: gradients.
         NothingSelected: no weight has a mask.
         PruningError: as `prune_file`.
     """

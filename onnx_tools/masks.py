@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,10 +16,12 @@ from onnx_tools.mask_file import Entry, Mask, Masks, below_one
 from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.policy import Policy
+from onnx_tools.shared_bytes import Overlap
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import LeftAlone, Weight, find_weights
-from oxiprune_gpu import BlockSource, PruneCounts, PruningConfig, Unstructured
+from onnx_tools.wire import Path
+from oxiprune_gpu import BlockSource, InvalidOption, PruneCounts, PruningConfig, Unstructured
 
 _SLAB = 1 << 20
 """Elements worked on at a time."""
@@ -72,8 +74,28 @@ def masks_of(path: str | os.PathLike[str], names: Collection[str] | None = None)
 
 
 def plan_for(model: onnx.ModelProto, how: Policy | Masks, selection: Selection, gradients: Gradients | None) -> Plan:
-    """What is done with each weight of a model, by a policy or by masks."""
-    return _plan_masks(model, how, selection) if isinstance(how, Masks) else make_plan(model, how, selection, gradients)
+    """What is done with each weight of a model, by a policy or by masks; masks leave nothing for `gradients` to say."""
+    if not isinstance(how, Masks):
+        return make_plan(model, how, selection, gradients)
+    if gradients is not None:
+        raise InvalidOption("gradients: masks say what falls; leave the gradients out, or prune by the metric taylor")
+    return _plan_masks(model, how, selection)
+
+
+def refuse_conflicts(how: Policy | Masks, plan: Plan, shared: Mapping[Path, Overlap]) -> None:
+    """Raise `InvalidMasks` if weights that lie on the same bytes have different masks; `shared`: see `overlaps`."""
+    if not isinstance(how, Masks):
+        return
+    for item in plan.planned:
+        overlap = shared.get(item.weight.path)
+        if overlap is None or not overlap.pruned:
+            continue
+        name = item.weight.name
+        if not np.array_equal(how[name].reshape(-1), how[overlap.name].reshape(-1)):
+            raise InvalidMasks(
+                f"{how.label}: the masks of '{name}' and '{overlap.name}' differ, and both lie on the same bytes: give "
+                "them one mask"
+            )
 
 
 def unused_masks(how: Policy | Masks, plan: Plan) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from onnx_tools.dealing import dealt
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of
 from onnx_tools.mask_file import Masks
-from onnx_tools.masks import MaskedWeight, plan_for, unused_masks
+from onnx_tools.masks import MaskedWeight, plan_for, refuse_conflicts, unused_masks
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.payoff import with_verdict
@@ -137,6 +137,7 @@ def prune_file(
     plan = plan_for(model.skeleton, how, selection, gradients)
     shared = overlaps(model, {item.weight.path for item in plan.planned})
     aliases = {path for path, overlap in shared.items() if overlap.pruned}
+    refuse_conflicts(how, plan, shared)
     plan = plan.without({path: overlap.reason for path, overlap in shared.items()}, aliases)
     backend = resolve_backend(backend, plan.bytes)
     album = Album([item.weight for item in plan.planned] if extras.pictures else ())

@@ -25,7 +25,7 @@ from onnx_tools import (
     save_masks,
 )
 from onnx_tools.renderers import html_renderer
-from oxiprune_gpu import PruningConfig
+from oxiprune_gpu import InvalidOption, PruningConfig
 from tests.command import refused, run, weight_of
 
 Array = NDArray[Any]
@@ -204,3 +204,27 @@ def test_masks_that_cannot_be_saved(pruned, monkeypatch, encoding):
     assert result.stderr == "error: the disk is full. The model itself, o.onnx, is written\n"
     kept = json.loads(report.read_text(encoding="utf-8"))
     assert kept["files"][0]["bytes_after"] == out.stat().st_size
+
+
+def test_masks_of_weights_on_the_same_bytes(pruned):
+    tensors = {name: np.ones((48, 48), np.float32) for name in "wv"}
+    model = onnx.load(stored(pruned / "twins.onnx", **tensors))
+    (pruned / "twins.bin").write_bytes(tensors["w"].tobytes())
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="twins.bin")
+    (pruned / "twins.onnx").write_bytes(model.SerializeToString())
+    mask = np.arange(48 * 48).reshape(48, 48) % 3 > 0
+    with pytest.raises(InvalidMasks, match="the masks of 'v' and 'w' differ, and both lie on the same bytes"):
+        apply_masks(pruned / "twins.onnx", pruned / "o.onnx", masks={"w": mask, "v": ~mask})
+    assert not (pruned / "o.onnx").exists()
+    apply_masks(pruned / "twins.onnx", pruned / "o.onnx", masks={"w": mask, "v": mask})
+    assert np.array_equal(weight_of(pruned / "o.onnx", "v") != 0, mask)
+
+
+def test_gradients_say_nothing_beside_masks(pruned):
+    gradients = {"w": np.ones(SHAPES["w"], np.float32)}
+    with pytest.raises(InvalidOption, match="gradients: masks say what falls"):
+        apply_masks(pruned / "second.onnx", pruned / "o.onnx", masks=pruned / "masks.npz", gradients=gradients)
+    assert not (pruned / "o.onnx").exists()

@@ -146,7 +146,13 @@ def npy(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda entries: entries.clear(), "is no file of masks"),
+        (lambda entries: entries.clear(), "writes it: it has no entry oxiprune$"),
+        (lambda entries: entries.update({"oxiprune.npy": npy(index_of(name=3))}), "the name 3 of a weight is no text"),
+        (lambda entries: entries.update({"oxiprune.npy": npy(index_of(name=None))}), "the name None of a weight"),
+        (
+            lambda entries: entries.update({"oxiprune.npy": npy(b'{"version": 1, "masks": [], "dense": [[]]}')}),
+            r"the name \[\] of a weight is no text",
+        ),
         (lambda entries: entries.update({"oxiprune.npy": b"rubbish"}), "is no file of masks"),
         (lambda entries: entries.update({"oxiprune.npy": npy(b"[" * 100_000)}), "is no file of masks"),
         (lambda entries: entries.update({"oxiprune.npy": npy(b'{"version": 2}')}), "version 2 is not known"),
@@ -176,3 +182,18 @@ def test_no_archive(file, content):
 def test_no_file(file):
     with pytest.raises(InvalidMasks, match=r"masks\.npz: cannot be read: No such file"):
         load_masks(file)
+
+
+def test_a_file_that_is_no_masks_is_closed(file, monkeypatch):
+    opened: list[zipfile.ZipFile] = []
+    archive = zipfile.ZipFile
+
+    def noted(path: pathlib.Path) -> zipfile.ZipFile:
+        opened.append(archive(path))
+        return opened[-1]
+
+    np.savez(file, w=mask(3, 3))
+    monkeypatch.setattr(zipfile, "ZipFile", noted)
+    with pytest.raises(InvalidMasks, match="it has no entry oxiprune"):
+        load_masks(file)
+    assert [found.fp for found in opened] == [None]
