@@ -40,8 +40,9 @@ def compare_files(
     """Compare two models: their weights, their other tensors, their metadata and their files.
 
     Tensors are matched by name (those in subgraphs and functions by the name that `inspect` shows); a tensor that is a
-    weight in either model is listed as one. Quantised weights are compared by the real values they stand for. Values
-    are read in blocks. Raises `PruningError` if a model can't be read, see `onnx_tools.errors`.
+    weight in either model is listed as one. Quantised weights are compared by the real values they stand for, and are
+    equal if what is stored is equal too. Values are read in blocks. Raises `PruningError` if a model can't be read, see
+    `onnx_tools.errors`.
 
     Args:
         before: a model; external data is found beside it.
@@ -145,9 +146,14 @@ class _Comparer:
     def _equal(self, old: Stored | None, new: Stored | None, changes: ValueChanges | None) -> bool:
         if old is None or new is None or (old.shape, old.dtype_name) != (new.shape, new.dtype_name):
             return False
-        if changes is not None:
+        if changes is not None and (changes.differing or not (_quantised(old) or _quantised(new))):
             return not changes.differing
         return same_stored(self.spans, (self.before.model, old.path), (self.after.model, new.path))
+
+
+def _quantised(item: Stored) -> bool:
+    """Whether different codes can stand for one value: with a scale of 0 all do."""
+    return isinstance(item, Weight) and item.quantisation is not None
 
 
 def _zeros(side: _Side, item: Stored | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pathlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -24,9 +25,10 @@ class _Piece(NamedTuple):
     path: Path
     name: str
 
-    def same(self, other: _Piece) -> bool:
-        """Whether the values are the same, element by element."""
-        return self[:3] == other[:3]
+    @property
+    def elements(self) -> tuple[int, int, int]:
+        """Equal for pieces that have the same values, element by element."""
+        return self[:3]
 
 
 class Overlap(NamedTuple):
@@ -62,8 +64,8 @@ def same_bytes(model: ModelFile, weights: Collection[Path]) -> set[Path]:
     """The tensors that have exactly the elements of one of the `weights`, which are among them."""
     found = set(weights)
     for cluster in _clusters(model):
-        known = [piece for piece in cluster if piece.path in weights]
-        found |= {piece.path for piece in cluster if any(piece.same(weight) for weight in known)}
+        known = {piece.elements for piece in cluster if piece.path in weights}
+        found |= {piece.path for piece in cluster if piece.elements in known}
     return found
 
 
@@ -82,8 +84,10 @@ def _judged(cluster: list[_Piece], weights: Collection[Path]) -> dict[Path, Over
         return {piece.path: Overlap(_another(piece, cluster).name, pruned=False) for piece in cluster}
     if others:
         return {piece.path: Overlap(others[0].name, pruned=False) for piece in cluster}
-    if not all(piece.same(cluster[0]) for piece in cluster):
-        return {piece.path: Overlap(_unlike(piece, cluster).name, pruned=False, same=False) for piece in cluster}
+    distinct = {piece.elements: piece for piece in cluster}
+    if len(distinct) > 1:
+        unlike = _unlike(list(distinct.values()))
+        return {piece.path: Overlap(unlike[piece.elements].name, pruned=False, same=False) for piece in cluster}
     keeper = min(cluster, key=lambda piece: piece.path)
     return {piece.path: Overlap(keeper.name, pruned=True) for piece in cluster if piece is not keeper}
 
@@ -92,10 +96,17 @@ def _another(piece: _Piece, cluster: list[_Piece]) -> _Piece:
     return next(other for other in cluster if other is not piece)
 
 
-def _unlike(piece: _Piece, cluster: list[_Piece]) -> _Piece:
-    """A tensor that has other elements than `piece`, one that it overlaps if there is one."""
-    unlike = [other for other in cluster if not other.same(piece)]
-    return next((other for other in unlike if other.start < piece.stop and piece.start < other.stop), unlike[0])
+def _unlike(distinct: list[_Piece]) -> dict[tuple[int, int, int], _Piece]:
+    """For the elements of each of a cluster's pieces, which are sorted, another piece that it overlaps.
+
+    If it overlaps any before it, then the one of those that reaches furthest; else the next one.
+    """
+    found: dict[tuple[int, int, int], _Piece] = {}
+    furthest: _Piece | None = None
+    for piece, following in itertools.zip_longest(distinct, distinct[1:]):
+        found[piece.elements] = furthest if furthest and furthest.stop > piece.start else following
+        furthest = piece if furthest is None or piece.stop > furthest.stop else furthest
+    return found
 
 
 def _clusters(model: ModelFile) -> Iterator[list[_Piece]]:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tools.comparison import compare_files
 from onnx_tools.errors import OnnxToolsError
@@ -20,6 +20,7 @@ from onnx_tools.report import to_dict
 from onnx_tools.value_comparison import ValueChanges, compare_values
 from oxiprune_gpu import ArrayBlocks
 from tests.command import refused, run
+from tests.onnx_tools.quantised_models import model_of, tensor
 
 VALIDATOR = jsonschema.Draft202012Validator(json_renderer.report_schema())
 
@@ -110,6 +111,17 @@ def test_other_types_are_compared_by_value(compared, dtype):
     assert weight.newly_zero == 0
     assert weight.max_abs < 0.02
     assert (weight.changed == 0) == (dtype is np.float64)
+
+
+@pytest.mark.parametrize(("codes", "equal"), [([[1, 2], [3, 5]], False), ([[1, 2], [3, 4]], True)])
+def test_other_codes_of_the_same_values_are_not_equal(tmp_path, codes, equal):
+    def quantised(name, values):
+        stored = {"w": tensor(values, TensorProto.INT8), "scale": tensor(np.float32(0))}
+        model = model_of("f = DequantizeLinear(w, scale) y = MatMul(x, f)", **stored)
+        return saved(tmp_path, name, model)
+
+    (weight,) = compare_files(quantised("a.onnx", [[1, 2], [3, 4]]), quantised("b.onnx", codes)).weights
+    assert (weight.equal, weight.changed) == (equal, 0)
 
 
 def test_other_shapes_are_not_compared(compared):
