@@ -21,7 +21,7 @@ from onnx_tools.graph_parts import element_count
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import Location, ModelFile, tensor_at
 from onnx_tools.report_parts import versions
-from onnx_tools.wire import Path, Rope, field_record, join, records
+from onnx_tools.wire import Path, Rope, field_record, join, records, rope_length
 
 Progress = Callable[[str, int, int], None]
 """Called before each weight with its name, the elements done, and the elements to do."""
@@ -37,7 +37,7 @@ def decode_file(
     """Turn every encoded weight of a model back into the tensor that it was, in its old place.
 
     What `encode_file` wrote becomes byte for byte what it was made from, but for the names of data files. Every weight
-    is held against the checksum of its values. Memory is a few times the largest weight.
+    is held against the checksum of its values. Memory is a few times what the largest weight is stored in.
 
     Args:
         path: the model; external data is found beside it.
@@ -99,12 +99,12 @@ def _refuse_shared_records(found: list[Found]) -> None:
 
 
 def _restore(copy: ModelCopy, model: ModelFile, item: Found, regions: list[Region]) -> EncodedWeight:
-    span = copy.store(item.bits(model).data)
+    values: Rope = [copy.store(block.data) for block in item.blocks(model)]
     if item.marker.region is None:
-        rope: Rope = [item.marker.before, span, item.marker.after]
+        rope: Rope = [item.marker.before, *values, item.marker.after]
         copy.replace_record(item.anchor, lambda names: rope)
     else:
-        region = Region(_old_region(model, item), [span])
+        region = Region(_old_region(model, item), values)
         regions.append(region)
         copy.replace_record(item.anchor, lambda names: [_moved(item.marker.before, region, names)])
     for path in item.others:
@@ -118,7 +118,7 @@ def _restore(copy: ModelCopy, model: ModelFile, item: Found, regions: list[Regio
         encoding="dense",
         reason=f"was {item.marker.encoding}",
         bytes_before=sum(_tensor_bytes(model, path) for path in item.pieces.values()),
-        bytes_after=span.length,
+        bytes_after=rope_length(values),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, SparseTensorProto
 
-from onnx_tools.encodings.layouts import LAYOUTS, MOST_ELEMENTS
-from onnx_tools.encodings.layouts.base import scattered
+from onnx_tools.encodings.layouts import LAYOUTS, MOST_ELEMENTS, Scattered
 from onnx_tools.encodings.marker import SPARSE, Marker, read_marker
 from onnx_tools.encodings.sources import WIDTHS, checksum
 from onnx_tools.errors import InvalidModelFile, InvalidTensor
@@ -39,26 +39,31 @@ class Found:
     values_inside: tuple[str, ...]
     """Names of what its nodes compute on the way, itself included."""
 
-    def bits(self, model: ModelFile) -> NDArray[Any]:
-        """The values of the weight, as unsigned integers, flat.
+    def blocks(self, model: ModelFile) -> Iterator[NDArray[Any]]:
+        """The values of the weight, as unsigned integers, flat, in blocks.
 
-        Raises `InvalidTensor` if what is stored does not fit, or gives other values than were encoded.
+        Raises `InvalidTensor` if what is stored does not fit, or, after the last block, if it gave other values than
+        were encoded.
         """
         dtype, elements = WIDTHS.get(self.marker.data_type), element_count(self.marker.dims)
-        if dtype is None or elements > MOST_ELEMENTS or self.marker.fill >> 8 * dtype.itemsize:
+        fits = dtype is not None and self.marker.has_room_for(elements * dtype.itemsize)
+        if dtype is None or not fits or elements > MOST_ELEMENTS or self.marker.fill >> 8 * dtype.itemsize:
             raise InvalidTensor(f"weight {self.name!r}: {_CHANGED}")
         try:
             pieces = {role: _bytes_of(model, path) for role, path in self.pieces.items()}
-            bits = self._unpacked(pieces, elements, dtype)
+            scattered = self._unpacked(pieces, elements, dtype)
         except (InvalidTensor, ValueError) as error:
             raise InvalidTensor(f"weight {self.name!r}: {error}; it {_CHANGED}") from None
-        if checksum(bits) != self.marker.crc32:
+        crc = 0
+        for block in scattered.blocks():
+            crc = checksum(block, crc)
+            yield block
+        if crc != self.marker.crc32:
             raise InvalidTensor(f"weight {self.name!r}: does not give the values that were encoded: it {_CHANGED}")
-        return bits
 
-    def _unpacked(self, pieces: dict[str, NDArray[np.uint8]], elements: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _unpacked(self, pieces: dict[str, NDArray[np.uint8]], elements: int, dtype: np.dtype[Any]) -> Scattered:
         if self.marker.encoding == SPARSE:
-            return scattered(pieces["places"].view("<i8"), pieces["values"].view(dtype), elements, 0, dtype)
+            return Scattered(pieces["places"].view("<i8"), pieces["values"].view(dtype), elements, 0)
         return LAYOUTS[self.marker.encoding].unpack(dict(pieces), elements, self.marker.fill, dtype)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from onnx_tools.errors import InvalidModelFile
 from onnx_tools.graph_parts import ENCODED
+from onnx_tools.wire import read_varint
 
 SPARSE = "sparse"
 """The encoding of a weight that is a sparse tensor."""
@@ -59,6 +60,17 @@ class Marker:
         if self.region is not None:
             parts["region"] = self.region
         return ENCODED + json.dumps(parts, separators=(",", ":"))
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether the record that held the weight is as long as it must be for values of `size` bytes."""
+        if self.region is not None:
+            return True
+        try:
+            view = memoryview(self.before)
+            length, body = read_varint(view, read_varint(view, 0, len(view))[1], len(view))
+        except InvalidModelFile:
+            return False
+        return body + length == len(self.before) + size + len(self.after)
 
 
 def read_marker(text: str | bytes) -> Marker | None:

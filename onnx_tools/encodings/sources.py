@@ -86,9 +86,9 @@ class Source:
         return Kept.of(bits, fill)
 
 
-def checksum(bits: NDArray[Any]) -> int:
-    """The CRC-32 of the values as they lie in a file."""
-    return zlib.crc32(np.ascontiguousarray(bits).view(np.uint8).data)
+def checksum(bits: NDArray[Any], before: int = 0) -> int:
+    """The CRC-32 of the values as they lie in a file; `before`: that of the values in front of them."""
+    return zlib.crc32(np.ascontiguousarray(bits).view(np.uint8).data, before)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tools.encodings.choice import candidates, choose
-from onnx_tools.encodings.layouts import LAYOUTS, Chain, Kept, Layout
+from onnx_tools.encodings.layouts import LAYOUTS, Chain, Kept, Layout, Scattered
 from onnx_tools.errors import InvalidTensor
 
 DATA_TYPES = {1: TensorProto.UINT8, 2: TensorProto.FLOAT16, 4: TensorProto.FLOAT, 8: TensorProto.DOUBLE}
@@ -33,7 +33,7 @@ def decoded(layout: Layout, bits: np.ndarray, fill: int = 0) -> np.ndarray | Non
         return None
     pieces = layout.pack(kept)
     assert sum(piece.nbytes for piece in pieces.values()) == size
-    return layout.unpack(pieces, bits.size, fill, bits.dtype)
+    return np.concatenate([*layout.unpack(pieces, bits.size, fill, bits.dtype).blocks()])
 
 
 def run_nodes(layout: Layout, bits: np.ndarray, fill: int) -> np.ndarray:
@@ -104,6 +104,20 @@ def test_the_layout_that_is_preferred(density, size, load):
 def test_no_layout_pays_for_a_dense_weight():
     kept = Kept.of(sample(1000, 1.0, "u4"), 0)
     assert choose(kept, list(LAYOUTS.values()), "size", 3999) is None
+
+
+def test_a_weight_is_made_dense_in_blocks():
+    bits = sample((2 << 20) + 17, 0.05, "u1")
+    stored = Scattered(np.flatnonzero(bits), bits[bits != 0], bits.size, 0)
+    blocks = [*stored.blocks()]
+    assert len(blocks) == 3
+    assert np.array_equal(np.concatenate(blocks), bits)
+
+
+@pytest.mark.parametrize("places", [[0, 4], [-1, 2], [2, 1], [1]])
+def test_places_ascend_within_the_weight(places):
+    with pytest.raises(InvalidTensor, match="places outside a weight of 4 elements"):
+        Scattered(np.array(places), np.zeros(2, np.uint8), 4, 0)
 
 
 def test_opsets():

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import pathlib
 import re
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -29,6 +30,7 @@ from onnx_tools.errors import (
 from onnx_tools.reasons import PIECE
 from onnx_tools.verify import verify_files
 from onnx_tools.weights import find_weights
+from onnx_tools.wire import encode_varint, read_varint
 from oxiprune_gpu import InvalidOption, PruningConfig, PruningError
 
 MATMUL = """
@@ -420,6 +422,46 @@ def test_a_region_that_takes_in_a_neighbour_is_refused(tmp_path, more):
     with pytest.raises(InvalidTensor, match="do not belong to one tensor"):
         decode_file(encoded, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 1.0])
+def test_a_shape_that_the_record_has_no_room_for_is_refused(tmp_path, sparsity):
+    _, encoded = encode(matmul_file(tmp_path, sparse_values((64, 48), sparsity)))
+    model = onnx.load(encoded)
+    last = next(node for node in model.graph.node if node.doc_string)
+    last.doc_string = last.doc_string.replace("[64,48]", "[20000,20000]")
+    with refused_in_little_memory():
+        decode_file(write(tmp_path, model), tmp_path / "out.onnx")
+
+
+def test_a_file_cannot_say_that_it_takes_more_memory_than_it_has_bytes(tmp_path):
+    """The record's length is given to fit the shape; only the checksum is wrong."""
+    _, encoded = encode(matmul_file(tmp_path, np.zeros((64, 48), np.float32)))
+    model = onnx.load(encoded)
+    last = next(node for node in model.graph.node if node.doc_string)
+    last.doc_string = with_length(last.doc_string.replace("[64,48]", "[8000,8000]"), 8000 * 8000 * 4)
+    with refused_in_little_memory():
+        decode_file(write(tmp_path, model), tmp_path / "out.onnx")
+
+
+@contextlib.contextmanager
+def refused_in_little_memory():
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidTensor, match="was changed since it was encoded"):
+            yield
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def with_length(marker: str, size: int) -> str:
+    """A marker whose record says that it holds values of `size` bytes."""
+    text = re.search(r'"before":"([^"]+)"', marker).group(1)
+    record = base64.b64decode(text)
+    body = read_varint(memoryview(record), 1, len(record))[1]
+    longer = record[:1] + encode_varint(len(record) - body + size) + record[body:]
+    return marker.replace(text, base64.b64encode(longer).decode())
 
 
 def test_what_comes_back_under_another_name_is_refused(tmp_path):

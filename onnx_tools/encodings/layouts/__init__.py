@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_tools.encodings.layouts.base import MOST_ELEMENTS, Chain, Kept, Layout, Pieces
+from onnx_tools.encodings.layouts.base import MOST_ELEMENTS, Chain, Kept, Layout, Pieces, Scattered
 from onnx_tools.encodings.layouts.bitmap import Bitmap
 from onnx_tools.encodings.layouts.blank import Blank
 from onnx_tools.encodings.layouts.gaps import Gaps
@@ -19,4 +19,4 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Every layout by its name."""
 
-__all__ = ["LAYOUTS", "MOST_ELEMENTS", "Chain", "Kept", "Layout", "Pieces"]
+__all__ = ["LAYOUTS", "MOST_ELEMENTS", "Chain", "Kept", "Layout", "Pieces", "Scattered"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_tools.errors import InvalidTensor
+
+_BLOCK = 1 << 20
+"""Elements of a weight that are made dense at once."""
 
 MOST_ELEMENTS = (1 << 31) - 1
 """Places are int32 where they are summed up."""
@@ -37,6 +41,35 @@ class Kept:
     def values(self) -> NDArray[Any]:
         """The stored elements, as unsigned integers."""
         return self.bits[self.places]
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """A weight as what is stored of it: `values` (unsigned) lie at `places`, int64, ascending, and `fill` elsewhere.
+
+    It is made dense block by block: `elements` may be far more than the file that it comes from has bytes.
+    Raises `InvalidTensor` if places and values are not as many, or places do not ascend within the weight.
+    """
+
+    places: NDArray[np.int64]
+    values: NDArray[Any]
+    elements: int
+    fill: int
+
+    def __post_init__(self) -> None:
+        places, count = self.places, len(self.values)
+        fits = len(places) == count and bool((places[1:] >= places[:-1]).all())
+        if not fits or (count and not 0 <= places[0] <= places[-1] < self.elements):
+            raise InvalidTensor(f"{count} stored values have places outside a weight of {self.elements} elements")
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Its elements, flat, in order."""
+        for start in range(0, self.elements, _BLOCK):
+            stop = min(start + _BLOCK, self.elements)
+            block = np.full(stop - start, self.fill, self.values.dtype)
+            first, last = np.searchsorted(self.places, (start, stop))
+            block[self.places[first:last] - start] = self.values[first:last]
+            yield block
 
 
 Pieces = dict[str, NDArray[Any]]
@@ -114,20 +147,9 @@ class Layout(ABC):
         """Store a weight that the layout can hold."""
 
     @abstractmethod
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Rebuild the bits of a weight, flat; `dtype` is unsigned. Raises `InvalidTensor` for pieces that don't fit."""
+    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
+        """Find values and places again; `dtype` is unsigned. Raises `InvalidTensor` for pieces that don't fit."""
 
     @abstractmethod
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
         """Append the nodes that rebuild the weight, flat, from the pieces called `names`; return its name."""
-
-
-def scattered(
-    places: NDArray[Any], values: NDArray[Any], elements: int, fill: int, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Put values at their places, and `fill` everywhere else."""
-    if len(places) != len(values) or (len(places) and not 0 <= places.min() <= places.max() < elements):
-        raise InvalidTensor(f"{len(values)} stored values have places outside a weight of {elements} elements")
-    out = np.full(elements, fill, dtype)
-    out[places] = values
-    return out

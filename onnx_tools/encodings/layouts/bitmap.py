@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces
+from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces, Scattered
 from onnx_tools.errors import InvalidTensor
 
 
@@ -42,16 +41,14 @@ class Bitmap(Layout):
         values = np.concatenate([np.array([kept.fill], kept.bits.dtype), kept.values])
         return {"values": values, "places": np.packbits(mask, axis=1, bitorder="little")}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
         """Take the bits out."""
         packed, values = pieces["places"].view(np.uint8).reshape(-1, 1), pieces["values"].view(dtype)
         width = _bits_a_byte(elements)
         mask = np.unpackbits(packed, axis=1, count=width, bitorder="little").reshape(-1).view(np.bool_)
         if mask.size != elements or not len(values) or values[0] != fill or np.count_nonzero(mask) != len(values) - 1:
             raise InvalidTensor(f"the bits of the places and {len(values)} values do not make {elements} elements")
-        out = np.full(elements, fill, dtype)
-        out[mask] = values[1:]
-        return out
+        return Scattered(np.flatnonzero(mask), values[1:], elements, fill)
 
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
         """Seven nodes."""

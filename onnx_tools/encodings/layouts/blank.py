@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces
+from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces, Scattered
 
 
 class Blank(Layout):
@@ -34,9 +33,9 @@ class Blank(Layout):
         """Nothing."""
         return {}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
         """All fill."""
-        return np.full(elements, fill, dtype)
+        return Scattered(np.empty(0, np.int64), np.empty(0, dtype), elements, fill)
 
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
         """One node."""

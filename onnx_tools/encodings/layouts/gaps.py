@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces, scattered
+from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces, Scattered
 
 
 class Gaps(Layout):
@@ -50,10 +50,10 @@ class Gaps(Layout):
         values[at] = kept.values
         return {"values": values, "places": codes}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
         """Sum the gaps up."""
         places = np.cumsum(pieces["places"].view(self._dtype), dtype=np.int64)
-        return scattered(places, pieces["values"].view(dtype), elements, fill, dtype)
+        return Scattered(places, pieces["values"].view(dtype), elements, fill)
 
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
         """Four nodes."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces, scattered
+from onnx_tools.encodings.layouts.base import Chain, Kept, Layout, Pieces, Scattered
 from onnx_tools.errors import InvalidTensor
 
 _SKIP = 15
@@ -52,7 +52,7 @@ class Nibbles(Layout):
         values = np.concatenate([np.array([kept.fill], kept.bits.dtype), kept.bits[places]])
         return {"values": values, "places": (codes[0::2] | codes[1::2] << 4).reshape(-1, 1)}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
         """Sum the steps up."""
         packed, values = pieces["places"].view(np.uint8).reshape(-1), pieces["values"].view(dtype)
         codes = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)
@@ -60,7 +60,7 @@ class Nibbles(Layout):
         ends = np.cumsum(codes + stored, dtype=np.int64) - 1
         if not len(values) or values[0] != fill:
             raise InvalidTensor("the first stored value is not the fill")
-        return scattered(ends[stored], values[1:], elements, fill, dtype)
+        return Scattered(ends[stored], values[1:], elements, fill)
 
     def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
         """Fifteen nodes."""
