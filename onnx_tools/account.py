@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.errors import ConditionMet
@@ -22,7 +22,7 @@ from oxiprune_gpu import PruneCounts, ScoreStats
 class Account:
     """What is known before the pruning. `equality`: what to say of an output in which nothing changed.
 
-    `notes`: warnings that are known already.
+    `notes`: warnings that are known already. `measured`: the files that `check` looked at.
     """
 
     model: ModelFile
@@ -36,9 +36,10 @@ class Account:
     conditions: Sequence[Condition]
     compressed: bool
     notes: tuple[str, ...] = ()
+    measured: list[FileFacts] = field(default_factory=list)
 
     def report(
-        self, counts: list[PruneCounts], after: list[FileFacts] | None, checks: VerificationReport | None
+        self, counts: list[PruneCounts], after: Sequence[FileFacts] | None, checks: VerificationReport | None
     ) -> PruneReport:
         """The report; `after`: the files that were written."""
         report = PruneReport(
@@ -67,12 +68,24 @@ class Account:
         """
         if not self.conditions:
             return
-        after = None if finished is None else self._facts(ModelFile.open(finished))
-        report = self.report(counts, after, checks)
+        if finished is not None:
+            model = ModelFile.open(finished)
+            self.measured[:] = self._facts((model.path, *model.data_files()), hashes=False)
+        report = self.report(counts, None if finished is None else self.measured, checks)
         if report.refused:
             kept = replace(report, output=None, files=file_reports(self.before, None))
             met = ", ".join(outcome.condition for outcome in report.conditions if outcome.met)
             raise ConditionMet(f"{self.model.path.name}: {met}: a condition was met. Nothing was written", kept)
 
-    def _facts(self, model: ModelFile) -> list[FileFacts]:
-        return [facts_of(file, hashes=False, compressed=self.compressed) for file in (model.path, *model.data_files())]
+    def written(self, files: Sequence[pathlib.Path], *, hashes: bool) -> list[FileFacts]:
+        """Facts about the files that were written; what `check` compressed is not compressed again.
+
+        Under other names of its data files the model is another one.
+        """
+        if not self.measured or [file.name for file in files[1:]] != [fact.name for fact in self.measured[1:]]:
+            return self._facts(files, hashes=hashes)
+        facts = [facts_of(file, hashes=hashes, compressed=False) for file in files]
+        return [replace(fact, compressed=known.compressed) for fact, known in zip(facts, self.measured, strict=True)]
+
+    def _facts(self, files: Sequence[pathlib.Path], *, hashes: bool) -> list[FileFacts]:
+        return [facts_of(file, hashes=hashes, compressed=self.compressed) for file in files]

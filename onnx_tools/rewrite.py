@@ -168,7 +168,7 @@ def prune_file(
         return account.report(counts, None, None)
     metadata = partial(metadata_text, how, selection, gradients)
     counts, files, checks = job.run(plan, aliases, metadata, progress, account.check)
-    return account.report(counts, _facts(files, extras), checks)
+    return account.report(counts, account.written(files, hashes=extras.hashes), checks)
 
 
 def prune_model(

@@ -9,10 +9,12 @@ import re
 
 import pytest
 
+from onnx_tools import Selection, file_facts, prune_file
 from onnx_tools.cli import options
 from onnx_tools.conditions import FIGURES, OUTPUT, RUNTIME, VERIFY, WRITTEN, outcomes_of, read_conditions
 from onnx_tools.report import Check, OutputDrift, VerificationReport
-from oxiprune_gpu import InvalidOption
+from onnx_tools.rewrite import Extras
+from oxiprune_gpu import InvalidOption, PruningConfig
 from tests.command import refused, run, weight_of
 from tests.onnx_tools.test_report import inspect_report, prune_report, weight
 
@@ -165,6 +167,25 @@ def test_each_of_several_models_is_named(small_file, tmp_path):
     assert result.exit_code == 1
     assert [line.count(" has 512") for line in result.stderr.splitlines()] == [1, 1]
     assert str(other) in result.stderr
+
+
+@pytest.mark.parametrize("model", ["small_file", "external_file"])
+@pytest.mark.parametrize("name", ["out.onnx", None])
+def test_each_file_is_compressed_once(model, name, request, tmp_path, monkeypatch):
+    path, compressed, compress = request.getfixturevalue(model), [], file_facts._compressed_size
+    monkeypatch.setattr(file_facts, "_compressed_size", lambda file: compressed.append(file.name) or compress(file))
+    output, conditions = name and tmp_path / name, read_conditions(["sparsity<0.1"], "prune")
+    report = prune_file(
+        path,
+        output,
+        config=PruningConfig(0.5),
+        selection=Selection(min_elements=1),
+        conditions=conditions,
+        extras=Extras(compressed=True),
+    )
+    assert len(compressed) == 2 * len(report.files)
+    written = [(output or path).with_name(file.name_after) for file in report.files]
+    assert [file.compressed_after for file in report.files] == [compress(file) for file in written]
 
 
 def test_usage_of_inspect(small_file):
