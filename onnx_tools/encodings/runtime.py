@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 30
 def check_in_runtime(before: pathlib.Path, after: pathlib.Path) -> Iterator[Check]:
     """Compare both models in onnxruntime, and look whether it rebuilds the weights when it makes the session.
 
-    The checks "runtime", "drift" (outputs on random inputs; any difference fails) and "folded".
+    The checks "runtime", "drift" (outputs on random inputs; any difference fails) and, if any is encoded, "folded".
     """
     size = sum(file.stat().st_size for file in (before, *ModelFile.open(before).data_files()))
     if size > _MOST_BYTES:
@@ -37,7 +37,7 @@ def check_in_runtime(before: pathlib.Path, after: pathlib.Path) -> Iterator[Chec
     for check in checks:
         unknown = check.name == "drift" and check.detail.startswith(("could not", "not measured"))
         yield Check(check.name, "warning", check.detail) if unknown else check
-    if checks[0].outcome == "passed":
+    if checks[0].outcome == "passed" and find_encoded(ModelFile.open(after)):
         yield _folded(after)
 
 

@@ -95,7 +95,7 @@ def test_prune_with_external_data_and_encode(tmp_path, external_file):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["encode", "MODEL", "-o", "MODEL", "-f"], "is the input"),
+        (["encode", "MODEL", "-o", "MODEL", "-f"], "is the input; choose another output name"),
         (["encode", "MODEL", "-o", "o.onnx", "--encoding", "zip"], "unknown encoding 'zip'"),
         (["encode", "MODEL", "-o", "o.onnx", "--prefer", "beauty"], "use size or load"),
         (["encode", "MODEL", "-o", "o.onnx", "--least-saving", "1"], "must be in [0.0, 1.0)"),

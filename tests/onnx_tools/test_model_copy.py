@@ -241,7 +241,7 @@ def test_output_data_that_the_input_uses_is_refused(external_file: pathlib.Path)
 
 def test_output_that_is_the_input_is_refused_also_by_force(external_file: pathlib.Path) -> None:
     for force in (False, True):
-        refused(external_file, external_file, "is the input; --in-place", force=force)
+        refused(external_file, external_file, "is the input; choose another output name", force=force)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
