@@ -14,7 +14,15 @@ from onnx_tools.payoff import with_verdict
 from onnx_tools.pictures import Album
 from onnx_tools.plan import Plan
 from onnx_tools.report import Configuration, PruneReport, VerificationReport
-from onnx_tools.report_parts import changes, left_alone_reports, runtime_version, versions, warnings, weight_report
+from onnx_tools.report_parts import (
+    changes,
+    left_alone_reports,
+    runtime_version,
+    versions,
+    warnings,
+    weight_report,
+    weights_2_4,
+)
 from oxiprune_gpu import PruneCounts, ScoreStats
 
 
@@ -56,7 +64,7 @@ class Account:
             warnings=(*self.notes, *warnings(self.plan.planned, counts, self.equality)),
             pictures=self.album.pictures,
         )
-        report = with_verdict(report)
+        report = with_verdict(report, weights_2_4(self.plan.planned, counts))
         return replace(report, conditions=outcomes_of(self.conditions, report))
 
     def check(

@@ -60,18 +60,24 @@ def payoff(weights: Sequence[InspectedWeight], files: Sequence[FileReport] = ())
     return tuple(replace(report, verdict=measured) if report.way == _DOWNLOAD else report for report in reports)
 
 
-def short_verdict(weights: Sequence[WeightReport], files: Sequence[FileReport] = ()) -> str:
-    """What pruning gains where zeros are stored and multiplied like other values, and as a compressed download."""
+def short_verdict(
+    weights: Sequence[WeightReport], files: Sequence[FileReport] = (), sparse: Sequence[InspectedWeight] = ()
+) -> str:
+    """What pruning gains where zeros are stored and multiplied like other values, and as a compressed download.
+
+    `sparse`: the weights that were pruned 2:4; then also what they gain in TensorRT.
+    """
     before, after = sum_known(file.bytes_before for file in files), sum_known(file.bytes_after for file in files)
     size = "not smaller"
     if before and after is not None and after < before * _COMPRESSES:
         size = f"{_percent(after, before)} of the size"
-    return f"onnxruntime: not faster, {size}; compressed download: {_download(weights, files)}"
+    tensorrt = f"TensorRT, of what is 2:4: {_judged(_TENSORRT, sparse).verdict}; " if sparse else ""
+    return f"onnxruntime: not faster, {size}; {tensorrt}compressed download: {_download(weights, files)}"
 
 
-def with_verdict(report: PruneReport) -> PruneReport:
-    """The report with its verdict."""
-    return replace(report, payoff=short_verdict(report.weights, report.files))
+def with_verdict(report: PruneReport, sparse: Sequence[InspectedWeight] = ()) -> PruneReport:
+    """The report with its verdict; `sparse` as in `short_verdict`."""
+    return replace(report, payoff=short_verdict(report.weights, report.files, sparse))
 
 
 def _download(weights: Sequence[WeightReport], files: Sequence[FileReport]) -> str:
@@ -210,6 +216,21 @@ def _percent(part: float, total: float) -> str:
 
 _DOWNLOAD = "compressed download"
 
+_TENSORRT = Way(
+    "TensorRT with --sparsity=enable (NVIDIA GPUs, Ampere or newer)",
+    _tensorrt,
+    "sparse tensor cores can be used",
+    "Of every four input channels, for each output channel and kernel place, two are zero; the number of input "
+    "channels is a multiple of 4; float16 or int8. TensorRT times sparse kernels against dense ones: they win from "
+    "about 256 input channels (a 3x3 kernel counts ninefold) and 256 output channels on.",
+    (
+        "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/io-formats-sparsity.html",
+        "https://github.com/NVIDIA/TensorRT/issues/3849",
+        "https://github.com/NVIDIA/TensorRT/issues/4065",
+    ),
+    ("float32", "those in float32 only once the engine is built with float16 or int8"),
+)
+
 WAYS = (
     Way(
         "onnxruntime (CPU, CUDA)",
@@ -221,20 +242,7 @@ WAYS = (
             "https://github.com/microsoft/onnxruntime/issues/5578",
         ),
     ),
-    Way(
-        "TensorRT with --sparsity=enable (NVIDIA GPUs, Ampere or newer)",
-        _tensorrt,
-        "sparse tensor cores can be used",
-        "Of every four input channels, for each output channel and kernel place, two are zero; the number of input "
-        "channels is a multiple of 4; float16 or int8. TensorRT times sparse kernels against dense ones: they win from "
-        "about 256 input channels (a 3x3 kernel counts ninefold) and 256 output channels on.",
-        (
-            "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/io-formats-sparsity.html",
-            "https://github.com/NVIDIA/TensorRT/issues/3849",
-            "https://github.com/NVIDIA/TensorRT/issues/4065",
-        ),
-        ("float32", "those in float32 only once the engine is built with float16 or int8"),
-    ),
+    _TENSORRT,
     Way(
         "OpenVINO with sparse_weights_decompression_rate (Intel CPUs with AMX)",
         _openvino,

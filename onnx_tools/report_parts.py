@@ -14,9 +14,18 @@ import onnx
 from onnx_tools.mask_file import Masks
 from onnx_tools.plan import Gradients, PlannedWeight
 from onnx_tools.policy import Policy, Rule
-from onnx_tools.report import Configuration, LeftAloneReport, RuleReport, Versions, WeightReport, fraction
+from onnx_tools.report import (
+    Configuration,
+    InspectedWeight,
+    LeftAloneReport,
+    RuleReport,
+    Versions,
+    WeightReport,
+    fraction,
+)
 from onnx_tools.weight_selection import Selection
-from onnx_tools.weights import LeftAlone
+from onnx_tools.weights import LeftAlone, Weight
+from onnx_tools.zero_patterns import axis_view
 from oxiprune_gpu import PruneCounts, ScoreStats, __version__
 
 
@@ -136,6 +145,34 @@ def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | 
         dense_remainder=item.dense_remainder,
         backend=counts.backend,
         scores=stats,
+    )
+
+
+def weights_2_4(planned: Sequence[PlannedWeight], counts: Sequence[PruneCounts]) -> tuple[InspectedWeight, ...]:
+    """The weights of granularity 2:4 as they would be inspected, as far as that follows from how they are pruned."""
+    pairs = zip(planned, counts, strict=True)
+    return tuple(_weight_2_4(item.weight, count) for item, count in pairs if item.granularity.text == "2:4")
+
+
+def _weight_2_4(weight: Weight, count: PruneCounts) -> InspectedWeight:
+    assert weight.columns is not None  # or it has no such groups
+    length = axis_view(weight.columns).size
+    groups = weight.elements // length * (length // 4)
+    return InspectedWeight(
+        name=weight.name,
+        op_types=weight.op_types,
+        consumers=weight.consumers,
+        shape=weight.shape,
+        dtype=weight.dtype_name,
+        parameters=weight.elements,
+        bytes=weight.bytes,
+        zeros=count.total - count.nonzero_after,
+        rows=weight.rows.units if weight.rows else None,
+        columns=weight.columns.units,
+        groups_2_4=groups,
+        satisfying_2_4=groups,
+        depthwise=weight.depthwise,
+        reduction=length,
     )
 
 

@@ -34,6 +34,7 @@ from onnx_tools.report_parts import (
     versions,
     warnings,
     weight_report,
+    weights_2_4,
 )
 from onnx_tools.shared_bytes import overlaps
 from onnx_tools.values import encode
@@ -213,7 +214,7 @@ def prune_model(
         files=(),
         warnings=(*unused_masks(how, plan), *warnings(plan.planned, counts)),
     )
-    return with_verdict(report)
+    return with_verdict(report, weights_2_4(plan.planned, counts))
 
 
 @dataclass(frozen=True)

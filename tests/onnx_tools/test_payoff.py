@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import jsonschema
+import numpy as np
+import onnx.parser
 import pytest
+from onnx import numpy_helper
 
-from onnx_tools import Selection, inspect_file, prune_file
+from onnx_tools import Selection, inspect_file, prune_file, prune_model
 from onnx_tools.payoff import WAYS, payoff, short_verdict
 from onnx_tools.renderers import html_renderer, json_renderer, markdown_renderer
 from onnx_tools.report import FileReport, InspectedWeight, WeightReport
@@ -179,6 +182,31 @@ def test_a_model_in_every_format(small_file):
 def test_the_option(small_file):
     assert "Will it pay?" in run("inspect", small_file, "--payoff").stdout
     assert "Will it pay?" not in run("inspect", small_file).stdout
+
+
+CONVS = """<ir_version: 8, opset_import: ["": 17]>
+g (float[1, 64, 9, 9] x) => (float[n, c, h, w] y) {
+    a = Conv <group = 2> (x, grouped) b = Conv (a, large) y = Conv (b, small)
+}"""
+
+
+@pytest.mark.parametrize(("granularity", "said"), [("2:4", True), ("row", False)])
+def test_prune_2_4_says_what_tensorrt_gains(granularity, said, tmp_path):
+    model = onnx.parser.parse_model(CONVS)
+    for name, shape in {"grouped": (64, 32, 1, 1), "large": (256, 64, 3, 3), "small": (8, 256, 1, 1)}.items():
+        values = np.random.default_rng(0).standard_normal(shape, np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    config = PruningConfig(None if said else 0.5, "l1", granularity)
+    report = prune_model(model, config=config, selection=Selection(min_elements=0))
+    wanted = (
+        "; TensorRT, of what is 2:4: sparse tensor cores can be used: 1 of 3 weights, 97 % of their parameters; "
+        "those in float32 only once the engine is built with float16 or int8; "
+    )
+    onnx.save(model, tmp_path / "pruned.onnx")
+    (inspected,) = (way for way in inspect_file(tmp_path / "pruned.onnx", payoff=True).payoff if "TensorRT" in way.way)
+    assert (inspected.verdict in wanted) is said
+    assert (wanted in report.payoff) is said
+    assert ("TensorRT" in report.payoff) is said
 
 
 def test_prune_says_it_in_every_format(small_file, tmp_path):
