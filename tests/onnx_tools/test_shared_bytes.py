@@ -19,7 +19,7 @@ def lying(monkeypatch):
 
     def lie(places):
         pieces = [_Piece(*place, (("initializer", i),), str(i)) for i, place in enumerate(places)]
-        monkeypatch.setattr(shared_bytes, "_pieces", lambda model: {"file": pieces})
+        monkeypatch.setattr(shared_bytes, "external_pieces", lambda model: {"file": pieces})
         return {piece.path: piece for piece in pieces}
 
     return lie
