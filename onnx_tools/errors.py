@@ -13,6 +13,7 @@
         ├── InvalidMasks         no file of masks, or masks that do not fit the model
         ├── InvalidPolicy        a policy with an unknown key, a wrong value, or a file that can't be read
         ├── TiedAxes             nodes that share a weight want N:M groups along different axes
+        ├── InvalidInputShape    a shape given for an input that the model does not have, or can't have
         ├── NothingSelected      no weight to prune; nothing was written
         ├── VerificationFailed   a check of the result failed; nothing was written
         ├── AlreadyEncoded       weights are encoded already; decode them first
@@ -74,6 +75,10 @@ class TiedAxes(OnnxToolsError):
             f"weight '{name}' is shared by {readers}, which sum over different axes: no {granularity} groups serve "
             "all of them; leave it out with --exclude, or give it another granularity in a policy"
         )
+
+
+class InvalidInputShape(OnnxToolsError, ValueError):
+    """A shape was given for an input that the model does not have, or can't have."""
 
 
 class NothingSelected(OnnxToolsError):

@@ -31,7 +31,7 @@ ORDER = {
         cli
         commands encoding_commands usage doctor
         onnx_tools
-        inspection masking comparison terminal preflight encodings
+        inspection masking comparison terminal preflight encodings compaction
         rewrite verify renderers value_comparison
         account
         report_parts payoff conditions

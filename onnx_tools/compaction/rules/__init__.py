@@ -1,0 +1,23 @@
+"""How channels pass each operator: a small function an operator, or a row that names one.
+
+`RULES` is the table; rows are added in the file of their kind. An operator without a row holds what reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnx_tools.compaction.rules import elementwise, movement, normalisation, products, reduction
+from onnx_tools.compaction.trace import Trace
+from onnx_tools.graph_parts import Node
+
+Rule = Callable[[Trace, Node], None]
+
+RULES: dict[tuple[str, str], Rule] = {
+    **elementwise.RULES,
+    **movement.RULES,
+    **normalisation.RULES,
+    **products.RULES,
+    **reduction.RULES,
+}
+"""By (domain, op type)."""

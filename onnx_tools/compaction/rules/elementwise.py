@@ -1,0 +1,61 @@
+"""Operators that work on each element: channels pass, those of several operands are tied as they are broadcast."""
+
+from __future__ import annotations
+
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.rules.meeting import Operand, letters_of, meet
+from onnx_tools.compaction.trace import Trace, said
+from onnx_tools.graph_parts import Node
+from onnx_tools.operators import CONTRIB
+
+
+def passing(trace: Trace, node: Node) -> None:
+    """Output 0 has the channels of input 0; further inputs are numbers for all of it."""
+    trace.give(node, trace.of(node.inputs[0]))
+
+
+def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None:
+    """All inputs are broadcast against each other. `roles`: of stored inputs, DESCRIBES for those beyond."""
+    given = [index for index, value in enumerate(node.inputs) if value is not None]
+    dims = [trace.dims(node.inputs[index]) for index in given]
+    if not any(trace.of(node.inputs[index]) for index in given):
+        return
+    if any(each is None for each in dims):
+        trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
+        return
+    rank = max(len(each) for each in dims if each is not None)
+    operands = [
+        Operand(index, letters_of(each or (), rank), roles[index] if index < len(roles) else Role.DESCRIBES)
+        for index, each in zip(given, dims, strict=True)
+    ]
+    trace.give(node, meet(trace, node, operands, rank, makes=False))
+
+
+def adding(trace: Trace, node: Node) -> None:
+    """Stored operands of Add and Sub shift channels."""
+    broadcasting(trace, node, (Role.SHIFTS,) * len(node.inputs))
+
+
+def multiplying(trace: Trace, node: Node) -> None:
+    """Stored operands of Mul scale channels."""
+    broadcasting(trace, node, (Role.SCALES,) * len(node.inputs))
+
+
+_OF_ONE = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor "
+    "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
+    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
+)
+_OF_SEVERAL = (
+    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
+    "Or PRelu Pow Where Xor"
+)
+
+RULES = {
+    **{("", name): passing for name in _OF_ONE.split()},
+    **{("", name): broadcasting for name in _OF_SEVERAL.split()},
+    **{("", name): adding for name in ("Add", "Sub", "Sum")},
+    ("", "Mul"): multiplying,
+    (CONTRIB, "Gelu"): passing,
+    (CONTRIB, "QuickGelu"): passing,
+}

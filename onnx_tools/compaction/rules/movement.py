@@ -1,0 +1,117 @@
+"""Operators that move elements: Transpose, Reshape and their like, Concat, Split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_tools.compaction.adjustments import Follows, Parts
+from onnx_tools.compaction.channels import Ids
+from onnx_tools.compaction.factors import Factor, Traced, factor_on, joined, moved, narrowed, reshaped
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.trace import Trace, said
+from onnx_tools.graph_parts import Node
+
+
+def transpose(trace: Trace, node: Node) -> None:
+    """Axes change places."""
+    traced = trace.of(node.inputs[0])
+    dims = trace.dims(node.inputs[0])
+    if traced and dims is not None:
+        order = node.ints_attribute("perm") or tuple(reversed(range(len(dims))))
+        trace.give(node, moved(traced, {old: new for new, old in enumerate(order)}))
+    elif traced:
+        trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
+
+
+def reshape(trace: Trace, node: Node) -> None:
+    """Reshape, Flatten, Squeeze, Unsqueeze: the elements keep their order."""
+    traced = trace.of(node.inputs[0])
+    before, after = trace.dims(node.inputs[0]), trace.dims(node.outputs[0])
+    if not traced:
+        return
+    if before is None or after is None:
+        trace.bar(node, f"{said(node)} has an input or output of unknown shape; --input-shape may tell it")
+        return
+    reason = f"{said(node)} mixes it with axes that can't be followed"
+    found = reshaped(trace.channels, traced, before, after, reason)
+    output = node.outputs[0]
+    if node.op_type == "Reshape" and found and output is not None:
+        trace.adjustments.append(Follows(node, 1, output))
+    trace.give(node, found)
+
+
+def concatenation(trace: Trace, node: Node) -> None:
+    """Concat: channels along its axis stand one behind the other, those along others are tied."""
+    dims = [trace.dims(value) for value in node.inputs]
+    known = next((each for each in dims if each is not None), None)
+    if not any(trace.of(value) for value in node.inputs):
+        return
+    if known is None:
+        trace.bar(node, f"{said(node)} has inputs of unknown shape; --input-shape may tell it")
+        return
+    axis = node.int_attribute("axis", 1) % len(known)
+    reason = f"{said(node)} puts it beside what stays as it is"
+    parts: list[Ids] = []
+    result: Traced = ()
+    for value in node.inputs:
+        for factor in trace.of(value) if value is not None and not value.constant else ():
+            if axis not in factor.axes:
+                result = joined(trace.channels, result, factor)
+    for index, value in enumerate(node.inputs):
+        traced = () if value is None or value.constant else trace.of(value)
+        own = factor_on(traced, axis)
+        size = (dims[index] or known)[axis]
+        if own is not None and len(own.axes) > 1:
+            (own,) = narrowed(trace.channels, (own,), set(own.axes) - {axis}, reason)
+        if own is None and not isinstance(size, int):
+            parts = []
+            trace.fix((f for v in node.inputs for f in trace.of(v) if axis in f.axes), reason)
+            break
+        parts.append(own.ids if own is not None else trace.channels.staying(int(size or 0), reason))
+        _match(trace, node, index, result)
+    if parts and any(factor_on(trace.of(value), axis) for value in node.inputs):
+        result = (*result, Factor((axis,), np.concatenate(parts)))
+    trace.give(node, result)
+
+
+def _match(trace: Trace, node: Node, index: int, result: Traced) -> None:
+    """An input of Concat has the channels of the result along all axes but that of the Concat."""
+    for factor in result:
+        trace.meet(node, index, factor, Role.DESCRIBES)
+
+
+def split(trace: Trace, node: Node) -> None:
+    """Split: each output has a part of the channels along its axis, all channels along others."""
+    traced = trace.of(node.inputs[0])
+    dims = trace.dims(node.inputs[0])
+    sizes = [trace.dims(value) for value in node.outputs]
+    if not traced:
+        return
+    axis = node.int_attribute("axis", 0) % len(dims) if dims else 0
+    if dims is None or any(each is None or not isinstance(each[axis], int) for each in sizes):
+        trace.bar(node, f"{said(node)} has parts of unknown size; --input-shape may tell them")
+        return
+    own = factor_on(traced, axis)
+    if own is not None:
+        trace.adjustments.append(Parts(node, axis))
+    start = 0
+    for index, each in enumerate(sizes):
+        stop = start + int((each or ())[axis] or 0)
+        cut = tuple(_part(factor, axis, start, stop) for factor in traced)
+        trace.give(node, cut, index)
+        start = stop
+
+
+def _part(factor: Factor, axis: int, start: int, stop: int) -> Factor:
+    if axis not in factor.axes:
+        return factor
+    at = factor.axes.index(axis)
+    return Factor(factor.axes, factor.ids[(slice(None),) * at + (slice(start, stop),)])
+
+
+RULES = {
+    ("", "Transpose"): transpose,
+    **{("", name): reshape for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
+    ("", "Concat"): concatenation,
+    ("", "Split"): split,
+}

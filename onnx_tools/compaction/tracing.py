@@ -1,0 +1,189 @@
+"""From a model to its groups of channels: every node visited once, in the order in which they compute."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_tools.compaction.adjustments import Adjustment
+from onnx_tools.compaction.channels import Groups
+from onnx_tools.compaction.factors import Factor, Traced, align
+from onnx_tools.compaction.pulls import pull
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.rules import RULES
+from onnx_tools.compaction.shapes import InputShapes, Shapes, with_shapes
+from onnx_tools.compaction.trace import Meeting, Trace, said
+from onnx_tools.graph_index import GraphIndex
+from onnx_tools.graph_parts import SPARSE, Node, StoredTensor, Value
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A stored tensor that loses entries along the axes of `factor` when channels leave; what it does for them."""
+
+    tensor: StoredTensor
+    factor: Factor
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMap:
+    """The channels of a model. `members`: one for each reader of a stored tensor and each factor it has there."""
+
+    index: GraphIndex
+    shapes: Shapes
+    groups: Groups
+    members: tuple[Member, ...]
+    adjustments: tuple[Adjustment, ...]
+    meetings: tuple[Meeting, ...]
+    traced: Mapping[int, Traced]
+
+    def of(self, value: Value | None) -> Traced:
+        """The factors of a value; of a stored one those of all its readers together."""
+        return () if value is None else self.traced.get(id(value), ())
+
+    def without(self, gone: NDArray[np.int64]) -> Remaining:
+        """What remains when the groups `gone` leave."""
+        leaves = np.zeros(len(self.groups.of) + 1, bool)
+        leaves[gone] = True
+        return Remaining(self, leaves[self.groups.of])
+
+
+@dataclass(frozen=True, eq=False)
+class Remaining:
+    """What remains of each value. `gone`: whether a channel leaves."""
+
+    map: ChannelMap
+    gone: Mask
+
+    def masks(self, traced: Traced) -> dict[int, Mask]:
+        """For each axis that loses entries: which of them stay."""
+        found = {}
+        for factor in traced:
+            stays = ~self.gone[factor.ids]
+            for at, axis in enumerate(factor.axes):
+                along: Mask = np.asarray(stays.any(axis=tuple(other for other in range(stays.ndim) if other != at)))
+                if not along.all():
+                    found[axis] = along
+        return found
+
+    def sizes(self, value: Value) -> dict[int, int]:
+        """For each axis that loses entries: how many stay."""
+        return {axis: int(mask.sum()) for axis, mask in self.masks(self.map.of(value)).items()}
+
+
+def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None) -> ChannelMap:
+    """Find the channels of a model, or of its skeleton, and which of them go together.
+
+    `input_shapes`: sizes that the model leaves open, by the name of the input. Raises `InvalidInputShape`.
+    """
+    index = GraphIndex(with_shapes(model, input_shapes or {}))
+    shapes = Shapes(index)
+    trace = Trace(shapes)
+    ordered = _in_order(index)
+    reached = {id(node) for node in ordered}
+    for node in ordered:
+        if not node.constant:
+            _visit(trace, node)
+    for node in index.nodes:
+        if id(node) not in reached:
+            trace.bar(node, f"{said(node)} lies on a cycle, or behind one")
+    for node in reversed(ordered):
+        if node.constant and node.outputs:
+            pull(trace, node)
+    _hold_the_shared(trace, index)
+    members = tuple(_members(trace, index))
+    return ChannelMap(
+        index,
+        shapes,
+        _resolve(trace),
+        members,
+        tuple(trace.adjustments),
+        tuple(trace.meetings),
+        trace.all_traced(),
+    )
+
+
+def _visit(trace: Trace, node: Node) -> None:
+    in_function = node.path[0][0] == "functions"
+    rule = None if node.local or in_function or node.ambiguous else RULES.get((node.domain, node.op_type))
+    if rule is not None and node.inputs:
+        rule(trace, node)
+    elif in_function:
+        trace.bar(node, f"{said(node)} lies in a local function; onnx.inliner can spell it out")
+    else:
+        domain = f" of {node.domain}" if node.domain else ""
+        trace.bar(node, f"{said(node)}: no rule says how channels pass {node.op_type}{domain}")
+
+
+def _in_order(index: GraphIndex) -> list[Node]:
+    """The nodes in an order in which each follows those that it reads from; without those on cycles and behind."""
+    waiting: dict[int, int] = {}
+    for node in index.nodes:
+        waiting[id(node)] = sum(value is not None and value.producer is not None for value in node.inputs)
+    ready = deque(node for node in index.nodes if not waiting[id(node)])
+    ordered = []
+    while ready:
+        node = ready.popleft()
+        ordered.append(node)
+        for output in node.outputs:
+            for reader, _ in output.readers if output is not None and output.producer is node else ():
+                waiting[id(reader)] -= 1
+                if not waiting[id(reader)]:
+                    ready.append(reader)
+    return ordered
+
+
+def _hold_the_shared(trace: Trace, index: GraphIndex) -> None:
+    """A constant is cut along an axis only if all its readers know of that."""
+    tensors = [value for tensor in index.tensors for value in tensor.values]
+    computed = [output for node in index.nodes if node.constant for output in node.outputs if output is not None]
+    for value in {id(value): value for value in (*tensors, *computed)}.values():
+        if not trace.of(value):
+            continue
+        claimed: dict[tuple[int, int], set[int]] = {(id(node), i): set() for node, i in value.readers}
+        for claim in trace.claims_on(value):
+            claimed[id(claim.node), claim.index].update(claim.factor.axes)
+        names = {(id(node), i): said(node) for node, i in value.readers}
+        for reader, axes in claimed.items():
+            missing = (factor for factor in trace.of(value) if not axes.issuperset(factor.axes))
+            trace.fix(missing, f"{names[reader]} reads '{value.name}' too, and needs it whole")
+        if held := _why_whole(value):
+            trace.fix(trace.of(value), f"'{value.name}' {held}")
+
+
+def _why_whole(value: Value) -> str:
+    """Why a constant can't be cut at all; "" if it can."""
+    if value.output_of or value.handed_to:
+        return "is an output too" if value.output_of else "is handed to another graph"
+    if value.duplicated:
+        return "is defined twice"
+    place = "" if value.tensor is None else value.tensor.place
+    if place == SPARSE:
+        return "is stored sparse"
+    if value.tensor is not None and (value.tensor.copies or value.tensor.path[0][0] != "graph"):
+        return "lies in a local function; onnx.inliner can spell it out"
+    return ""
+
+
+def _members(trace: Trace, index: GraphIndex) -> Iterator[Member]:
+    for tensor in index.tensors:
+        for value in tensor.values:
+            for claim in trace.claims_on(value):
+                yield Member(tensor, claim.factor, claim.role)
+
+
+def _resolve(trace: Trace) -> Groups:
+    """Resolve all ties, until what leaves leaves rectangles."""
+    factors: dict[int, Factor] = {id(f): f for traced in trace.all_traced().values() for f in traced if len(f.axes) > 1}
+    while True:
+        groups = trace.channels.resolve()
+        if not sum(align(trace.channels, factor, groups.of) for factor in factors.values()):
+            return groups
