@@ -106,7 +106,9 @@ class Trace:
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
             return
         known = {axis for each in self.of(value) for axis in each.axes}
-        if set(factor.axes) <= known:
+        if role is Role.READS:
+            self.channels.fix(factor.ids, f"{said(node)} reads it with '{value.name}', which is computed")
+        elif set(factor.axes) <= known:
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
         else:
             self.channels.fix(factor.ids, f"{said(node)} takes '{value.name}' with it, which stays as it is")
