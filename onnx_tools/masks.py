@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 
 from onnx_tools.errors import InvalidMasks, NothingSelected
 from onnx_tools.mask_file import Entry, Mask, Masks, below_one
-from onnx_tools.model_file import ModelFile
+from onnx_tools.model_file import DTYPES, ModelFile
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.policy import Policy
 from onnx_tools.shared_bytes import Overlap
+from onnx_tools.slice_masks import SliceMask, SliceMasks
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import LeftAlone, Weight, find_weights
@@ -26,17 +28,18 @@ from oxiprune_gpu import BlockSource, InvalidOption, PruneCounts, PruningConfig,
 _SLAB = 1 << 20
 """Elements worked on at a time."""
 _MOST_SHOWN = 3
+_FLOATS: dict[str, np.dtype[Any]] = {str(dtype): dtype for dtype in DTYPES.values()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskedWeight(PlannedWeight):
-    """A weight that is pruned by its mask, whatever its `config`."""
+    """A weight that is pruned by its mask, whatever its `config`. `mask`: gives it, in the weight's shape."""
 
-    masks: Masks = field(default_factory=partial(Masks.of, {}))
+    mask: Callable[[], Mask]
 
     def prune(self, source: BlockSource) -> PruneCounts:
         """Set to zero what the mask does not keep; kept elements keep their bits. `source`: the weight."""
-        kept = self.masks[self.weight.name].reshape(-1)
+        kept = self.mask().reshape(-1)
         scratch = np.empty(min(len(kept), _SLAB), source.dtype)
         before = after = 0
         for start in range(0, len(kept), _SLAB):
@@ -73,8 +76,26 @@ def masks_of(path: str | os.PathLike[str], names: Collection[str] | None = None)
     return Masks(entries, weights.keys() - entries.keys(), model.path.name)
 
 
-def plan_for(model: onnx.ModelProto, how: Policy | Masks, selection: Selection, gradients: Gradients | None) -> Plan:
+@dataclass(frozen=True)
+class Channel(Unstructured):
+    """Whole channels of several weights; which, is said by masks."""
+
+    name: ClassVar[str] = "channel"
+
+
+How = Policy | Masks | SliceMasks
+"""What says how a model is pruned."""
+
+
+def how_of(config: PruningConfig | How) -> How:
+    """What says how a model is pruned."""
+    return Policy.of(config) if isinstance(config, PruningConfig) else config
+
+
+def plan_for(model: onnx.ModelProto, how: How, selection: Selection, gradients: Gradients | None) -> Plan:
     """What is done with each weight of a model, by a policy or by masks; masks leave nothing for `gradients` to say."""
+    if isinstance(how, SliceMasks):
+        return _plan_slices(model, how)
     if not isinstance(how, Masks):
         return make_plan(model, how, selection, gradients)
     if gradients is not None:
@@ -82,23 +103,20 @@ def plan_for(model: onnx.ModelProto, how: Policy | Masks, selection: Selection, 
     return _plan_masks(model, how, selection)
 
 
-def refuse_conflicts(how: Policy | Masks, plan: Plan, shared: Mapping[Path, Overlap]) -> None:
+def refuse_conflicts(plan: Plan, shared: Mapping[Path, Overlap]) -> None:
     """Raise `InvalidMasks` if weights that lie on the same bytes have different masks; `shared`: see `overlaps`."""
-    if not isinstance(how, Masks):
-        return
-    for item in plan.planned:
+    masked = {item.weight.name: item for item in plan.planned if isinstance(item, MaskedWeight)}
+    for name, item in masked.items():
         overlap = shared.get(item.weight.path)
-        if overlap is None or not overlap.pruned:
+        if overlap is None or not overlap.pruned or overlap.name not in masked:
             continue
-        name = item.weight.name
-        if not np.array_equal(how[name].reshape(-1), how[overlap.name].reshape(-1)):
+        if not np.array_equal(item.mask().reshape(-1), masked[overlap.name].mask().reshape(-1)):
             raise InvalidMasks(
-                f"{how.label}: the masks of '{name}' and '{overlap.name}' differ, and both lie on the same bytes: give "
-                "them one mask"
+                f"the masks of '{name}' and '{overlap.name}' differ, and both lie on the same bytes: give them one mask"
             )
 
 
-def unused_masks(how: Policy | Masks, plan: Plan) -> tuple[str, ...]:
+def unused_masks(how: How, plan: Plan) -> tuple[str, ...]:
     """A warning that names masks for which the model has no weight.
 
     No error: since every weight of the model has a mask or is known to be dense, those weights are gone.
@@ -157,7 +175,48 @@ def _check(masked: Sequence[Weight], dense: Sequence[Weight], masks: Masks) -> N
 
 def _planned(weight: Weight, masks: Masks) -> PlannedWeight:
     sparsity = below_one(weight.elements - masks.kept(weight.name), weight.elements)
-    return MaskedWeight(weight, weight.shape, PruningConfig(sparsity, min_nonzero=0), Unstructured(), masks=masks)
+    config, mask = PruningConfig(sparsity, min_nonzero=0), partial(masks.__getitem__, weight.name)
+    return MaskedWeight(weight, weight.shape, config, Unstructured(), mask=mask)
+
+
+def _plan_slices(model: onnx.ModelProto, how: SliceMasks) -> Plan:
+    """Every stored tensor that loses slices, weights or not: biases and normalisations fall with their channels.
+
+    Raises NothingSelected if none does.
+    """
+    found = find_weights(model)
+    others = {item.path: item for item in found.left_alone if item.dtype_name in _FLOATS}
+    weights = {weight.path: weight for weight in found.weights}
+    weights |= {path: _as_weight(item, how.masks[path]) for path, item in others.items() if path in how.masks}
+    planned = tuple(_sliced(weights[path], mask, how) for path, mask in how.masks.items() if path in weights)
+    if not planned:
+        reasons = "; ".join(dict.fromkeys(how.reasons.values())) or "no channel of the model may leave"
+        raise NothingSelected(f"no channel was selected, nothing was written: {reasons}")
+    left_alone = (
+        *(
+            _left_alone(weight, how.reasons.get(path, "no layer's channels lie along its axes"))
+            for path, weight in weights.items()
+            if path not in how.masks
+        ),
+        *(item for item in found.left_alone if item.path not in weights),
+    )
+    return Plan(planned, left_alone, sum(weight.elements for weight in weights.values()))
+
+
+def _as_weight(item: LeftAlone, mask: SliceMask) -> Weight:
+    """A stored tensor that is no weight by itself."""
+    dtype = _FLOATS[item.dtype_name]
+    what = (item.name, item.path, item.shape, dtype, item.elements, mask.op_types, mask.consumers)
+    return Weight(*what, rows=None, columns=None, rows_missing=item.reason, columns_missing=item.reason)
+
+
+def _sliced(weight: Weight, mask: SliceMask, how: SliceMasks) -> PlannedWeight:
+    kept = math.prod(
+        int(np.count_nonzero(mask.kept[axis])) if axis in mask.kept else size for axis, size in enumerate(weight.shape)
+    )
+    sparsity = below_one(weight.elements - kept, weight.elements)
+    config = PruningConfig(sparsity, how.configuration.metric.partition(":")[0], min_nonzero=0)
+    return MaskedWeight(weight, weight.shape, config, Channel(), mask=partial(mask.elements, weight.shape))
 
 
 def _left_alone(weight: Weight, reason: str) -> LeftAlone:

@@ -60,11 +60,21 @@ class RuleReport:
 
 
 @dataclass(frozen=True)
+class ChannelChoice:
+    """How channels were chosen, see `onnx_tools.ChannelConfig`."""
+
+    group_score: str
+    min_channels: int
+    round_to: int
+
+
+@dataclass(frozen=True)
 class Configuration:
     """What was asked for, defaults included, as far as it decides the values: not the backend.
 
     `sparsity`: None where rules and granularities alone say it. `metric`: like "random:7", "taylor:gradients";
-    `granularity`: "row". `allocation`, `floor`, `ceiling`, `target`, `rules`: see `onnx_tools.Policy`.
+    `granularity`: "row". `allocation`, `floor`, `ceiling`, `target`, `rules`: see `onnx_tools.Policy`. `channels`: None
+    for other granularities.
     """
 
     sparsity: float | None
@@ -82,6 +92,7 @@ class Configuration:
     ceiling: float = 1.0
     target: str = "weights"
     rules: tuple[RuleReport, ...] = ()
+    channels: ChannelChoice | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnx_tools.mask_file import Masks
+from onnx_tools.masks import How
 from onnx_tools.plan import Gradients, PlannedWeight
 from onnx_tools.policy import Policy, Rule
 from onnx_tools.report import (
@@ -23,6 +24,7 @@ from onnx_tools.report import (
     WeightReport,
     fraction,
 )
+from onnx_tools.slice_masks import SliceMasks
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weights import LeftAlone, Weight
 from onnx_tools.zero_patterns import axis_view
@@ -93,8 +95,10 @@ def equality_text(data: Sequence[object]) -> str:
     return f"; the output equals the input but for the {names}"
 
 
-def configuration(how: Policy | Masks, selection: Selection, gradients: Gradients | None) -> Configuration:
+def configuration(how: How, selection: Selection, gradients: Gradients | None) -> Configuration:
     """What was asked for."""
+    if isinstance(how, SliceMasks):
+        return how.configuration
     metric = "" if gradients is None else "taylor:gradients"
     policy = Policy(sparsity=how.sparsity, min_nonzero=0) if isinstance(how, Masks) else how
     if isinstance(how, Masks):
@@ -176,9 +180,7 @@ def _weight_2_4(weight: Weight, count: PruneCounts) -> InspectedWeight:
     )
 
 
-def metadata_text(
-    how: Policy | Masks, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]
-) -> str:
+def metadata_text(how: How, selection: Selection, gradients: Gradients | None, counts: list[PruneCounts]) -> str:
     """One compact line about the pruning: no time, path or hash, so equal input and arguments give equal bytes."""
     entry = {
         "version": __version__,

@@ -16,8 +16,7 @@ from onnx_tools.conditions import Condition
 from onnx_tools.dealing import dealt
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of
-from onnx_tools.mask_file import Masks
-from onnx_tools.masks import MaskedWeight, plan_for, refuse_conflicts, unused_masks
+from onnx_tools.masks import How, MaskedWeight, how_of, plan_for, refuse_conflicts, unused_masks
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.payoff import with_verdict
@@ -87,7 +86,7 @@ def prune_file(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    config: PruningConfig | Policy | Masks,
+    config: PruningConfig | How,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
     force: bool = False,
@@ -109,7 +108,7 @@ def prune_file(
         output: the new file, its external data `OUTPUT.data`; None replaces the model itself.
         config: how much, by which metric, in which units: the same for all weights, or a `Policy`. `row` and `column`
             are output and input channels, N:M groups lie along the reduction axis. Or the `Masks` of another model,
-            see `apply_masks`.
+            see `apply_masks`; or whole slices, which `prune_channels` gives.
         selection: which weights; depthwise kernels and weights under 2,048 elements are left alone by default.
         gradients: gradient of the loss by weight name; the metric is then Taylor's |w * g|.
         force: overwrite an existing output.
@@ -134,11 +133,11 @@ def prune_file(
     """
     extras = extras or Extras()
     model = ModelFile.open(path)
-    how = config if isinstance(config, Masks) else Policy.of(config)
+    how = how_of(config)
     plan = plan_for(model.skeleton, how, selection, gradients)
     shared = overlaps(model, {item.weight.path for item in plan.planned})
     aliases = {path for path, overlap in shared.items() if overlap.pruned}
-    refuse_conflicts(how, plan, shared)
+    refuse_conflicts(plan, shared)
     plan = plan.without({path: overlap.reason for path, overlap in shared.items()}, aliases)
     backend = resolve_backend(backend, plan.bytes)
     album = Album([item.weight for item in plan.planned] if extras.pictures else ())
@@ -175,7 +174,7 @@ def prune_file(
 def prune_model(
     model: onnx.ModelProto,
     *,
-    config: PruningConfig | Policy | Masks,
+    config: PruningConfig | How,
     selection: Selection = _DEFAULT_SELECTION,
     gradients: Gradients | None = None,
     backend: str = "auto",
@@ -184,7 +183,7 @@ def prune_model(
 
     External data must have been loaded. Nothing is changed when an error is raised.
     """
-    how = config if isinstance(config, Masks) else Policy.of(config)
+    how = how_of(config)
     plan = plan_for(model, how, selection, gradients)
     backend = resolve_backend(backend, plan.bytes)
     tensors = [tensor_at(model, item.weight.path) for item in plan.planned]

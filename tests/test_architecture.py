@@ -36,6 +36,7 @@ ORDER = {
         account
         report_parts payoff conditions
         masks
+        slice_masks
         file_facts verification shared_bytes dealing
         plan
         policy_file unit_views

@@ -447,6 +447,7 @@ def test_metadata_says_what_was_done(tmp_path: pathlib.Path) -> None:
         "ceiling": 1.0,
         "target": "weights",
         "rules": [],
+        "channels": None,
         "weights": 1,
         "parameters": 1200,
         "zeros_before": 0,

@@ -1,0 +1,137 @@
+"""Which groups of channels leave: the lowest scores, as far as every layer keeps what it must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tools.compaction.channels import Ids
+from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.tracing import ChannelMap
+from oxiprune_gpu import InvalidOption
+
+Measure = Callable[[Ids], float]
+"""What a target counts, when these groups leave."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The groups of one family that may leave, lowest score first. `places`: how many have a lower score in the model.
+
+    `channels`: of the family, those that stay anyway too; `sizes`: how many of them each group takes along.
+    """
+
+    groups: Ids
+    places: NDArray[np.int64]
+    channels: int
+    sizes: NDArray[np.int64]
+
+    def most(self, config: ChannelConfig, groups: int) -> int:
+        """How many of the groups may leave; `groups`: of the family, those that stay anyway too."""
+        return max(min(len(self.groups), groups - config.min_channels, int(config.ceiling * groups)), 0)
+
+    def rounded(self, count: int, round_to: int) -> int:
+        """The highest number up to `count` with which a multiple of `round_to` channels stays; 0 if there is none."""
+        left = self.channels - np.concatenate([[0], np.cumsum(self.sizes)])
+        fits = np.flatnonzero(left[: count + 1] % round_to == 0)
+        return int(fits[-1]) if len(fits) else 0
+
+
+class Chooser:
+    """Chooses among the groups of a model by their scores."""
+
+    def __init__(
+        self, channels: ChannelMap, scores: NDArray[np.float64], config: ChannelConfig, may_leave: Ids
+    ) -> None:
+        self._config = config
+        self._layers, self._limits = _layers(channels, scores, config, may_leave)
+        self._count = sum(len(layer.groups) for layer in self._layers)
+
+    def choose(self, measure: Measure | None = None) -> Ids:
+        """The groups that leave, by the sparsity or by the target, which `measure` counts."""
+        target = self._config.target
+        if target is None or measure is None:
+            return self._of_sparsity(self._config.sparsity or 0.0)
+        steps: Sequence[float] = range(self._count + 1) if self._config.scope == "global" else self._fractions()
+        low, high = 0, len(steps) - 1
+        if measure(self._at(steps[high])) > target.amount:
+            raise InvalidOption(_unreachable(target.of, target.amount, measure(self._at(steps[high])), self._count))
+        while low < high:
+            middle = (low + high) // 2
+            if measure(self._at(steps[middle])) <= target.amount:
+                high = middle
+            else:
+                low = middle + 1
+        return self._at(steps[low])
+
+    def _fractions(self) -> list[float]:
+        """The sparsities at which a layer loses one more group."""
+        sizes = {limit for limit in self._limits if limit}
+        found = {0.0, *(count / size for size in sizes for count in range(1, size + 1))}
+        return sorted(found)
+
+    def _at(self, step: float) -> Ids:
+        return self._lowest(int(step)) if self._config.scope == "global" else self._of_each(step)
+
+    def _of_sparsity(self, sparsity: float) -> Ids:
+        return self._lowest(int(sparsity * self._count)) if self._config.scope == "global" else self._of_each(sparsity)
+
+    def _of_each(self, sparsity: float) -> Ids:
+        """The fraction `sparsity` of each layer; a product that is a whole number but for rounding counts as one."""
+        counts = [int(sparsity * len(layer.groups) + 1e-9) for layer in self._layers]
+        return self._taken(counts)
+
+    def _lowest(self, count: int) -> Ids:
+        """The `count` lowest scores of all layers."""
+        return self._taken([int(np.searchsorted(layer.places, count)) for layer in self._layers])
+
+    def _taken(self, counts: Sequence[int]) -> Ids:
+        taken = [
+            layer.groups[: layer.rounded(min(count, limit), self._config.round_to)]
+            for layer, count, limit in zip(self._layers, counts, self._limits, strict=True)
+        ]
+        found: Ids = np.sort(np.concatenate([np.empty(0, np.int64), *taken]))
+        return found
+
+
+def _layers(
+    channels: ChannelMap, scores: NDArray[np.float64], config: ChannelConfig, may_leave: Ids
+) -> tuple[list[Layer], list[int]]:
+    """The layers, and how many groups of each may leave."""
+    groups = channels.groups
+    order = may_leave[np.lexsort((may_leave, scores[may_leave]))]
+    sizes = _sizes(channels)
+    families = groups.families[order]
+    all_groups = np.unique(groups.of)
+    totals = np.bincount(groups.families[all_groups], minlength=int(groups.families.max(initial=0)) + 1)
+    entries = np.bincount(groups.families[all_groups], sizes[all_groups], len(totals)).astype(np.int64)
+    layers, limits = [], []
+    for family in np.unique(families[families > 0]):
+        places = np.flatnonzero(families == family)
+        layer = Layer(order[places], places, int(entries[family]), sizes[order[places]])
+        layers.append(layer)
+        limits.append(layer.most(config, int(totals[family])))
+    return layers, limits
+
+
+def _sizes(channels: ChannelMap) -> NDArray[np.int64]:
+    """How many output channels of a layer each group takes along, by its number."""
+    sizes = np.zeros(len(channels.groups.of), np.int64)
+    for member in channels.members:
+        if member.role is Role.MAKES:
+            found = channels.groups.of[member.factor.ids].reshape(-1)
+            numbers, counts = np.unique(found, return_counts=True)
+            np.maximum.at(sizes, numbers, counts)
+    return sizes
+
+
+def _unreachable(of: str, wanted: float, least: float, count: int) -> str:
+    shown = f"{least:,.0f}" if of == "bytes" else f"{least:.4g}"
+    return (
+        f"target {of} {wanted:,g} can't be reached: with all {count:,} groups of channels gone that may leave, {shown} "
+        "are left; `oxiprune compact --dry-run` says what holds the others"
+    )

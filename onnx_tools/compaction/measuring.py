@@ -1,0 +1,36 @@
+"""What a target counts: the parameters, multiplications or bytes that are left when channels leave."""
+
+from __future__ import annotations
+
+from onnx_tools.compaction.channels import Ids
+from onnx_tools.compaction.choosing import Measure
+from onnx_tools.compaction.config import Target
+from onnx_tools.compaction.cost import Cost, layer_costs, total_cost
+from onnx_tools.compaction.tracing import ChannelMap
+from onnx_tools.model_file import ModelFile
+from oxiprune_gpu import InvalidOption
+
+
+def measure_for(model: ModelFile, channels: ChannelMap, target: Target) -> Measure:
+    """What `target` counts: a fraction of the parameters or MACs of all layers, or bytes of the model's files.
+
+    Raises `InvalidOption` where it can't be counted.
+    """
+    layers = layer_costs(channels)
+    before = total_cost(layers)
+    files = sum(file.stat().st_size for file in (model.file, *model.data_files()))
+    if target.of == "macs" and not before.macs:
+        raise InvalidOption("target macs: the shapes of no layer are known; --input-shape may tell them")
+
+    def left(gone: Ids) -> float:
+        return _counted(target.of, before, total_cost(layers, channels.without(gone)), files)
+
+    return left
+
+
+def _counted(of: str, before: Cost, after: Cost, files: int) -> float:
+    if of == "params":
+        return after.parameters / max(before.parameters, 1)
+    if of == "macs":
+        return (after.macs or 0) / max(before.macs or 0, 1)
+    return files - before.bytes + after.bytes

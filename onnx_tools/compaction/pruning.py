@@ -1,0 +1,144 @@
+"""Pruning whole channels: the groups with the lowest scores become zero, in all that makes and reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onnx_tools.compaction.channels import Ids
+from onnx_tools.compaction.choosing import Chooser
+from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.measuring import measure_for
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.scoring import score_groups
+from onnx_tools.compaction.shapes import InputShapes
+from onnx_tools.compaction.tracing import ChannelMap, Mask, map_channels
+from onnx_tools.compaction.zeros import leaving_one
+from onnx_tools.graph_parts import StoredTensor
+from onnx_tools.model_file import ModelFile
+from onnx_tools.plan import Gradients
+from onnx_tools.report import PruneReport
+from onnx_tools.rewrite import prune_file
+from onnx_tools.slice_masks import SliceMask, SliceMasks
+from onnx_tools.weight_selection import Selection, check_matched, matches
+from onnx_tools.weights import Weight, find_weights
+from onnx_tools.wire import Path
+
+_EVERYTHING = Selection(min_elements=0, depthwise=True, embeddings=True, linear_models=True)
+_ZEROED = frozenset({Role.MAKES, Role.READS, Role.SHIFTS, Role.SCALES})
+
+
+def prune_channels(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    config: ChannelConfig,
+    selection: Selection = _EVERYTHING,
+    gradients: Gradients | None = None,
+    input_shapes: InputShapes | None = None,
+    **options: Any,
+) -> PruneReport:
+    """Set whole channels of an ONNX file to zero, so that `compact_file` can remove them.
+
+    Channels that must go together form a group: an output channel of a layer with its bias and normalisation, the
+    input channels of all layers that read it, the same channel of all branches of a residual sum. What leaves is
+    chosen among groups; a group becomes zero wherever it is made, shifted, scaled or read.
+
+    Args:
+        path: the model; external data is found beside it.
+        output: the new file; None replaces the model itself.
+        config: how many channels, and which.
+        selection: `include` and `exclude` name the weights whose output channels may leave; the rest of it is ignored.
+        gradients: of the loss, by the name of the weight; the score of an element is then |w * g|.
+        input_shapes: sizes that the model leaves open, by the name of the input.
+        options: `force`, `delete_old_data`, `dry_run`, `backend`, `verify`, `conditions`, `extras`, `progress`, as in
+            `prune_file`.
+
+    Raises:
+        NothingSelected: no channel may leave; says why.
+        InvalidOption: a target can't be reached; a gradient is missing.
+        InvalidInputShape, PatternMatchesNothing, PruningError: as `prune_file`.
+    """
+    model = ModelFile.open(path)
+    channels = map_channels(model.skeleton, input_shapes)
+    gone = choose_channels(model, channels, config, selection, gradients)
+    configuration = config.configuration(selection, gradients is not None)
+    masks = SliceMasks(slice_masks(channels, gone), configuration, _reasons(channels))
+    return prune_file(path, output, config=masks, **options)
+
+
+def choose_channels(
+    model: ModelFile,
+    channels: ChannelMap,
+    config: ChannelConfig,
+    selection: Selection = _EVERYTHING,
+    gradients: Gradients | None = None,
+) -> Ids:
+    """The groups that leave, ascending. Arguments and errors as in `prune_channels`."""
+    found = find_weights(model.skeleton).weights
+    check_matched((*selection.include, *selection.exclude), found)
+    may_leave = _may_leave(channels, {weight.path: weight for weight in found}, selection)
+    scores = score_groups(model, channels, config, gradients)
+    measure = None if config.target is None else measure_for(model, channels, config.target)
+    gone = Chooser(channels, scores, config, may_leave).choose(measure)
+    return leaving_one(channels, gone)
+
+
+def slice_masks(channels: ChannelMap, gone: Ids) -> dict[Path, SliceMask]:
+    """What becomes zero where the groups `gone` are made, shifted, scaled and read, by the path of the tensor.
+
+    All tensors are there that could lose channels, also those that lose none.
+    """
+    remaining = channels.without(gone)
+    kept: dict[Path, dict[int, Mask]] = {}
+    tensors: dict[Path, StoredTensor] = {}
+    for member in channels.members:
+        if member.role not in _ZEROED or channels.groups.held[channels.groups.of[member.factor.ids]].all():
+            continue
+        tensors[member.tensor.path] = member.tensor
+        known = kept.setdefault(member.tensor.path, {})
+        for axis, mask in remaining.masks((member.factor,)).items():
+            known[axis] = mask & known.get(axis, mask)
+    return {path: _slice_mask(tensors[path], axes) for path, axes in kept.items()}
+
+
+def _slice_mask(tensor: StoredTensor, kept: Mapping[int, Mask]) -> SliceMask:
+    readers = [node for value in tensor.values for node, _ in value.readers]
+    op_types = tuple(dict.fromkeys(node.op_type for node in readers))
+    return SliceMask(kept, op_types, tuple(dict.fromkeys(node.label for node in readers)))
+
+
+def _may_leave(channels: ChannelMap, weights: Mapping[Path, Weight], selection: Selection) -> Ids:
+    """The free groups of which no layer is left out by the patterns."""
+    if not selection.include and not selection.exclude:
+        return channels.groups.free
+    barred = np.zeros(len(channels.groups.of), bool)
+    for member in channels.members:
+        weight = weights.get(member.tensor.path)
+        if member.role is Role.MAKES and (weight is None or not _wanted(weight, selection)):
+            barred[channels.groups.of[member.factor.ids]] = True
+    free = channels.groups.free
+    return free[~barred[free]]
+
+
+def _wanted(weight: Weight, selection: Selection) -> bool:
+    included = not selection.include or any(matches(weight, pattern) for pattern in selection.include)
+    return included and not any(matches(weight, pattern) for pattern in selection.exclude)
+
+
+def _reasons(channels: ChannelMap) -> dict[Path, str]:
+    """Why tensors lose nothing: what holds the channels that they make or read."""
+    found: dict[Path, str] = {}
+    for member in channels.members:
+        if member.role is Role.MAKES:
+            held = channels.groups.of[member.factor.ids].reshape(-1)
+            reason = next(
+                (channels.groups.reasons[group] for group in held.tolist() if group in channels.groups.reasons), ""
+            )
+            found.setdefault(
+                member.tensor.path, f"its channels stay: {reason}" if reason else "all its channels were kept"
+            )
+    return found

@@ -1,0 +1,103 @@
+"""Scores of groups of channels: those of the weights that make a channel and read it, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.factors import Factor
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.tracing import ChannelMap
+from onnx_tools.model_file import ModelFile
+from onnx_tools.plan import Gradients
+from onnx_tools.weight_values import WeightReader
+from onnx_tools.weights import Weight, find_weights
+from oxiprune_gpu import (
+    ImportanceMetric,
+    InvalidOption,
+    L2Magnitude,
+    Random,
+    Taylor,
+    WeightTensor,
+    compute_importance,
+)
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A weight, and the channels along some of its axes."""
+
+    weight: Weight
+    factor: Factor
+
+
+def score_groups(
+    model: ModelFile, channels: ChannelMap, config: ChannelConfig, gradients: Gradients | None = None
+) -> Scores:
+    """The score of each group, by its number; that of a group without weights is 0.
+
+    One weight is in memory at a time. Each weight counts once, however many nodes read it; a quantised one by the real
+    values it stands for. Element scores are those of `oxiprune_gpu`, added in float64.
+
+    Raises:
+        NonFiniteWeight, NonFiniteScore: NaN, with the name of the weight.
+        InvalidOption, ShapeMismatch: a gradient is missing or does not fit.
+    """
+    count = len(channels.groups.of)
+    if isinstance(config.metric, Random):
+        return np.asarray(compute_importance(np.ones(count, np.float32), config.metric).scores, np.float64)
+    sums, highest, elements = np.zeros(count), np.zeros(count), np.zeros(count)
+    root = gradients is None and isinstance(config.metric, L2Magnitude)
+    with WeightReader(model) as reader:
+        for part in _parts(model, channels):
+            own = _slice_scores(part, reader, _metric_for(part.weight, config.metric, gradients))
+            groups = channels.groups.of[part.factor.ids].reshape(-1)
+            np.add.at(sums, groups, own)
+            np.add.at(elements, groups, part.weight.elements / len(groups))
+            total = np.bincount(groups, own, count)
+            np.maximum(highest, np.sqrt(total) if root else total, out=highest)
+    found = {"sum": sums, "mean": sums / np.maximum(elements, 1), "max": highest, "saved": sums}[config.group_score]
+    if root and config.group_score != "max":
+        found = np.sqrt(found)
+    return found / np.maximum(elements, 1) if config.group_score == "saved" else found
+
+
+def _parts(model: ModelFile, channels: ChannelMap) -> Iterator[_Part]:
+    """The weights that make or read channels, in the order of the model."""
+    weights = {weight.path: weight for weight in find_weights(model.skeleton).weights}
+    seen: set[tuple[Any, tuple[int, ...]]] = set()
+    for member in channels.members:
+        weight, key = weights.get(member.tensor.path), (member.tensor.path, member.factor.axes)
+        if weight is None or member.role not in (Role.MAKES, Role.READS) or key in seen:
+            continue
+        if weight.shape == member.tensor.shape:
+            seen.add(key)
+            yield _Part(weight, member.factor)
+
+
+def _metric_for(weight: Weight, metric: ImportanceMetric, gradients: Gradients | None) -> ImportanceMetric:
+    if gradients is None:
+        return metric
+    if weight.name not in gradients:
+        raise InvalidOption(
+            f"no gradient for weight '{weight.name}': add it under this name, or choose channels without gradients"
+        )
+    return Taylor(np.asarray(gradients[weight.name]))
+
+
+def _slice_scores(part: _Part, reader: WeightReader, metric: ImportanceMetric) -> Scores:
+    """The sum of the element scores at each entry of the factor, flat."""
+    weight, axes = part.weight, part.factor.axes
+    source = reader.weight(weight, weight.shape)
+    values = np.empty(weight.shape, source.dtype)
+    values.reshape(-1)[:] = source.load(0, weight.elements, values.reshape(-1))
+    scores = compute_importance(WeightTensor(weight.name, values), metric).scores
+    others = tuple(axis for axis in range(len(weight.shape)) if axis not in axes)
+    return np.asarray(scores.sum(axis=others, dtype=np.float64)).reshape(-1)

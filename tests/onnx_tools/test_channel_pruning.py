@@ -1,0 +1,267 @@
+"""Whole channels become zero: scores of groups, which of them leave, and where they are zeroed."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnx_tools import NothingSelected, PatternMatchesNothing, Selection
+from onnx_tools.compaction.config import ChannelConfig, Target
+from onnx_tools.compaction.pruning import prune_channels
+from onnx_tools.compaction.scoring import score_groups
+from onnx_tools.compaction.tracing import map_channels
+from onnx_tools.compaction.zeros import removable
+from onnx_tools.errors import InvalidInputShape
+from onnx_tools.model_file import ModelFile
+from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, ShapeMismatch
+
+MODEL = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3, 8, 8] x) => (float[N, 5] y)
+{
+  a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+  n = BatchNormalization (a, gamma, beta, mean, var)
+  r = Relu (n)
+  b = Conv (r, w2)
+  p = GlobalAveragePool (b)
+  f = Flatten (p)
+  y = Gemm <transB = 1> (f, w3, b3)
+}
+"""
+SHAPES = {
+    "w1": (8, 3, 3, 3),
+    "b1": (8,),
+    "gamma": (8,),
+    "beta": (8,),
+    "mean": (8,),
+    "var": (8,),
+    "w2": (6, 8, 3, 3),
+    "w3": (5, 6),
+    "b3": (5,),
+}
+
+
+def model_file(folder: pathlib.Path, **changed: NDArray[Any]) -> pathlib.Path:
+    model = onnx.parser.parse_model(MODEL)
+    random = np.random.default_rng(3)
+    for name, shape in SHAPES.items():
+        values = changed.get(name, np.abs(random.standard_normal(shape)).astype(np.float32) + 0.1)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def stored(path: pathlib.Path) -> dict[str, NDArray[Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def pruned(path: pathlib.Path, sparsity: float | None = 0.5, **options: Any) -> dict[str, NDArray[Any]]:
+    """The stored tensors after pruning channels; options of `ChannelConfig` and of `prune_channels`."""
+    later = {name: options.pop(name) for name in ("selection", "gradients", "input_shapes") if name in options}
+    output = path.with_name("pruned.onnx")
+    prune_channels(path, output, config=ChannelConfig(sparsity, **options), force=True, **later)
+    return stored(output)
+
+
+def zero_slices(values: NDArray[Any], axis: int) -> list[int]:
+    others = tuple(each for each in range(values.ndim) if each != axis)
+    return np.flatnonzero(~values.any(axis=others)).tolist()
+
+
+def test_a_group_is_zero_wherever_it_is_made_shifted_scaled_and_read(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    before, after = stored(path), pruned(path)
+    gone = zero_slices(after["w1"], 0)
+    assert len(gone) == 4
+    assert zero_slices(after["w2"], 1) == gone
+    assert [zero_slices(after[name], 0) for name in ("b1", "gamma", "beta")] == [gone] * 3
+    last = zero_slices(after["w2"], 0)
+    assert len(last) == 3
+    assert zero_slices(after["w3"], 1) == last
+    np.testing.assert_array_equal(after["mean"], before["mean"])
+    np.testing.assert_array_equal(after["b3"], before["b3"])
+    kept = after["w1"] != 0
+    np.testing.assert_array_equal(after["w1"][kept], before["w1"][kept])
+
+
+@pytest.mark.parametrize("group_score", ["sum", "mean", "max", "saved"])
+@pytest.mark.parametrize("metric", ["l1", "l2", "taylor"])
+def test_scores_of_groups(tmp_path: pathlib.Path, metric: str, group_score: str) -> None:
+    path = model_file(tmp_path)
+    tensors = {name: values.astype(np.float64) for name, values in stored(path).items()}
+    model = ModelFile.open(path)
+    channels = map_channels(model.skeleton)
+    config = ChannelConfig(0.5, metric, group_score=group_score)
+    scores = score_groups(model, channels, config)[channels.groups.free]
+    wanted = [group_score_of([tensors["w1"][c], tensors["w2"][:, c]], metric, group_score) for c in range(8)] + [
+        group_score_of([tensors["w2"][c], tensors["w3"][:, c]], metric, group_score) for c in range(6)
+    ]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-6)
+
+
+def group_score_of(parts: list[NDArray[np.float64]], metric: str, group_score: str) -> float:
+    """Slow and plain; `parts`: the slices of the weights of one group."""
+    totals = [float(np.abs(part).sum() if metric == "l1" else (part * part).sum()) for part in parts]
+    elements = sum(part.size for part in parts)
+    finish = float if metric == "l1" else np.sqrt
+    if group_score == "max":
+        return float(finish(max(totals)))
+    if group_score == "mean":
+        return float(finish(sum(totals) / elements))
+    return float(finish(sum(totals))) / (elements if group_score == "saved" else 1)
+
+
+def test_the_lowest_scores_leave(tmp_path: pathlib.Path) -> None:
+    weight = np.ones(SHAPES["w1"], np.float32) * np.array([5, 1, 7, 2, 8, 3, 6, 4], np.float32)[:, None, None, None]
+    path = model_file(tmp_path, w1=weight, w2=np.ones(SHAPES["w2"], np.float32))
+    assert zero_slices(pruned(path, 0.5)["w1"], 0) == [1, 3, 5, 7]
+
+
+def test_ties_fall_by_the_lowest_index(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path, w1=np.ones(SHAPES["w1"], np.float32), w2=np.ones(SHAPES["w2"], np.float32))
+    assert zero_slices(pruned(path, 0.4)["w1"], 0) == [0, 1, 2]
+
+
+def test_global_scope_compares_layers(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path, w1=np.full(SHAPES["w1"], 9, np.float32), w3=np.full(SHAPES["w3"], 0.01, np.float32))
+    after = pruned(path, 3 / 14, scope="global", group_score="mean")
+    assert (zero_slices(after["w1"], 0), len(zero_slices(after["w2"], 0))) == ([], 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [({"round_to": 4}, 4), ({"round_to": 8}, 8), ({"min_channels": 7}, 7), ({"ceiling": 0.25}, 6)],
+)
+def test_limits_of_a_layer(tmp_path: pathlib.Path, options: dict[str, Any], left: int) -> None:
+    after = pruned(model_file(tmp_path), 0.7, selection=Selection(include=("w1",)), **options)
+    assert 8 - len(zero_slices(after["w1"], 0)) == left
+
+
+def test_one_channel_stays(tmp_path: pathlib.Path) -> None:
+    after = pruned(model_file(tmp_path), 0.99)
+    assert (len(zero_slices(after["w1"], 0)), len(zero_slices(after["w2"], 0))) == (7, 5)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("of", ["params", "macs"])
+def test_targets_are_reached_with_the_fewest_channels(tmp_path: pathlib.Path, of: str, scope: str) -> None:
+    path = model_file(tmp_path)
+    after = pruned(path, None, target=Target(of, 0.5), scope=scope)
+    first, last = 8 - len(zero_slices(after["w1"], 0)), 6 - len(zero_slices(after["w2"], 0))
+
+    def cost(a: int, b: int) -> float:
+        positions = (64, 36, 1) if of == "macs" else (1, 1, 1)
+        extra = (5 * a + 5) if of == "params" else 0
+        return positions[0] * 27 * a + positions[1] * 9 * a * b + positions[2] * 5 * b + extra
+
+    assert cost(first, last) <= 0.5 * cost(8, 6)
+    assert max(cost(first + 1, last), cost(first, last + 1)) > 0.5 * cost(8, 6) or scope == "layer"
+
+
+def test_a_target_in_bytes_counts_the_file(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    after = pruned(path, None, target=Target("bytes", path.stat().st_size - 1000))
+    assert zero_slices(after["w1"], 0)
+
+
+def test_what_is_zeroed_can_be_removed(tmp_path: pathlib.Path) -> None:
+    pruned(model_file(tmp_path))
+    model = ModelFile.open(tmp_path / "pruned.onnx")
+    assert len(removable(model, map_channels(model.skeleton)).gone) == 7
+
+
+def test_patterns_name_the_layers_whose_channels_leave(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    after = pruned(path, selection=Selection(exclude=("w1",)))
+    assert (zero_slices(after["w1"], 0), len(zero_slices(after["w2"], 0))) == ([], 3)
+    with pytest.raises(PatternMatchesNothing, match="'nothing\\*' matches no weight"):
+        pruned(path, selection=Selection(include=("nothing*",)))
+
+
+def test_gradients_score(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path, w2=np.ones(SHAPES["w2"], np.float32))
+    gradients = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
+    gradients["w1"][[2, 3]] = 0
+    gradients["w2"][:, [2, 3]] = 0
+    assert zero_slices(pruned(path, 0.25, gradients=gradients)["w1"], 0) == [2, 3]
+    with pytest.raises(InvalidOption, match="no gradient for weight 'w2'"):
+        pruned(path, gradients={"w1": gradients["w1"], "w3": gradients["w3"]})
+    with pytest.raises(ShapeMismatch, match=r"'w1' has shape \[8, 27\]"):
+        pruned(path, gradients={**gradients, "w1": np.ones((8, 27), np.float32)})
+
+
+def test_the_report_says_how_channels_were_chosen(tmp_path: pathlib.Path) -> None:
+    config = ChannelConfig(0.5, round_to=2)
+    report = prune_channels(model_file(tmp_path), tmp_path / "out.onnx", config=config)
+    assert (report.configuration.granularity, report.configuration.target) == ("channel", "layers")
+    assert report.configuration.channels is not None
+    assert report.configuration.channels.round_to == 2
+    assert {weight.granularity for weight in report.weights} == {"channel"}
+    assert {"w1", "b1", "gamma", "beta", "w2", "w3"} == {weight.name for weight in report.weights}
+
+
+def bad(**options: Any) -> Any:
+    return lambda: ChannelConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (bad(), InvalidOption, "give a sparsity or a target"),
+        (bad(sparsity=0.5, target=Target("params", 0.5)), InvalidOption, "give a sparsity or a target"),
+        (bad(sparsity=1.0), InvalidSparsity, "1"),
+        (bad(sparsity=0.5, scope="all"), InvalidOption, "scope 'all' must be one of layer, global"),
+        (bad(sparsity=0.5, round_to=0), InvalidOption, "round_to 0 must be a whole number"),
+        (bad(sparsity=0.5, ceiling=1.5), InvalidOption, "ceiling 1.5"),
+        (lambda: Target("latency", 0.5), InvalidOption, "'latency' must be one of params, macs, bytes"),
+        (lambda: Target("params", 0.0), InvalidOption, "the fraction that is left"),
+        (lambda: Target("macs", 2.0), InvalidOption, "the fraction that is left"),
+        (lambda: Target("bytes", float("nan")), InvalidOption, "a number of bytes"),
+    ],
+)
+def test_bad_options(make: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make()
+
+
+def held_file(folder: pathlib.Path) -> pathlib.Path:
+    """A model all of whose channels are outputs."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3] x) => (float[N, 5] y) <float[3, 5] w = {%s}> { y = MatMul (x, w) }"""
+    path = folder / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text % ", ".join(["1.5"] * 15)), path)
+    return path
+
+
+def test_so_few_channels_that_none_leaves(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    report = prune_channels(path, tmp_path / "out.onnx", config=ChannelConfig(0.01))
+    assert not report.changed
+    assert "nothing changed" in report.warnings[0]
+    assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    weight = np.ones(SHAPES["w2"], np.float32)
+    weight[2, 1] = np.nan
+    path = model_file(tmp_path, w2=weight)
+    with pytest.raises(NonFiniteWeight, match="'w2'"):
+        pruned(path)
+    path = model_file(tmp_path)
+    with pytest.raises(InvalidOption, match=r"target params 0.01 can't be reached: .* 14 groups"):
+        pruned(path, None, target=Target("params", 0.01))
+    with pytest.raises(InvalidInputShape, match="no input 'z'"):
+        pruned(path, input_shapes={"z": (1, 3, 8, 8)})
+    with pytest.raises(InvalidInputShape, match="'x' can't have the shape 1x4x8x8"):
+        pruned(path, input_shapes={"x": (1, 4, 8, 8)})
+    with pytest.raises(NothingSelected, match=r"no channel was selected.*'y' is an output of the model"):
+        pruned(held_file(tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
