@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnx_tools import wire
+from onnx_tools.compact_report import AnyReport
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, VerificationFailed, WriteFailed
@@ -27,7 +28,7 @@ from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.github_summary import append_summary
 from onnx_tools.renderers.text import condition_line, printable
-from onnx_tools.report import AnyReport, ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
+from onnx_tools.report import ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection

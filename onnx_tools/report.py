@@ -622,7 +622,6 @@ class CompareReport:
 
 
 Report = PruneReport | InspectReport
-AnyReport = Report | CompareReport
 
 
 def left_alone_groups(tensors: Iterable[LeftAloneReport]) -> tuple[LeftAloneGroup, ...]:
@@ -634,7 +633,7 @@ def left_alone_groups(tensors: Iterable[LeftAloneReport]) -> tuple[LeftAloneGrou
     return tuple(sorted(made, key=lambda group: -group.parameters))
 
 
-def to_dict(report: AnyReport | VerificationReport) -> dict[str, Any]:
+def to_dict(report: Any) -> dict[str, Any]:
     """A report as JSON can hold it, keys in a fixed order. See `onnx_tools.plain` for what JSON has no form for."""
     return {key: plain_value(getattr(report, key)) for key in keys_of(type(report))}
 

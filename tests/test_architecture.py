@@ -40,6 +40,7 @@ ORDER = {
         file_facts verification shared_bytes dealing
         plan
         policy_file unit_views
+        compact_report
         report
         policy
         plain pictures

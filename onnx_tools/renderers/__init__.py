@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnx_tools.compact_report import AnyReport
 from onnx_tools.renderers import csv_renderer, json_renderer, markdown_renderer
-from onnx_tools.report import AnyReport
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Reports as CSV (RFC 4180): one row a weight, then one row for each tensor that was left alone."""
+"""Reports as CSV (RFC 4180): one row a weight, then one row for each tensor that was left alone.
+
+Of a compaction one row a layer.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,16 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.plain import plain_value
 from onnx_tools.renderers import text
 from onnx_tools.report import (
-    AnyReport,
     ComparedTensor,
     CompareReport,
     InspectedWeight,
     InspectReport,
     LeftAloneReport,
     PruneReport,
-    Report,
     WeightReport,
 )
 
@@ -37,6 +39,10 @@ _COMPARED = (
     *("parameters", "zeros_before", "zeros_after", "sparsity_before", "sparsity_after", "newly_zero", "newly_nonzero"),
     *("changed", "max_abs", "equal"),
 )
+_COMPACTED = (
+    *("name", "op_type", "channels_before", "channels_after", "parameters_before", "parameters_after"),
+    *("bytes_before", "bytes_after", "macs_before", "macs_after", "open_sizes"),
+)
 _NUMBERS = ("NaN", "Infinity", "-Infinity")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What spreadsheets take for the start of a formula; the last four are the wide forms of the first."""
@@ -47,7 +53,7 @@ def render(report: AnyReport) -> str:
 
     Texts that a spreadsheet would take for a formula begin with an apostrophe.
     """
-    keys = _COMPARED if isinstance(report, CompareReport) else (*_COMMON, *_columns(report), "reason")
+    keys = _keys(report)
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(keys)
@@ -56,13 +62,19 @@ def render(report: AnyReport) -> str:
     return out.getvalue()
 
 
-def _columns(report: Report) -> tuple[str, ...]:
-    return _PRUNED if isinstance(report, PruneReport) else _INSPECTED
+def _keys(report: AnyReport) -> tuple[str, ...]:
+    if isinstance(report, CompareReport):
+        return _COMPARED
+    if isinstance(report, CompactReport):
+        return _COMPACTED
+    return (*_COMMON, *(_PRUNED if isinstance(report, PruneReport) else _INSPECTED), "reason")
 
 
 def _rows(report: AnyReport) -> list[Mapping[str, Any]]:
     if isinstance(report, CompareReport):
         return [_compared_row(tensor) for tensor in (*report.weights, *report.others)]
+    if isinstance(report, CompactReport):
+        return [plain_value(layer) for layer in report.layers]
     if isinstance(report, InspectReport):
         weights = [{"status": "weight", **_plain(weight)} for weight in report.weights]
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
+from onnx_tools.compact_report import AnyReport
 from onnx_tools.renderers import markdown_renderer
-from onnx_tools.report import AnyReport
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 """The environment variable with the name of the file (GitHub, "Adding a job summary")."""

@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
+from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.pictures import WeightPictures
-from onnx_tools.renderers import comparison_text, text
+from onnx_tools.renderers import compaction_text, comparison_text, html_compaction, text
 from onnx_tools.renderers.drawings import Bars, bars_of, histogram_path, mask_png
 from onnx_tools.renderers.html_tables import (
+    ARROW,
     Table,
     checks_table,
     compared_table,
@@ -22,7 +24,6 @@ from onnx_tools.renderers.html_tables import (
     text_table,
 )
 from onnx_tools.report import (
-    AnyReport,
     CompareReport,
     Configuration,
     InspectReport,
@@ -34,7 +35,6 @@ from onnx_tools.report import (
 )
 
 _MOST_NAMES = 100
-_ARROW = "\u2192"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ class Page:
     payoff: Table | None = None
     others: Table | None = None
     differences: Table | None = None
+    more: tuple[tuple[str, Table], ...] = ()
+    heading: str = "Weights"
     verdict: str = ""
+    about: str = ""
     options: tuple[tuple[str, str], ...] = field(default=())
     command: str = ""
 
@@ -113,6 +116,8 @@ def page_of(report: AnyReport) -> Page:
     """What is shown of a report."""
     if isinstance(report, CompareReport):
         return _compared_page(report)
+    if isinstance(report, CompactReport):
+        return _compacted_page(report)
     return _pruned_page(report) if isinstance(report, PruneReport) else _inspected_page(report)
 
 
@@ -196,6 +201,43 @@ def _compared_page(report: CompareReport) -> Page:
     )
 
 
+def _compacted_page(report: CompactReport) -> Page:
+    verification = report.verification
+    notes = {"Channels that stay": report.staying, "Channels that left a constant behind": report.dropped}
+    return Page(
+        kind="Compaction of a model",
+        title=f"Compaction of {text.printable(report.input)}",
+        name=text.printable(report.input),
+        result=text.printable(report.output or ""),
+        how="",
+        state=compaction_text.state(report),
+        refused=report.refused,
+        warnings=tuple(map(text.printable, report.warnings)),
+        cards=tuple(_compacted_cards(report)),
+        bars=Bars((), 1),
+        pruned=True,
+        had_zeros=False,
+        weights=html_compaction.layers_table(report.layers),
+        pictures=(),
+        left_alone=(),
+        files=files_table(report.files),
+        versions=tuple(text.version_rows(report.versions)),
+        conditions=conditions_table(report.conditions),
+        checks=checks_table(verification) if verification and verification.checks else None,
+        drifts=drifts_table(verification) if verification and verification.drifts else None,
+        more=tuple((title, html_compaction.notes_table(given)) for title, given in notes.items() if given),
+        heading="Layers",
+        about=compaction_text.sizes_note(report),
+    )
+
+
+def _compacted_cards(report: CompactReport) -> Iterable[Card]:
+    for label, value, note in html_compaction.figures(report):
+        yield Card(label, value, note)
+    if report.verification is not None:
+        yield _checks_card(report.verification)
+
+
 def _compared_cards(report: CompareReport) -> Iterable[Card]:
     rows = dict(comparison_text.summary_rows(report))
     totals = report.totals
@@ -245,7 +287,7 @@ def _then(before: int | None, after: int | None) -> tuple[str, str]:
     """Value and note of a card for bytes that may have changed."""
     now = before if after is None else after
     value = text.NONE if now is None else text.size(now)
-    return value, f"{text.change(before, after).replace(' -> ', f' {_ARROW} ')} bytes"
+    return value, f"{text.change(before, after).replace(' -> ', f' {ARROW} ')} bytes"
 
 
 def _checks_card(verification: VerificationReport) -> Card:
@@ -266,7 +308,7 @@ def _picture(pictures: WeightPictures) -> Picture:
         limit=text.number(before.limit, 3),
         before=histogram_path(before, highest),
         after=histogram_path(after, highest) if after else "",
-        zeros=f"{before.zeros:,} {_ARROW} {now.zeros:,}" if before.zeros != now.zeros else f"{now.zeros:,}",
+        zeros=f"{before.zeros:,} {ARROW} {now.zeros:,}" if before.zeros != now.zeros else f"{now.zeros:,}",
         not_finite=f"{now.not_finite:,}" if now.not_finite else "",
         mask=mask_png(mask),
         height=mask.height,

@@ -11,8 +11,8 @@ import functools
 import hashlib
 from typing import Any
 
+from onnx_tools.compact_report import AnyReport
 from onnx_tools.renderers.html_page import page_of
-from onnx_tools.report import AnyReport
 
 
 def render(report: AnyReport) -> str:

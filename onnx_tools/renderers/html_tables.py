@@ -19,7 +19,7 @@ from onnx_tools.report import (
 )
 
 _COMPARED = comparison_text.WEIGHT_TITLES
-_ARROW = "\u2192"
+ARROW = "\u2192"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def files_table(files: Sequence[FileReport]) -> Table:
 
 
 def _arrow(change: str) -> str:
-    return change.replace(" -> ", f" {_ARROW} ")
+    return change.replace(" -> ", f" {ARROW} ")
 
 
 def checks_table(verification: VerificationReport) -> Table:

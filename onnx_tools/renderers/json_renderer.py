@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from onnx_tools.report import AnyReport, VerificationReport, to_dict
+from onnx_tools.compact_report import AnyReport
+from onnx_tools.report import VerificationReport, to_dict
 
 
 def render(report: AnyReport | VerificationReport) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from onnx_tools.renderers import comparison_text, text
+from onnx_tools.compact_report import AnyReport, CompactReport
+from onnx_tools.renderers import compaction_text, comparison_text, text
 from onnx_tools.report import (
-    AnyReport,
     ComparedTensor,
     CompareReport,
     ConditionOutcome,
@@ -39,6 +39,8 @@ def render(report: AnyReport) -> str:
     """The report as Markdown, UTF-8: the sums first, what is long folded."""
     if isinstance(report, CompareReport):
         sections = [_title(f"Comparison of {comparison_text.headline(report)}"), *_compared(report)]
+    elif isinstance(report, CompactReport):
+        sections = [_title(f"Compaction of {text.printable(report.input)}"), *_compacted(report)]
     elif isinstance(report, InspectReport):
         sections = [_title(f"Weights of {text.printable(report.input)}"), *_inspected(report)]
     else:
@@ -96,6 +98,30 @@ def _compared(report: CompareReport) -> list[str]:
         _conditions(report.conditions),
         _section("Summary", _table(("Total", "Value"), comparison_text.summary_rows(report))),
         *(_folded(title, table) for title, table in tables.items()),
+    ]
+
+
+def _compacted(report: CompactReport) -> list[str]:
+    layers = [*map(compaction_text.layer_cells, report.layers)]
+    notes = {"Channels that stay": report.staying, "Channels that left a constant behind": report.dropped}
+    return [
+        compaction_text.state(report),
+        _warnings(report.warnings),
+        _conditions(report.conditions),
+        _section("Summary", _table(("Total", "Value"), compaction_text.summary_rows(report))),
+        escape(compaction_text.sizes_note(report)),
+        _verification(report.verification),
+        _folded(f"Layers ({len(layers):,})", _table(compaction_text.LAYER_TITLES, layers, right_from=2)),
+        *(
+            _folded(
+                f"{title} ({len(given):,})",
+                _table(compaction_text.NOTE_TITLES, map(compaction_text.note_cells, given), right_from=2),
+            )
+            for title, given in notes.items()
+            if given
+        ),
+        _files(report.files),
+        _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
     ]
 
 

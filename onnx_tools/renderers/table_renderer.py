@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_tools.renderers import comparison_text, text
+from onnx_tools.compact_report import AnyReport, ChannelNote, CompactReport, LayerReport
+from onnx_tools.renderers import compaction_text, comparison_text, text
 from onnx_tools.report import (
-    AnyReport,
     Check,
     ComparedTensor,
     CompareReport,
@@ -66,6 +66,9 @@ def print_report(report: AnyReport, console: Console) -> None:
     if isinstance(report, CompareReport):
         _print_comparison(report, printer)
         return
+    if isinstance(report, CompactReport):
+        _print_compaction(report, printer)
+        return
     printer.line(text.headline(report), "bold")
     if isinstance(report, PruneReport):
         if state := text.state(report):
@@ -85,11 +88,7 @@ def print_report(report: AnyReport, console: Console) -> None:
         print_verification(report.verification, console)
     if isinstance(report, InspectReport):
         printer.table("Will it pay?", _payoff_columns(report.payoff))
-    printer.table("Conditions that fail (--fail-if)", _condition_columns(report.conditions))
-    if report.warnings:
-        printer.line("")
-    for warning in report.warnings:
-        printer.line(f"Warning: {text.printable(warning)}", "yellow")
+    _print_outcomes(report, printer)
 
 
 def _print_comparison(report: CompareReport, printer: _Printer) -> None:
@@ -108,6 +107,54 @@ def _print_comparison(report: CompareReport, printer: _Printer) -> None:
     printer.table("Conditions that fail (--fail-if)", _condition_columns(report.conditions))
 
 
+def _print_compaction(report: CompactReport, printer: _Printer) -> None:
+    """Layers before and after, and why channels stay."""
+    printer.line(compaction_text.headline(report), "bold")
+    if state := compaction_text.state(report):
+        printer.line(state, "yellow")
+    printer.table("", _layer_columns(report.layers[:_MOST_WEIGHTS]))
+    if len(report.layers) > _MOST_WEIGHTS:
+        printer.line(f"... and {len(report.layers) - _MOST_WEIGHTS:,} more (use --report FILE for all)")
+    printer.table("Channels that stay", _note_columns(report.staying[:_MOST_REASONS]))
+    if len(report.staying) > _MOST_REASONS:
+        printer.line(f"... and {len(report.staying) - _MOST_REASONS:,} more (use --report FILE for all)")
+    printer.table("Channels that left a constant behind", _note_columns(report.dropped[:_MOST_REASONS]))
+    columns = [_Column("total", words=True), _Column("", words=True)]
+    printer.table("", _filled(columns, compaction_text.summary_rows(report), lambda row: row))
+    if note := compaction_text.sizes_note(report):
+        printer.line(note)
+    printer.table("Files", _file_columns(report.files))
+    if report.verification is not None:
+        printer.verification(report.verification)
+    _print_outcomes(report, printer)
+
+
+def _print_outcomes(report: AnyReport, printer: _Printer) -> None:
+    """Conditions and warnings."""
+    printer.table("Conditions that fail (--fail-if)", _condition_columns(report.conditions))
+    if report.warnings:
+        printer.line("")
+    for warning in report.warnings:
+        printer.line(f"Warning: {text.printable(warning)}", "yellow")
+
+
+def _layer_columns(layers: Sequence[LayerReport]) -> list[_Column]:
+    ranks = (0, 3, 0, 1, 4, 2)
+    columns = [
+        _Column(title.lower() if title != "MACs" else title, rank, words=place not in compaction_text.NUMBERS)
+        for place, (title, rank) in enumerate(zip(compaction_text.LAYER_TITLES, ranks, strict=True))
+    ]
+    return _filled(columns, layers, compaction_text.layer_cells)
+
+
+def _note_columns(notes: Sequence[ChannelNote]) -> list[_Column]:
+    columns = [
+        *(_Column(title.lower(), words=True) for title in compaction_text.NOTE_TITLES[:2]),
+        *(_Column(title.lower()) for title in compaction_text.NOTE_TITLES[2:]),
+    ]
+    return _filled(columns, notes, compaction_text.note_cells)
+
+
 def _compared_columns(tensors: Sequence[ComparedTensor]) -> list[_Column]:
     ranks = (0, 0, 1, 0, 0, 2, 2, 3, 5, 4, 6)
     words = (0, 1, 8, 9, 10)
@@ -120,9 +167,7 @@ def _compared_columns(tensors: Sequence[ComparedTensor]) -> list[_Column]:
 
 def print_verification(verification: VerificationReport, console: Console) -> None:
     """Show the checks and how far the outputs moved."""
-    printer = _Printer(console)
-    printer.table("Checks", _check_columns(verification.checks))
-    printer.table("Drift of the outputs", _drift_columns(verification.drifts))
+    _Printer(console).verification(verification)
 
 
 class _Printer:
@@ -154,6 +199,11 @@ class _Printer:
             styled = zip(fitting, cells, strict=True)
             table.add_row(*(self._text(cell, column.styles.get(cell, "")) for column, cell in styled))
         self._console.print(table, highlight=False)
+
+    def verification(self, verification: VerificationReport) -> None:
+        """Print the checks and how far the outputs moved."""
+        self.table("Checks", _check_columns(verification.checks))
+        self.table("Drift of the outputs", _drift_columns(verification.drifts))
 
     def _text(self, shown: str, style: str = "") -> Text:
         """Text in characters that the console's encoding has."""
