@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import numpy as np
 
 from onnx_tools import wire
 from onnx_tools.compact_report import AnyReport
+from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.pruning import prune_channels
+from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.mask_file import Masks, save_masks
 from onnx_tools.masks import masks_of
+from onnx_tools.model_file import ModelFile
 from onnx_tools.naming import expand, is_folder, output_pattern
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.policy import Policy
@@ -32,6 +36,7 @@ from onnx_tools.report import ConditionOutcome, PruneReport, Report, Verificatio
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
+from onnx_tools.weights import find_weights
 from oxiprune_gpu import InvalidOption, PruningError
 
 
@@ -77,7 +82,7 @@ class PruneJob:
     """
 
     output: str | None
-    how: Policy | Masks
+    how: Policy | Masks | ChannelConfig
     selection: Selection
     gradients: Mapping[str, Any] | None
     checks: Checks | None
@@ -89,6 +94,7 @@ class PruneJob:
     conditions: tuple[Condition, ...] = ()
     save_masks: str | None = None
     inputs: tuple[Path, ...] = ()
+    input_shapes: InputShapes = field(default_factory=dict)
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
@@ -113,10 +119,14 @@ class PruneJob:
         return report
 
     def _prune(self, model: Path, output: Path | None, extras: Extras, tell: Progress | None) -> PruneReport:
-        return prune_file(
+        prune: Callable[..., PruneReport]
+        if isinstance(self.how, ChannelConfig):
+            prune = partial(prune_channels, config=self.how, input_shapes=self.input_shapes)
+        else:
+            prune = partial(prune_file, config=self.how)
+        return prune(
             model,
             output,
-            config=self.how,
             selection=self.selection,
             gradients=self.gradients,
             force=self.force,
@@ -134,7 +144,8 @@ class PruneJob:
         if self.save_masks is None:
             return
         try:
-            names = [weight.name for weight in report.weights]
+            known = {weight.name for weight in find_weights(ModelFile.open(pruned).skeleton).weights}
+            names = [weight.name for weight in report.weights if weight.name in known]
             save_masks(expand(self.save_masks, model), masks_of(pruned, names))
         except Exception as error:
             raise _MasksNotSaved(_but_written(error, report), report) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from onnx_tools.cli import channel_options as channel
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
 from onnx_tools.cli.options import (
@@ -45,6 +46,13 @@ def prune(
     floor: option.Floor = None,
     ceiling: option.Ceiling = None,
     target: option.Target = None,
+    target_params: channel.TargetParams = None,
+    target_macs: channel.TargetMacs = None,
+    target_bytes: channel.TargetBytes = None,
+    group_score: channel.GroupScore = None,
+    min_channels: channel.MinChannels = None,
+    round_to: channel.RoundTo = None,
+    input_shape: channel.InputShapes = None,
     masks: MasksFile = None,
     save_masks: SaveMasks = None,
     backend: option.BackendOption = "auto",
@@ -79,6 +87,8 @@ def prune(
       oxiprune prune model.onnx --in-place -s 0.5 --granularity row
       oxiprune prune model.onnx -o sparse.onnx --granularity 2:4
       oxiprune prune model.onnx -o out.onnx -s 0.8 --allocation global:lamp
+      oxiprune prune model.onnx -o out.onnx -s 0.5 --granularity channel
+      oxiprune prune *.onnx -o pruned/ --granularity channel --target-macs 0.5
       oxiprune prune model.onnx -o pruned.onnx --policy policy.toml
       oxiprune prune model.onnx -o pruned.onnx -s 0.8 --save-masks masks.npz
       oxiprune prune tuned.onnx -o pruned.onnx --masks masks.npz
@@ -99,10 +109,19 @@ def prune(
         "floor": floor,
         "ceiling": ceiling,
         "target": target,
+        "target_params": target_params,
+        "target_macs": target_macs,
+        "target_bytes": target_bytes,
+        "group_score": group_score,
+        "min_channels": min_channels,
+        "round_to": round_to,
     }
+    channels = channel.check_channel_options(settings, {"input_shape": input_shape})
+    if channels and policy is not None:
+        raise WrongUsage("--policy does not go with --granularity channel; --include and --exclude name layers")
     if masks is not None:
         _check_masks({**settings, "policy": policy})
-    elif policy is None:
+    elif policy is None and not channels:
         _check_settings(settings)
     if save_masks is not None and dry_run:
         raise WrongUsage("--save-masks reads the pruned model; leave out --dry-run")
@@ -116,10 +135,15 @@ def prune(
         from onnx_tools.conditions import pruning_conditions
         from onnx_tools.weight_selection import Selection
 
+        shapes = channel.read_input_shapes(input_shape)
         read = (policy, masks, data, commands.gradients_file(metric or ""))
         job = commands.PruneJob(
             output,
-            commands.read_masks(masks) if masks else commands.make_policy(policy, settings),
+            commands.read_masks(masks)
+            if masks
+            else channel.channel_config(settings)
+            if channels
+            else commands.make_policy(policy, {name: settings[name] for name in option.POLICY_SETTINGS}),
             Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models),
             commands.read_gradients(metric or ""),
             commands.Checks(data, max_drift, seed) if verify else None,
@@ -130,6 +154,7 @@ def prune(
             save_masks=save_masks,
             inputs=tuple(file for file in read if file is not None),
             encoding=commands.make_encoding(encoding, prefer),
+            input_shapes=shapes,
             conditions=pruning_conditions(
                 fail_if or (),
                 verify=verify,

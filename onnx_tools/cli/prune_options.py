@@ -18,6 +18,8 @@ METRICS = ("l1", "l2", "taylor", "random")
 
 ALLOCATIONS = ("uniform", "erk", "global", "global:rms", "global:lamp")
 """The texts that `oxiprune_gpu.parse_allocation` knows; a test compares."""
+POLICY_SETTINGS = ("sparsity", "metric", "granularity", "min_nonzero", "allocation", "floor", "ceiling", "target")
+"""The options that a policy takes, by the names of its arguments."""
 TARGETS = ("weights", "model")
 """Those of `onnx_tools.policy.TARGETS`; a test compares."""
 
@@ -56,9 +58,9 @@ def _checked_encoding(encoding: str) -> str:
 
 
 def _checked_granularity(granularity: str | None) -> str | None:
-    known = r"unstructured|row|column|kernel|block:\d+x\d+|\d+:\d+(\+pad)?"
+    known = r"unstructured|row|column|channel|kernel|block:\d+x\d+|\d+:\d+(\+pad)?"
     if granularity is not None and not re.fullmatch(known, granularity):
-        units = "unstructured, row, column, kernel, block:HxW as in block:16x16, or N:M as in 2:4"
+        units = "unstructured, row, column, channel, kernel, block:HxW as in block:16x16, or N:M as in 2:4"
         arrays_only = re.match(r"axis:|\d+:\d+@", granularity)
         more = (
             " (axis:N and N:M@AXIS are for arrays; on a model N:M lies along the reduction axis)" if arrays_only else ""
@@ -107,7 +109,8 @@ Granularity = Annotated[
         metavar="UNIT",
         callback=_checked_granularity,
         show_default="unstructured",
-        help="What is pruned as one: unstructured (elements), row (output channels), column (input channels), kernel "
+        help="What is pruned as one: unstructured (elements), row (output channels), column (input channels), channel "
+        "(output channels with all that goes with them in other layers, see below), kernel "
         "(all positions of an output and an input channel), block:HxW (output x input channels); or N:M, as in 2:4: "
         "N of every M neighbours along the reduction axis stay (2:4+pad: a rest of the axis is a group too).",
     ),

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_tools import NothingSelected, PatternMatchesNothing, Selection
-from onnx_tools.compaction.config import ChannelConfig, Target
+from onnx_tools.cli.channel_options import GROUP_SCORES as KNOWN
+from onnx_tools.cli.channel_options import _bytes
+from onnx_tools.compaction.config import GROUP_SCORES, ChannelConfig, Target
 from onnx_tools.compaction.pruning import prune_channels
 from onnx_tools.compaction.scoring import score_groups
 from onnx_tools.compaction.tracing import map_channels
@@ -21,6 +23,7 @@ from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import InvalidInputShape
 from onnx_tools.model_file import ModelFile
 from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, ShapeMismatch
+from tests.command import refused, run
 
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -265,3 +268,43 @@ def test_bad_input_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     with pytest.raises(NothingSelected, match=r"no channel was selected.*'y' is an output of the model"):
         pruned(held_file(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_command(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    options = ("--granularity", "channel", "--target-macs", "0.5", "--round-to", "2", "--input-shape", "x=1,3,8,8")
+    run("prune", path, "-o", tmp_path / "out.onnx", *options)
+    after = stored(tmp_path / "out.onnx")
+    gone = [len(zero_slices(after[name], 0)) for name in ("w1", "w2")]
+    assert sum(gone) > 0
+    assert [count % 2 for count in gone] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--granularity channel", "how many channels? Give one of --sparsity"),
+        ("--granularity channel -s 0.5 --target-params 0.5", "--sparsity and --target-params: give one"),
+        ("--granularity channel -s 0.5 --floor 0.2", "--floor does not go with --granularity channel"),
+        ("--granularity channel -s 0.5 --allocation erk", "--allocation erk: of channels it is uniform or global"),
+        ("-s 0.5 --round-to 8", "--round-to goes with --granularity channel"),
+        ("-s 0.5 --input-shape x=1", "--input-shape goes with --granularity channel"),
+        ("--granularity channel --target-params 5", "5: give the fraction that is left"),
+        ("--granularity channel --target-bytes 7XB", "give a size, as in 400000, 4MB or 3.5MiB"),
+        ("--granularity channel -s 0.5 --input-shape x", "give NAME=SIZES"),
+        ("--granularity channel -s 0.5 --group-score median", "use sum, mean, max, saved"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: pathlib.Path, options: str, text: str) -> None:
+    path = model_file(tmp_path)
+    refused(run("prune", path, "-o", tmp_path / "out.onnx", *options.split()), 2, text)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(("text", "amount"), [("400", 400), ("4MB", 4_000_000), ("3.5MiB", 3_670_016), ("1 kb", 1000)])
+def test_sizes_in_bytes(text: str, amount: int) -> None:
+    assert _bytes(text) == amount
+
+
+def test_the_command_knows_all_group_scores() -> None:
+    assert KNOWN == GROUP_SCORES
