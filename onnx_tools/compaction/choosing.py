@@ -71,19 +71,19 @@ class Chooser:
     def _fractions(self) -> list[float]:
         """The sparsities at which a layer loses one more group."""
         sizes = {limit for limit in self._limits if limit}
-        found = {0.0, *(count / size for size in sizes for count in range(1, size + 1))}
-        return sorted(found)
+        exact = {np.float32(count / size) for size in sizes for count in range(1, size + 1)}
+        return [0.0, *sorted(float(np.nextafter(fraction, np.float32(2))) for fraction in exact)]
 
     def _at(self, step: float) -> Ids:
         return self._lowest(int(step)) if self._config.scope == "global" else self._of_each(step)
 
     def _of_sparsity(self, sparsity: float) -> Ids:
-        return self._lowest(int(sparsity * self._count)) if self._config.scope == "global" else self._of_each(sparsity)
+        everywhere = self._config.scope == "global"
+        return self._lowest(_part_of(self._count, sparsity)) if everywhere else self._of_each(sparsity)
 
     def _of_each(self, sparsity: float) -> Ids:
-        """The fraction `sparsity` of each layer; a product that is a whole number but for rounding counts as one."""
-        counts = [int(sparsity * len(layer.groups) + 1e-9) for layer in self._layers]
-        return self._taken(counts)
+        """The fraction `sparsity` of each layer."""
+        return self._taken([_part_of(len(layer.groups), sparsity) for layer in self._layers])
 
     def _lowest(self, count: int) -> Ids:
         """The `count` lowest scores of all layers."""
@@ -96,6 +96,11 @@ class Chooser:
         ]
         found: Ids = np.sort(np.concatenate([np.empty(0, np.int64), *taken]))
         return found
+
+
+def _part_of(count: int, sparsity: float) -> int:
+    """How many units fall, by the rule of all granularities: the product is rounded to float32, then down."""
+    return int(np.float32(sparsity) * np.float32(count))
 
 
 def _layers(
