@@ -323,7 +323,8 @@ class ModelCopy:
         if not self._in_place:
             return self._output_names()
         linked = self._model.path != self._model.file
-        return self._fresh_names([file for file in self._data_files if linked or file in self._copies])
+        changed = self._copies.keys() | self._data_ropes.keys()
+        return self._fresh_names([file for file in self._data_files if linked or file in changed])
 
     def _interim(self, names: _Names) -> _Names:
         """Names for the first step: a data file of the model that is overwritten must stay until the commit."""

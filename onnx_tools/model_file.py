@@ -79,6 +79,12 @@ def bits_of_type(tensor: onnx.TensorProto) -> int | None:
     return _BITS.get(tensor.data_type)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators; 0 if none is named."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return max(versions, default=0)
+
+
 def tensor_at(model: onnx.ModelProto, path: Path) -> onnx.TensorProto:
     """Return the tensor at `path`; `KeyError` if nothing is there, `ValueError` if it is no tensor.
 

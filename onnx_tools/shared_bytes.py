@@ -16,7 +16,7 @@ from onnx_tools.model_file import DTYPES, ModelFile, iter_tensors
 from onnx_tools.wire import Path
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """Bytes of a data file that belong to a tensor."""
 
     start: int
@@ -55,7 +55,7 @@ def overlaps(model: ModelFile, weights: Collection[Path]) -> dict[Path, Overlap]
     weight, is quantised, or has another type or extent: a zero of one would be something else in the other.
     """
     found: dict[Path, Overlap] = {}
-    for cluster in _clusters(model):
+    for cluster in clusters(model):
         found |= _judged(cluster, weights)
     return {path: overlap for path, overlap in found.items() if path in weights}
 
@@ -63,7 +63,7 @@ def overlaps(model: ModelFile, weights: Collection[Path]) -> dict[Path, Overlap]
 def same_bytes(model: ModelFile, weights: Collection[Path]) -> set[Path]:
     """The tensors that have exactly the elements of one of the `weights`, which are among them."""
     found = set(weights)
-    for cluster in _clusters(model):
+    for cluster in clusters(model):
         known = {piece.elements for piece in cluster if piece.path in weights}
         found |= {piece.path for piece in cluster if piece.elements in known}
     return found
@@ -73,12 +73,12 @@ def sharing(model: ModelFile) -> dict[Path, str]:
     """The tensors that have bytes in common with another one, each with the name of such a one."""
     return {
         piece.path: next(other.name for other in cluster if other is not piece)
-        for cluster in _clusters(model)
+        for cluster in clusters(model)
         for piece in cluster
     }
 
 
-def _judged(cluster: list[_Piece], weights: Collection[Path]) -> dict[Path, Overlap]:
+def _judged(cluster: list[Piece], weights: Collection[Path]) -> dict[Path, Overlap]:
     others = [piece for piece in cluster if piece.path not in weights]
     if not others and cluster[0].data_type not in DTYPES:
         return {piece.path: Overlap(_another(piece, cluster).name, pruned=False) for piece in cluster}
@@ -92,27 +92,27 @@ def _judged(cluster: list[_Piece], weights: Collection[Path]) -> dict[Path, Over
     return {piece.path: Overlap(keeper.name, pruned=True) for piece in cluster if piece is not keeper}
 
 
-def _another(piece: _Piece, cluster: list[_Piece]) -> _Piece:
+def _another(piece: Piece, cluster: list[Piece]) -> Piece:
     return next(other for other in cluster if other is not piece)
 
 
-def _unlike(distinct: list[_Piece]) -> dict[tuple[int, int, int], _Piece]:
+def _unlike(distinct: list[Piece]) -> dict[tuple[int, int, int], Piece]:
     """For the elements of each of a cluster's pieces, which are sorted, another piece that it overlaps.
 
     If it overlaps any before it, then the one of those that reaches furthest; else the next one.
     """
-    found: dict[tuple[int, int, int], _Piece] = {}
-    furthest: _Piece | None = None
+    found: dict[tuple[int, int, int], Piece] = {}
+    furthest: Piece | None = None
     for piece, following in itertools.zip_longest(distinct, distinct[1:]):
         found[piece.elements] = furthest if furthest and furthest.stop > piece.start else following
         furthest = piece if furthest is None or piece.stop > furthest.stop else furthest
     return found
 
 
-def _clusters(model: ModelFile) -> Iterator[list[_Piece]]:
+def clusters(model: ModelFile) -> Iterator[list[Piece]]:
     """Sets of two or more tensors whose bytes overlap."""
     for pieces in external_pieces(model).values():
-        cluster: list[_Piece] = []
+        cluster: list[Piece] = []
         reach = -1
         for piece in sorted(pieces):
             if piece.start >= reach:
@@ -125,9 +125,9 @@ def _clusters(model: ModelFile) -> Iterator[list[_Piece]]:
             yield cluster
 
 
-def external_pieces(model: ModelFile) -> dict[pathlib.Path, list[_Piece]]:
+def external_pieces(model: ModelFile) -> dict[pathlib.Path, list[Piece]]:
     """The external tensors of each data file. One that can't be read is no weight either; it is met elsewhere."""
-    pieces: dict[pathlib.Path, list[_Piece]] = defaultdict(list)
+    pieces: dict[pathlib.Path, list[Piece]] = defaultdict(list)
     for path, tensor in iter_tensors(model.skeleton):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -135,5 +135,5 @@ def external_pieces(model: ModelFile) -> dict[pathlib.Path, list[_Piece]]:
             location = model.location(path, tensor)
             if location is not None and location.length:
                 stop = location.offset + location.length
-                pieces[location.file].append(_Piece(location.offset, stop, tensor.data_type, path, tensor.name))
+                pieces[location.file].append(Piece(location.offset, stop, tensor.data_type, path, tensor.name))
     return pieces

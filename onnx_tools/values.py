@@ -29,6 +29,14 @@ from oxiprune_gpu import ArrayBlocks, BlockSource
 _TYPED_FIELDS = {4: "float_data", 8: "double_data", 2: "int32_data"}
 """Field for values that are not raw bytes, by the width of the dtype; 16-bit values are the low bits of an int32."""
 
+_WIDE: dict[int, tuple[str, str]] = {
+    TensorProto.INT32: ("int32_data", "<i4"),
+    TensorProto.INT64: ("int64_data", "<i8"),
+    TensorProto.UINT32: ("uint64_data", "<u4"),
+    TensorProto.UINT64: ("uint64_data", "<u8"),
+}
+"""Wide integers, by data type: field for values that are not raw bytes, and dtype."""
+
 _SIGNED = {TensorProto.INT8, TensorProto.INT16}
 """Types whose values in int32_data are negative where the highest bit is set."""
 
@@ -62,7 +70,7 @@ class ValueReader:
         return FileBlocks(self._descriptor(location.file), location.offset, shape, dtype)
 
     def small(self, path: Path) -> NDArray[np.uint8]:
-        """A copy of the bytes of a tensor that is small: scales, zero points. Its type is one that `decode` knows."""
+        """A copy of the bytes of a whole tensor, flat. Its type is one that `decode` knows."""
         tensor = tensor_at(self._model.skeleton, path)
         location = self._model.location(path, tensor)
         if location is None:
@@ -84,10 +92,9 @@ class ValueReader:
 def decode(tensor: onnx.TensorProto) -> NDArray[Any]:
     """The values inside a `TensorProto`, as a new array.
 
-    Floats (float16, bfloat16, float32, float64) come in its shape. Of other types of at most 16 bits an element the
-    bytes come, flat, as they lie in raw_data. Raises `InvalidTensor` if the values do not fit its shape, contradict
-    each other, or are not inside it: the checks of `ModelFile.location`, so that a model in memory is refused where its
-    file is.
+    Floats (float16, bfloat16, float32, float64) come in its shape. Of other types of numbers the bytes come, flat, as
+    they lie in raw_data. Raises `InvalidTensor` if the values do not fit its shape, contradict each other, or are not
+    inside it: the checks of `ModelFile.location`, so that a model in memory is refused where its file is.
     """
     dtype = dtype_of(tensor)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -125,18 +132,31 @@ def _decoded(tensor: onnx.TensorProto, dtype: np.dtype[Any]) -> NDArray[Any]:
 def _decoded_bytes(tensor: onnx.TensorProto) -> NDArray[np.uint8]:
     """The bytes of narrow values; int32_data holds one element of 8 or 16 bits an entry, or a byte of smaller ones."""
     bits = bits_of_type(tensor)
-    if bits is None or bits > 16:
+    wide = _WIDE.get(tensor.data_type)
+    if bits is None or (bits > 16 and wide is None):
         raise InvalidTensor(f"tensor {tensor.name!r}: values of data type {tensor.data_type} can't be read")
     if tensor.HasField("raw_data"):
         return np.frombuffer(tensor.raw_data, np.uint8).copy()
+    if wide is not None:
+        return _wide_bytes(tensor, *wide)
     values = np.array(tensor.int32_data, np.int32)
     width = max(bits, 8)
     expected = (math.prod(tensor.dims) * bits + width - 1) // width
-    if len(values) != expected:
-        raise InvalidTensor(f"tensor {tensor.name!r}: {expected} values expected in int32_data, {len(values)} found")
+    _refuse_other_count(tensor, "int32_data", len(values), expected)
     if ((values < -(1 << (width - 1))) | (values >= 1 << width)).any():
         raise InvalidTensor(f"tensor {tensor.name!r}: a value in int32_data does not fit {width} bits")
     return values.astype(f"<u{width // 8}").view(np.uint8)
+
+
+def _wide_bytes(tensor: onnx.TensorProto, field: str, dtype: str) -> NDArray[np.uint8]:
+    values = getattr(tensor, field)
+    _refuse_other_count(tensor, field, len(values), math.prod(tensor.dims))
+    return np.array(values, f"{dtype[:2]}8").astype(dtype).view(np.uint8)
+
+
+def _refuse_other_count(tensor: onnx.TensorProto, field: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise InvalidTensor(f"tensor {tensor.name!r}: {expected} values expected in {field}, {found} found")
 
 
 def _as_int32(tensor: onnx.TensorProto, data: NDArray[np.uint8]) -> list[int]:

@@ -36,7 +36,7 @@ ORDER = {
         account
         report_parts payoff conditions
         masks
-        slice_masks
+        slice_masks regions
         file_facts verification shared_bytes dealing
         plan
         policy_file unit_views
@@ -56,7 +56,7 @@ ORDER = {
         einsum graph_parts
         values model_copy mask_file
         temporaries model_file
-        file_blocks float_lists
+        file_blocks float_lists records
         wire
         errors naming
     """,

@@ -11,8 +11,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_tools.encodings.found import Found, find_encoded
-from onnx_tools.encodings.records import INITIALIZER, NODE
-from onnx_tools.encodings.regions import Region, arrange, refuse_overlaps
 from onnx_tools.encodings.report import EncodedWeight, EncodeReport
 from onnx_tools.encodings.reread import refuse_broken
 from onnx_tools.errors import InvalidModelFile, InvalidTensor, NotEncoded
@@ -20,6 +18,8 @@ from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.graph_parts import element_count
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import Location, ModelFile, tensor_at
+from onnx_tools.records import INITIALIZER, NODE
+from onnx_tools.regions import Region, arrange, refuse_overlaps
 from onnx_tools.report_parts import versions
 from onnx_tools.wire import Path, Rope, field_record, join, records, rope_length
 

@@ -17,15 +17,15 @@ from onnx_tools.encodings.encoder import Encoded, Encoder, Request
 from onnx_tools.encodings.found import Found, find_encoded
 from onnx_tools.encodings.layouts import LAYOUTS
 from onnx_tools.encodings.marker import SPARSE
-from onnx_tools.encodings.regions import arrange
 from onnx_tools.encodings.report import EncodedWeight, EncodeReport
 from onnx_tools.encodings.runtime import check_in_runtime, load_ratio
-from onnx_tools.encodings.sources import Source, find_sources, opset_of
+from onnx_tools.encodings.sources import Source, find_sources
 from onnx_tools.errors import AlreadyEncoded, VerificationFailed
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_copy import CommittedFiles, ModelCopy
-from onnx_tools.model_file import ModelFile
+from onnx_tools.model_file import ModelFile, opset_of
+from onnx_tools.regions import arrange
 from onnx_tools.report import Check, VerificationReport
 from onnx_tools.report_parts import runtime_version, versions
 from onnx_tools.weights import Weight, find_weights

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnx_tools.encodings import records
+from onnx_tools import records
 from onnx_tools.encodings.choice import Prefer, candidates, choose
 from onnx_tools.encodings.layouts import Chain, Kept, Layout
 from onnx_tools.encodings.marker import SPARSE, Marker
-from onnx_tools.encodings.regions import Region, packed_region
 from onnx_tools.encodings.sources import Source, checksum
 from onnx_tools.model_copy import ModelCopy
+from onnx_tools.regions import Region, packed_region
 from onnx_tools.wire import FileSpan, Rope, rope_length
 
 _DATA_TYPES = {"uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "int64": TensorProto.INT64}

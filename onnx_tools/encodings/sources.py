@@ -91,12 +91,6 @@ def checksum(bits: NDArray[Any], before: int = 0) -> int:
     return zlib.crc32(np.ascontiguousarray(bits).view(np.uint8).data, before)
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators; 0 if none is named."""
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    return max(versions, default=0)
-
-
 def find_sources(model: ModelFile, weights: Sequence[Weight]) -> dict[Path, Source | str]:
     """For each weight how it lies in the file, or why it can't be encoded."""
     shared, inputs = sharing(model), _Inputs(model)

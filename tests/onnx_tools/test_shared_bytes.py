@@ -8,7 +8,7 @@ import random
 import pytest
 
 from onnx_tools import shared_bytes
-from onnx_tools.shared_bytes import _Piece, overlaps, same_bytes
+from onnx_tools.shared_bytes import Piece, overlaps, same_bytes
 
 MANY = 20_000
 
@@ -18,7 +18,7 @@ def lying(monkeypatch):
     """Lets every model have these pieces, (start, stop, data type), each called by its number, in one data file."""
 
     def lie(places):
-        pieces = [_Piece(*place, (("initializer", i),), str(i)) for i, place in enumerate(places)]
+        pieces = [Piece(*place, (("initializer", i),), str(i)) for i, place in enumerate(places)]
         monkeypatch.setattr(shared_bytes, "external_pieces", lambda model: {"file": pieces})
         return {piece.path: piece for piece in pieces}
 

@@ -72,7 +72,7 @@ def test_a_scalar_and_an_empty_tensor() -> None:
         ({"int32_data": [1]}, "values given twice, in int32_data and raw_data"),
         ({"dims": [-1, -3]}, "a negative dimension"),
         ({"dims": [1 << 40, 1 << 40]}, "impossibly many elements"),
-        ({"data_type": TensorProto.INT32}, "values of data type 6 can't be read"),
+        ({"data_type": TensorProto.COMPLEX64, "raw_data": bytes(24)}, "values of data type 14 can't be read"),
         ({"data_location": TensorProto.EXTERNAL}, "not loaded"),
     ],
 )

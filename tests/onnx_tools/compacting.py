@@ -1,0 +1,97 @@
+"""What tests of removal share: channels zeroed in a model in memory, removed in its file, and both models run."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_tools.compaction.folds import Fold
+from onnx_tools.compaction.removal import write_without
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from onnx_tools.model_file import ModelFile, message_at
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+Feeds = dict[str, np.ndarray]
+
+
+def half(channels: ChannelMap) -> np.ndarray:
+    """Every second free group of each family."""
+    groups = channels.groups
+    families = groups.families[groups.free]
+    own = [groups.free[families == family] for family in np.unique(families)]
+    return np.sort(np.concatenate([each[::2][: len(each) // 2] for each in own]))
+
+
+def zero(model: onnx.ModelProto, channels: ChannelMap, gone: np.ndarray) -> None:
+    """Zero what reads these groups: nothing of them reaches any other channel then."""
+    remaining = channels.without(gone)
+    for member in channels.members:
+        if member.role is Role.READS:
+            tensor = message_at(model, member.tensor.path)
+            values = numpy_helper.to_array(tensor).copy()
+            for axis, mask in remaining.masks((member.factor,)).items():
+                np.moveaxis(values, axis, 0)[~mask] = 0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def save(model: onnx.ModelProto, path: pathlib.Path, *, external: bool = False) -> ModelFile:
+    """A model as a file, with `external` its larger tensors in `PATH.weights`."""
+    kept = onnx.ModelProto.FromString(model.SerializeToString())
+    options: dict[str, Any] = {"location": f"{path.name}.weights", "size_threshold": 64} if external else {}
+    onnx.save(kept, path, save_as_external_data=external, **options)
+    return ModelFile.open(path)
+
+
+def removed(
+    file: ModelFile, gone: np.ndarray | None = None, folds: Sequence[Fold] = (), name: str = "out.onnx"
+) -> pathlib.Path:
+    """The model in `file` without half of its free groups, or without `gone`."""
+    channels = map_channels(file.skeleton)
+    output = file.file.with_name(name)
+    return write_without(file, channels, half(channels) if gone is None else gone, folds, output).model
+
+
+def run(path: pathlib.Path, feeds: Feeds) -> list[np.ndarray]:
+    """The outputs of a model in onnxruntime."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found: list[np.ndarray] = onnxruntime.InferenceSession(path, options).run(None, feeds)
+    return found
+
+
+def check(path: pathlib.Path) -> bool:
+    """Whether onnx's checker and strict shape inference pass."""
+    with contextlib.suppress(onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        onnx.checker.check_model(path, full_check=True)
+        return True
+    return False
+
+
+def compare(before: pathlib.Path, after: pathlib.Path, feeds: Feeds, tolerance: float = 1e-5) -> None:
+    """See that both models give the same, up to `tolerance` of the largest output, and that the second is valid."""
+    assert check(after) or not check(before)
+    for expected, found in zip(run(before, feeds), run(after, feeds), strict=True):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(1.0, float(np.abs(expected).max())))
+
+
+def halved(model: onnx.ModelProto, folder: pathlib.Path, feeds: Feeds, *, external: bool = False) -> onnx.ModelProto:
+    """Zero half of the channels, remove them, see that the two agree, and return the second."""
+    channels = map_channels(model)
+    gone = half(channels)
+    assert len(gone)
+    zero(model, channels, gone)
+    file = save(model, folder / "zeroed.onnx", external=external)
+    output = removed(file, gone)
+    compare(file.path, output, feeds)
+    return onnx.load(output)
