@@ -224,7 +224,8 @@ class Node:
         if value.tensor is not None and value.tensor.proto is not None:
             return value.tensor.ints
         if value.producer is not None and value.producer.is_constant:
-            return value.producer.ints_attribute("value_ints")
+            one = value.producer.attributes.get("value_int")
+            return value.producer.ints_attribute("value_ints") if one is None else (int(one.i),)
         return None
 
     def input_shape(self, index: int) -> tuple[int, ...] | None:

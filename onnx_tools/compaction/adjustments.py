@@ -12,11 +12,16 @@ from onnx_tools.graph_parts import Node, Value
 
 @dataclass(frozen=True, eq=False)
 class Follows:
-    """Input `index` of the node lists the sizes of `value`, axis by axis (Reshape, Expand): -1 and 0 stay."""
+    """Input `index` of the node lists the sizes of `value`, axis by axis, from axis `first` on: -1 and 0 stay.
+
+    The node is a Reshape, Expand or Resize, or the Concat that puts a computed shape together. The input is a small
+    stored list of integers that others may read too. Where it says 1 for an axis of another size (Expand), 1 stays.
+    """
 
     node: Node
     index: int
     value: Value
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)

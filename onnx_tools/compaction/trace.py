@@ -7,7 +7,7 @@ keeps its shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnx_tools.compaction.adjustments import Adjustment
@@ -38,16 +38,40 @@ class Meeting:
     second: tuple[int, int]
 
 
-class Trace:
-    """The channels of one model while they are followed."""
+@dataclass(frozen=True, eq=False)
+class SizeOf:
+    """A number that is the size of an axis of a value."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    value: Value
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """A stored number: entry `at` of the list that `node` reads as input `index`."""
+
+    number: int
+    node: Node
+    index: int
+    at: int
+
+
+Sizes = tuple[SizeOf | Said | None, ...]
+"""A list of numbers, or one, of which some are sizes. None: a number that is the same whatever leaves."""
+
+
+class Trace:
+    """The channels of one model while they are followed. `opset`: its version of ai.onnx."""
+
+    def __init__(self, shapes: Shapes, opset: int) -> None:
+        self.opset = opset
         self.channels = Channels()
         self.adjustments: list[Adjustment] = []
         self.meetings: list[Meeting] = []
         self._shapes = shapes
         self._traced: dict[int, Traced] = {}
         self._claims: dict[int, list[Claim]] = {}
+        self._sizes: dict[int, Sizes] = {}
 
     def dims(self, value: Value | None) -> Dims | None:
         """The sizes of a value's axes; None if not even their number is known."""
@@ -75,6 +99,24 @@ class Trace:
             what = "defined twice" if value.duplicated else what
             self.fix(traced, f"'{value.name}' is {what}")
         self._traced[id(value)] = traced
+
+    def sizes_in(self, value: Value | None) -> Sizes | None:
+        """What is known of the numbers in a value that holds sizes; None for all other values."""
+        return None if value is None else self._sizes.get(id(value))
+
+    def give_sizes(self, node: Node, sizes: Sizes) -> None:
+        """Say of which sizes output 0 consists. One that leaves the graph there stays."""
+        value = node.outputs[0]
+        if value is not None:
+            self._sizes[id(value)] = sizes
+            if value.output_of or value.handed_to or value.duplicated:
+                self.hold_sizes(sizes, f"'{value.name}', which has its size, leaves the graph")
+
+    def hold_sizes(self, sizes: Sizes, reason: str) -> None:
+        """The axes whose sizes are among these keep them."""
+        for each in sizes:
+            if isinstance(each, SizeOf) and (factor := factor_on(self.of(each.value), each.axis)) is not None:
+                narrowed(self.channels, (factor,), (each.axis,), reason)
 
     def fix(self, traced: Iterable[Factor], reason: str) -> None:
         """All channels of these factors stay."""
@@ -112,6 +154,14 @@ class Trace:
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
         else:
             self.channels.fix(factor.ids, f"{said(node)} takes '{value.name}' with it, which stays as it is")
+
+    def axes(self, node: Node, given: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Axes of input 0 that may count from the end; None where they can't be told."""
+        dims = self.dims(node.inputs[0])
+        if given is None or (dims is None and min(given, default=0) < 0):
+            return None
+        rank = 0 if dims is None else len(dims)
+        return tuple(axis + rank if axis < 0 else axis for axis in given)
 
     def bar(self, node: Node, reason: str) -> None:
         """Everything that comes into `node` stays."""

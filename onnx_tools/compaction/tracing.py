@@ -16,6 +16,7 @@ from onnx_tools.compaction.factors import Factor, Traced, align
 from onnx_tools.compaction.pulls import pull
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules import RULES
+from onnx_tools.compaction.rules.sizes import follow_sizes
 from onnx_tools.compaction.shapes import InputShapes, Shapes, with_shapes
 from onnx_tools.compaction.trace import Meeting, Trace, said
 from onnx_tools.graph_index import GraphIndex
@@ -86,7 +87,7 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     """
     index = GraphIndex(with_shapes(model, input_shapes or {}))
     shapes = Shapes(index)
-    trace = Trace(shapes)
+    trace = Trace(shapes, _opset(model))
     ordered = _in_order(index)
     reached = {id(node) for node in ordered}
     for node in ordered:
@@ -111,11 +112,20 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     )
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    """The version of ai.onnx; 1 if the model names none."""
+    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+
+
 def _visit(trace: Trace, node: Node) -> None:
     in_function = node.path[0][0] == "functions"
     rule = None if node.local or in_function or node.ambiguous else RULES.get((node.domain, node.op_type))
+    follow_sizes(trace, node)
     if rule is not None and node.inputs:
-        rule(trace, node)
+        try:
+            rule(trace, node)
+        except (IndexError, KeyError, ValueError):  # too few inputs, axes beyond the rank: no runtime takes it either
+            trace.bar(node, f"{said(node)} doesn't fit its inputs")
     elif in_function:
         trace.bar(node, f"{said(node)} lies in a local function; onnx.inliner can spell it out")
     else:

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx_tools.compaction.rules import elementwise, movement, normalisation, products, reduction
+from onnx_tools.compaction.rules import (
+    elementwise,
+    movement,
+    normalisation,
+    products,
+    reduction,
+    resizing,
+    selection,
+    sizes,
+)
 from onnx_tools.compaction.trace import Trace
 from onnx_tools.graph_parts import Node
 
@@ -19,5 +28,8 @@ RULES: dict[tuple[str, str], Rule] = {
     **normalisation.RULES,
     **products.RULES,
     **reduction.RULES,
+    **resizing.RULES,
+    **selection.RULES,
+    **sizes.RULES,
 }
 """By (domain, op type)."""

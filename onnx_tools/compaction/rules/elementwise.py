@@ -10,8 +10,9 @@ from onnx_tools.operators import CONTRIB
 
 
 def passing(trace: Trace, node: Node) -> None:
-    """Output 0 has the channels of input 0; further inputs are numbers for all of it."""
-    trace.give(node, trace.of(node.inputs[0]))
+    """All outputs have the channels of input 0; further inputs are numbers for all of it."""
+    for index in range(len(node.outputs)):
+        trace.give(node, trace.of(node.inputs[0]), index)
 
 
 def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_tools.compaction.adjustments import Follows, Parts
+from onnx_tools.compaction.adjustments import Parts
 from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.factors import Factor, Traced, factor_on, joined, moved, narrowed, reshaped
 from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.rules.sizes import fit_sizes
 from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
 
@@ -34,9 +35,8 @@ def reshape(trace: Trace, node: Node) -> None:
         return
     reason = f"{said(node)} mixes it with axes that can't be followed"
     found = reshaped(trace.channels, traced, before, after, reason)
-    output = node.outputs[0]
-    if node.op_type == "Reshape" and found and output is not None:
-        trace.adjustments.append(Follows(node, 1, output))
+    if node.op_type == "Reshape":
+        found = fit_sizes(trace, node, 1, found)
     trace.give(node, found)
 
 
@@ -92,21 +92,34 @@ def split(trace: Trace, node: Node) -> None:
         trace.bar(node, f"{said(node)} has parts of unknown size; --input-shape may tell them")
         return
     own = factor_on(traced, axis)
+    if own is not None and len(own.axes) > 1:
+        traced, own = trace.narrow(node, 0, (axis,), "cuts it"), None
     if own is not None:
         trace.adjustments.append(Parts(node, axis))
     start = 0
     for index, each in enumerate(sizes):
         stop = start + int((each or ())[axis] or 0)
-        cut = tuple(_part(factor, axis, start, stop) for factor in traced)
-        trace.give(node, cut, index)
+        cut = () if own is None else (Factor((axis,), own.ids[start:stop]),)
+        trace.give(node, (*(factor for factor in traced if factor is not own), *cut), index)
         start = stop
 
 
-def _part(factor: Factor, axis: int, start: int, stop: int) -> Factor:
-    if axis not in factor.axes:
-        return factor
-    at = factor.axes.index(axis)
-    return Factor(factor.axes, factor.ids[(slice(None),) * at + (slice(start, stop),)])
+def depth_to_space(trace: Trace, node: Node) -> None:
+    """DepthToSpace: channels that become one, of blocks of pixels, go together."""
+    ids = trace.along(node, 0, 1, "spreads it over pixels")
+    block = node.int_attribute("blocksize", 1)
+    if ids is not None:
+        crd = node.text_attribute("mode") == "CRD"
+        together = ids.reshape(-1, block * block).T if crd else ids.reshape(block * block, -1)
+        trace.channels.tie(together, together[:1])
+        trace.give(node, (Factor((1,), together[0]),))
+
+
+def space_to_depth(trace: Trace, node: Node) -> None:
+    """SpaceToDepth: each channel becomes several."""
+    ids = trace.along(node, 0, 1, "makes channels of pixels")
+    if ids is not None:
+        trace.give(node, (Factor((1,), np.tile(ids, node.int_attribute("blocksize", 1) ** 2)),))
 
 
 RULES = {
@@ -114,4 +127,6 @@ RULES = {
     **{("", name): reshape for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
     ("", "Concat"): concatenation,
     ("", "Split"): split,
+    ("", "DepthToSpace"): depth_to_space,
+    ("", "SpaceToDepth"): space_to_depth,
 }

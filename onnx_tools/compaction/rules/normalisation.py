@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from onnx_tools.compaction.adjustments import Counts
 from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.trace import Trace
+from onnx_tools.compaction.rules.reduction import flattened_from, over
+from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
+from onnx_tools.operators import CONTRIB
+
+_OVER = "normalises over it"
 
 
 def batch_normalisation(trace: Trace, node: Node) -> None:
-    """Scale, shift, mean and variance for each channel of axis 1."""
-    _by_channel(trace, node, (Role.SCALES, Role.SHIFTS, Role.DESCRIBES, Role.DESCRIBES))
+    """Scale, shift, mean and variance for each channel of axis 1; in training mode also what becomes of them."""
+    if any(value is not None for value in node.outputs[1:]) or node.int_attribute("training_mode", 0):
+        trace.bar(node, f"{said(node)} is in training mode")
+    if not node.int_attribute("spatial", 1):
+        trace.bar(node, f"{said(node)} has a scale for each place")
+    else:
+        _by_channel(trace, node, (Role.SCALES, Role.SHIFTS, Role.DESCRIBES, Role.DESCRIBES))
 
 
 def instance_normalisation(trace: Trace, node: Node) -> None:
@@ -19,7 +29,7 @@ def instance_normalisation(trace: Trace, node: Node) -> None:
 
 
 def _by_channel(trace: Trace, node: Node, roles: tuple[Role, ...]) -> None:
-    ids = trace.along(node, 0, 1, "normalises over it")
+    ids = trace.along(node, 0, 1, _OVER)
     if ids is None:
         return
     for index, role in enumerate(roles, 1):
@@ -27,7 +37,59 @@ def _by_channel(trace: Trace, node: Node, roles: tuple[Role, ...]) -> None:
     trace.give(node, (Factor((1,), ids),))
 
 
+def layer_normalisation(trace: Trace, node: Node) -> None:
+    """All axes from `axis` on together."""
+    flattened_from(trace, node, node.int_attribute("axis", -1), _OVER)
+
+
+def local_response(trace: Trace, node: Node) -> None:
+    """LRN: each channel with its neighbours."""
+    over(trace, node, (1,), _OVER)
+
+
+def mean_variance(trace: Trace, node: Node) -> None:
+    """MeanVarianceNormalization: over the attribute `axes`."""
+    over(trace, node, node.ints_attribute("axes") or (0, 2, 3), _OVER)
+
+
+def group_normalisation(trace: Trace, node: Node) -> None:
+    """Groups of neighbouring channels leave whole. Scale and shift: one for each channel, before opset 21 a group."""
+    _by_group(trace, node, "num_groups", 1)
+
+
+def contrib_group_normalisation(trace: Trace, node: Node) -> None:
+    """GroupNorm of com.microsoft: channels last, unless told otherwise; then perhaps an activation."""
+    _by_group(trace, node, "groups", 3 if node.int_attribute("channels_last", 1) else 1)
+
+
+def _by_group(trace: Trace, node: Node, name: str, axis: int) -> None:
+    ids = trace.along(node, 0, axis, _OVER)
+    groups, value = node.int_attribute(name, 0), node.inputs[0]
+    if ids is None or value is None:
+        return
+    parts = ids.reshape(groups, -1)
+    trace.channels.tie(parts, parts[:, :1])
+    trace.adjustments.append(Counts(node, name, value, axis, parts.shape[1]))
+    for index, role in ((1, Role.SCALES), (2, Role.SHIFTS)):
+        by_channel = trace.dims(node.inputs[index]) == ids.shape
+        trace.meet(node, index, Factor((0,), ids if by_channel else parts[:, 0]), role)
+    trace.give(node, (Factor((axis,), ids),))
+
+
+def holding(trace: Trace, node: Node) -> None:
+    """Sums of several inputs normalised over their last axis."""
+    trace.bar(node, f"{said(node)} {_OVER}")
+
+
 RULES = {
     ("", "BatchNormalization"): batch_normalisation,
     ("", "InstanceNormalization"): instance_normalisation,
+    ("", "GroupNormalization"): group_normalisation,
+    **{("", name): layer_normalisation for name in ("LayerNormalization", "RMSNormalization")},
+    ("", "SimplifiedLayerNormalization"): layer_normalisation,
+    ("", "LRN"): local_response,
+    ("", "MeanVarianceNormalization"): mean_variance,
+    (CONTRIB, "GroupNorm"): contrib_group_normalisation,
+    (CONTRIB, "SkipLayerNormalization"): holding,
+    (CONTRIB, "SkipSimplifiedLayerNormalization"): holding,
 }

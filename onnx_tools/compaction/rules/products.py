@@ -102,7 +102,33 @@ def general_product(trace: Trace, node: Node) -> None:
     trace.give(node, made)
 
 
+def by_letters(trace: Trace, node: Node) -> None:
+    """Einsum: the letters of its equation, which say all; "..." and a letter twice in a term can't be followed."""
+    terms, output = _terms(node.text_attribute("equation"))
+    dims = [trace.dims(value) for value in node.inputs]
+    named = [len(term) == len(set(term)) and term.isalpha() for term in (*terms, output)]
+    fits = [each is not None and len(each) == len(term) for each, term in zip(dims, terms, strict=True)]
+    if not all(named) or not all(fits):
+        trace.bar(node, f"{said(node)} has an equation or inputs that can't be followed")
+        return
+    letters = [*output, *sorted(set("".join(terms)) - set(output))]
+    operands = [
+        Operand(index, tuple(NONE if size == 1 else letters.index(letter) for size, letter in pairs), Role.MAKES)
+        for index, pairs in enumerate(
+            zip(each or (), term, strict=True) for each, term in zip(dims, terms, strict=True)
+        )
+    ]
+    trace.give(node, meet(trace, node, operands, len(output), makes=True))
+
+
+def _terms(equation: str) -> tuple[list[str], str]:
+    left, arrow, right = "".join(equation.split()).partition("->")
+    once = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
+    return left.split(","), right if arrow else once
+
+
 RULES = {
+    ("", "Einsum"): by_letters,
     ("", "Conv"): convolution,
     ("", "ConvTranspose"): transposed_convolution,
     ("", "MatMul"): matrix_product,
