@@ -68,6 +68,8 @@ def short_verdict(
     `sparse`: the weights that were pruned 2:4; then also what they gain in TensorRT.
     """
     before, after = sum_known(file.bytes_before for file in files), sum_known(file.bytes_after for file in files)
+    if any(weight.granularity == "channel" for weight in weights):
+        return "on every runtime, once `oxiprune compact` has removed these channels"
     size = "not smaller"
     if before and after is not None and after < before * _COMPRESSES:
         size = f"{_percent(after, before)} of the size"

@@ -208,6 +208,7 @@ def test_the_report_says_how_channels_were_chosen(tmp_path: pathlib.Path) -> Non
     assert report.configuration.channels is not None
     assert report.configuration.channels.round_to == 2
     assert {weight.granularity for weight in report.weights} == {"channel"}
+    assert "`oxiprune compact`" in report.payoff
     assert {"w1", "b1", "gamma", "beta", "w2", "w3"} == {weight.name for weight in report.weights}
 
 
