@@ -115,8 +115,10 @@ def _layers(
     totals = np.bincount(groups.families[all_groups], minlength=int(groups.families.max(initial=0)) + 1)
     entries = np.bincount(groups.families[all_groups], sizes[all_groups], len(totals)).astype(np.int64)
     layers, limits = [], []
-    for family in np.unique(families[families > 0]):
-        places = np.flatnonzero(families == family)
+    by_family = np.argsort(families, kind="stable")
+    for places in np.split(by_family, np.flatnonzero(np.diff(families[by_family])) + 1):
+        if not len(places) or not (family := families[places[0]]):
+            continue
         layer = Layer(order[places], places, int(entries[family]), sizes[order[places]])
         layers.append(layer)
         limits.append(layer.most(config, int(totals[family])))

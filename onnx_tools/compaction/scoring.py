@@ -61,8 +61,9 @@ def score_groups(
             groups = channels.groups.of[part.factor.ids].reshape(-1)
             np.add.at(sums, groups, own)
             np.add.at(elements, groups, part.weight.elements / len(groups))
-            total = np.bincount(groups, own, count)
-            np.maximum(highest, np.sqrt(total) if root else total, out=highest)
+            numbers, places = np.unique(groups, return_inverse=True)
+            total = np.bincount(places, own)
+            highest[numbers] = np.maximum(highest[numbers], np.sqrt(total) if root else total)
     found = {"sum": sums, "mean": sums / np.maximum(elements, 1), "max": highest, "saved": sums}[config.group_score]
     if root and config.group_score != "max":
         found = np.sqrt(found)
