@@ -23,7 +23,7 @@ BLOCKS = 4
 
 def generate(path: str, quick: bool) -> None:
     """97.5 M parameters, 390 MB: four transformer-like blocks, a wide layer, 3x3 convolutions and a Gemm head."""
-    model = _Builder()
+    model = Builder()
     width, wide, channels = (64, 128, 16) if quick else (1024, 4096, 512)
     tokens = "tokens"
     for block in range(BLOCKS):
@@ -43,32 +43,34 @@ def generate(path: str, quick: bool) -> None:
     model.save(path, [("tokens", [8, width]), ("image", [1, channels, 14, 14])], outputs)
 
 
-class _Builder:
+class Builder:
+    """A model, node by node; each method returns the name of what its last node gives."""
+
     def __init__(self) -> None:
         self._nodes: list[Any] = []
-        self._weights: list[Any] = []
-        self._rng = np.random.default_rng(0)
+        self.weights: list[Any] = []
+        self.random = np.random.default_rng(0)
 
     def matmul(self, data: str, name: str, inputs: int, outputs: int) -> str:
-        self._add("MatMul", [data, self._weight(f"{name}.weight", (inputs, outputs))], f"{name}.product")
-        return self._add("Relu", [f"{name}.product"], name)
+        self.add("MatMul", [data, self.weight(f"{name}.weight", (inputs, outputs))], f"{name}.product")
+        return self.add("Relu", [f"{name}.product"], name)
 
     def gemm(self, data: str, name: str, inputs: int, outputs: int) -> str:
-        weights = [self._weight(f"{name}.weight", (outputs, inputs)), self._weight(f"{name}.bias", (outputs,))]
-        return self._add("Gemm", [data, *weights], name, transB=1)
+        weights = [self.weight(f"{name}.weight", (outputs, inputs)), self.weight(f"{name}.bias", (outputs,))]
+        return self.add("Gemm", [data, *weights], name, transB=1)
 
     def conv(self, data: str, name: str, inputs: int, outputs: int) -> str:
-        weights = [self._weight(f"{name}.weight", (outputs, inputs, 3, 3)), self._weight(f"{name}.bias", (outputs,))]
-        self._add("Conv", [data, *weights], f"{name}.sum", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        return self._add("Relu", [f"{name}.sum"], name)
+        weights = [self.weight(f"{name}.weight", (outputs, inputs, 3, 3)), self.weight(f"{name}.bias", (outputs,))]
+        self.add("Conv", [data, *weights], f"{name}.sum", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        return self.add("Relu", [f"{name}.sum"], name)
 
-    def _add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self._nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def _weight(self, name: str, shape: tuple[int, ...]) -> str:
-        values = self._rng.standard_normal(shape, np.float32) * np.float32(0.02)
-        self._weights.append(numpy_helper.from_array(values, name))
+    def weight(self, name: str, shape: tuple[int, ...]) -> str:
+        values = self.random.standard_normal(shape, np.float32) * np.float32(0.02)
+        self.weights.append(numpy_helper.from_array(values, name))
         return name
 
     def save(self, path: str, inputs: list[tuple[str, list[int]]], outputs: list[tuple[str, list[int]]]) -> None:
@@ -76,7 +78,7 @@ class _Builder:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in some]
             for some in (inputs, outputs)
         )
-        graph = helper.make_graph(self._nodes, "bench", asked, given, self._weights)
+        graph = helper.make_graph(self._nodes, "bench", asked, given, self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, path)
