@@ -19,9 +19,9 @@ Ids = NDArray[np.int64]
 class Groups:
     """Channels after all ties. `of`: the group of each channel, the lowest number in it.
 
-    `held`: whether a group stays, by its number; `reasons`: why. `families`: the family of each channel: groups of one
-    family are the choices of one layer, or of layers that are tied to each other; 0 for channels that no layer makes.
-    `origins`: for each family the nodes that make its channels.
+    `held`: whether a group stays, by its number; `reasons`: why, but for channels that no layer makes. `families`: the
+    family of each channel: groups of one family are the choices of one layer, or of layers that are tied to each other;
+    0 for channels that no layer makes. `origins`: for each family the nodes that make its channels.
     """
 
     of: Ids
@@ -80,7 +80,8 @@ class Channels:
             new = found[~held[found]]
             held[new] = True
             reasons.update(dict.fromkeys(new.tolist(), reason))
-        return Groups(groups, held, reasons, *self._families(groups))
+        families, origins = self._families(groups)
+        return Groups(groups, held | (families == 0), reasons, families, origins)
 
     def _families(self, roots: Ids) -> tuple[Ids, dict[int, tuple[str, ...]]]:
         """Nodes whose channels are tied to each other make one family."""
