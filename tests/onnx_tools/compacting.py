@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 
@@ -95,3 +96,30 @@ def halved(model: onnx.ModelProto, folder: pathlib.Path, feeds: Feeds, *, extern
     output = removed(file, gone)
     compare(file.path, output, feeds)
     return onnx.load(output)
+
+
+def with_weights(text: str, *, seed: int = 0) -> onnx.ModelProto:
+    """A model as text, in which each value that nobody makes becomes a stored tensor of random values."""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(seed)
+    inside = [attribute.g for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    for graph in (model.graph, *inside):
+        made = {name for node in graph.node for name in node.output}
+        for info in [info for info in graph.value_info if info.name not in made]:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+            values = rng.standard_normal([dim.dim_value for dim in info.type.tensor_type.shape.dim])
+            graph.initializer.append(numpy_helper.from_array(values.astype(kind), info.name))
+            graph.value_info.remove(info)
+    return model
+
+
+def feeds_of(model: onnx.ModelProto, *, seed: int = 1) -> Feeds:
+    """Random inputs, names of sizes taken as 3."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    rng = np.random.default_rng(seed)
+    found = {}
+    for info in (info for info in model.graph.input if info.name not in stored):
+        kind = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        values = rng.standard_normal([dim.dim_value or 3 for dim in info.type.tensor_type.shape.dim])
+        found[info.name] = np.asarray(values > 0 if kind == np.bool_ else values).astype(kind)
+    return found
