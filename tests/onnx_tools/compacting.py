@@ -53,10 +53,14 @@ def save(model: onnx.ModelProto, path: pathlib.Path, *, external: bool = False) 
 
 
 def removed(
-    file: ModelFile, gone: np.ndarray | None = None, folds: Sequence[Fold] = (), name: str = "out.onnx"
+    file: ModelFile,
+    gone: np.ndarray | None = None,
+    folds: Sequence[Fold] = (),
+    channels: ChannelMap | None = None,
+    name: str = "out.onnx",
 ) -> pathlib.Path:
-    """The model in `file` without half of its free groups, or without `gone`."""
-    channels = map_channels(file.skeleton)
+    """The model in `file` without half of its free groups, or without `gone`. `channels`: those that `folds` are of."""
+    channels = channels or map_channels(file.skeleton)
     output = file.file.with_name(name)
     return write_without(file, channels, half(channels) if gone is None else gone, folds, output).model
 

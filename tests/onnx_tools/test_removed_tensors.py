@@ -163,7 +163,7 @@ OTHERS = {"v": ("one", 5 * BYTES), "v2": ("two", 128), "u": ("two", 0)}
     [
         ({"w": ("one", 7), "w2": ("one", 7 + BYTES)}, BYTES),
         ({"w": ("one", 7), "w2": ("one", 7)}, BYTES),
-        ({"w": ("one", 7), "w2": ("one", 7 + BYTES // 2)}, 0),
+        ({"w": ("one", 7), "w2": ("one", 7 + BYTES // 2)}, -BYTES),
         ({"w": ("one", 7), "w2": ("two", 4096)}, BYTES // 2),
     ],
     ids=["apart", "the same bytes", "overlapping", "two files"],
