@@ -104,7 +104,7 @@ g (float[3, 2, 5, 5] x, float[4, 2, 3, 3] w) => (float[3, 4, 5, 5] y)
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_old_models(tmp_path: pathlib.Path, at: int) -> None:
-    """Constants are nodes where initializers had to be inputs; Add was told the axis, which no runtime of ours takes."""
+    """Constants are nodes where initializers had to be inputs; Add was told the axis."""
     file = save(with_weights(OLD), tmp_path / "model.onnx")
     output = folded(file, np.full(4, 100.0), at=at)
     onnx.checker.check_model(output, full_check=True)
