@@ -21,7 +21,7 @@ from onnx_tools.graph_parts import Path, StoredTensor
 Feeds = dict[str, np.ndarray]
 
 _ZERO_POINTS = {"DequantizeLinear": (2, 0), "QLinearConv": (5, 3), "QLinearMatMul": (5, 3), "ConvInteger": (3, 1)}
-_ZERO_POINTS |= {"MatMulInteger": (3, 1), "DynamicQuantizeMatMul": (3, 1)}
+_ZERO_POINTS |= {"MatMulInteger": (3, 1), "DynamicQuantizeMatMul": (3, 1), "QGemm": (5, 3)}
 """Which input is the zero point of which input."""
 
 

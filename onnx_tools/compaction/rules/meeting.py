@@ -50,7 +50,7 @@ def meet(trace: Trace, node: Node, operands: Sequence[Operand], rank: int, *, ma
     result = _carried(trace, node, computed, found, rank)
     for factor in result:
         for each in stored:
-            _let_meet(trace, node, each, factor)
+            let_meet(trace, node, each, factor)
     return (*result, *_made(trace, node, computed, stored, rank)) if makes else result
 
 
@@ -112,8 +112,8 @@ def _carried(trace: Trace, node: Node, computed: Sequence[Operand], found: dict[
     return result
 
 
-def _let_meet(trace: Trace, node: Node, operand: Operand, factor: Factor) -> None:
-    """A stored operand has the channels of the result along the letters that it has of them."""
+def let_meet(trace: Trace, node: Node, operand: Operand, factor: Factor) -> None:
+    """An operand has the channels of the result along the letters that it has of them."""
     axes = operand.axes(factor.axes)
     if not axes:
         return

@@ -1,0 +1,224 @@
+"""Channels through weights that are computed, and quantised, recurrent and attention operators, against onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from tests.channel_oracle import check_channels
+
+HEADER = '<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>\n'
+Given = tuple[int, ...] | NDArray[Any]
+
+
+def model_of(text: str, stored: dict[str, Given]) -> onnx.ModelProto:
+    """A model from text. `stored`: arrays, or shapes of floats to be drawn."""
+    model = onnx.parser.parse_model(HEADER + text)
+    rng = np.random.default_rng(5)
+    for name, given in stored.items():
+        array = rng.standard_normal(given).astype(np.float32) if isinstance(given, tuple) else given
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def free_of(text: str, *, check: bool = True, **stored: Given) -> dict[str, int]:
+    """How many groups of each family are free, by the first node that makes them; all are held against onnxruntime."""
+    model = model_of(text, stored)
+    channels = check_channels(model, fewest=0) if check else map_channels(model)
+    return counted(channels)
+
+
+def counted(channels: ChannelMap) -> dict[str, int]:
+    groups = channels.groups
+    families, counts = np.unique(groups.families[groups.free], return_counts=True)
+    return {groups.origins[family][0]: int(n) for family, n in zip(families.tolist(), counts, strict=True) if family}
+
+
+def bytes_of(*shape: int, low: int = -20, dtype: Any = np.int8) -> NDArray[Any]:
+    return np.random.default_rng(6).integers(low, 20, shape).astype(dtype)
+
+
+def ints(*values: int) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def number(value: float) -> NDArray[np.float32]:
+    return np.array(value, np.float32)
+
+
+def scales(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(7).uniform(0.02, 0.1, shape).astype(np.float32)
+
+
+WRITTEN: dict[str, tuple[str, dict[str, Given]]] = {
+    "as it is": ("w = Identity (v)", {"v": (4, 6)}),
+    "two slices": (
+        "a = Slice (v, zero, three, one)\n b = Slice (v, three, far, one)\n w = Concat <axis = 1> (b, a)",
+        {"v": (4, 6), "zero": ints(0), "three": ints(3), "far": ints(2**62), "one": ints(1)},
+    ),
+    "a part": ("w = Slice (v, one, seven, ones)", {"v": (4, 9), "one": ints(1), "seven": ints(7), "ones": ints(1)}),
+    "backwards": (
+        "w = Slice (v, one, end, ones, back)",
+        {"v": (4, 6), "one": ints(-1), "end": ints(-99), "ones": ints(1), "back": ints(-1)},
+    ),
+    "split": ("a, b = Split <axis = 1> (v, parts)\n w = Concat <axis = 1> (b, a)", {"v": (4, 6), "parts": ints(2, 4)}),
+    "picked": ("w = Gather <axis = 1> (v, order)", {"v": (4, 6), "order": ints(5, 3, 1, 0, 2, -2)}),
+    "one of two": ("w = Gather <axis = 0> (v, at)", {"v": (2, 4, 6), "at": np.array(1)}),
+    "scaled": ("w = Mul (v, s)", {"v": (4, 6), "s": (6,)}),
+    "scaled by rows": ("w = Div (v, s)", {"v": (4, 6), "s": scales(4, 1)}),
+    "added": ("w = Add (v, s)", {"v": (4, 6), "s": (1, 6)}),
+    "spread": ("w = Expand (v, sizes)", {"v": (1, 6), "sizes": ints(4, 6)}),
+    "turned": ("u = Reshape (v, sizes)\n w = Transpose <perm = [1, 0]> (u)", {"v": (1, 6, 4), "sizes": ints(6, -1)}),
+    "joint": ("w = Reshape (v, sizes)", {"v": (4, 2, 3), "sizes": ints(4, 6)}),
+    "shared": ("u = Identity (v)\n w = Cast <to = 1> (u)\n q = Squeeze (u)", {"v": (4, 6)}),
+    "dequantised": (
+        "w = DequantizeLinear <axis = 1> (v, s, z)",
+        {"v": bytes_of(4, 6), "s": scales(6), "z": bytes_of(6)},
+    ),
+    "in blocks of rows": (
+        "w = DequantizeLinear <axis = 0, block_size = 2> (v, s)",
+        {"v": bytes_of(4, 6), "s": scales(2, 6)},
+    ),
+}
+MADE: dict[str, dict[str, int]] = {"backwards": {}, "joint": {"h": 2}, "shared": {}}
+READ: dict[str, dict[str, int]] = {"in blocks of rows": {}, "spread": {}, "added": {}, "shared": {}}
+
+
+@pytest.mark.parametrize("way", WRITTEN)
+def test_weights_that_are_computed(way):
+    made, stored = WRITTEN[way]
+    body = f"{{ {made}\n h = MatMul (x, w)\n d = Add (h, bias)\n r = Relu (d)\n y = MatMul (r, last) }}"
+    found = free_of(f"g (float[2, 4] x) => (float[2, 3] y) {body}", bias=(6,), last=(6, 3), **stored)
+    assert found == MADE.get(way, {"h": 6})
+
+
+@pytest.mark.parametrize("way", WRITTEN)
+def test_weights_that_are_computed_read(way):
+    """Channels along the other axis of the same weights."""
+    made, stored = WRITTEN[way]
+    body = f"{{ h = MatMul (x, first)\n r = Relu (h)\n {made}\n y = MatMul (r, w) }}"
+    found = free_of(f"g (float[2, 3] x) => (float[2, 6] y) {body}", first=(3, 4), **stored)
+    assert found == READ.get(way, {"h": 4})
+
+
+QUANTISED = {
+    "each channel": ("(q, s, z)", "<axis = 1>"),
+    "all": ("(q, s0, z0)", ""),
+}
+
+
+@pytest.mark.parametrize("way", QUANTISED)
+def test_quantised_activations(way):
+    inputs, axis = QUANTISED[way]
+    quantised = f"q = QuantizeLinear {axis} {inputs.replace('q', 'h')}\n r = DequantizeLinear {axis} {inputs}"
+    found = free_of(
+        f"g (float[2, 4] x) => (float[2, 3] y) {{ h = MatMul (x, w)\n {quantised}\n y = MatMul (r, last) }}",
+        w=(4, 6),
+        last=(6, 3),
+        s=scales(6),
+        z=bytes_of(6),
+        s0=number(0.05),
+        z0=np.array(3, np.int8),
+    )
+    assert found == {"h": 6}
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(1, {}), (0, {"h": 6})])
+def test_quantised_in_blocks(axis, expected):
+    """Along the axis of the blocks nothing leaves."""
+    attributes = f"<axis = {axis}, block_size = 2>"
+    quantised = f"q = QuantizeLinear {attributes} (h, s, z)\n r = DequantizeLinear {attributes} (q, s, z)"
+    found = free_of(
+        f"g (float[2, 4] x) => (float[2, 3] y) {{ h = MatMul (x, w)\n {quantised}\n y = MatMul (r, last) }}",
+        w=(4, 6),
+        last=(6, 3),
+        s=scales(*((2, 3) if axis else (1, 6))),
+        z=bytes_of(*((2, 3) if axis else (1, 6))),
+    )
+    assert found == expected
+
+
+def test_one_scale_of_all_holds():
+    quantised = "q, s, z = DynamicQuantizeLinear (h)\n r = DequantizeLinear (q, s, z)"
+    body = f"{{ h = MatMul (x, w)\n {quantised}\n y = MatMul (r, last) }}"
+    assert free_of(f"g (float[2, 4] x) => (float[2, 3] y) {body}", w=(4, 6), last=(6, 3)) == {}
+
+
+U8 = np.array(128, np.uint8)
+LINEAR: dict[str, tuple[str, dict[str, Given]]] = {
+    "convolutions": (
+        "h = QLinearConv (x, sx, zx, w, sw, zw, sh, zx, b)\n y = QLinearConv (h, sh, zx, v, sv, zv, sh, zx)",
+        {"w": bytes_of(6, 4, 1, 1), "sw": scales(6), "zw": bytes_of(6, low=0) * 0, "b": bytes_of(6, dtype=np.int32)}
+        | {"v": bytes_of(3, 6, 1, 1), "sv": number(0.02), "zv": np.array(0, np.int8)},
+    ),
+    "between": (
+        "h = QLinearConv (x, sx, zx, w, sw, zw, sh, zx)\n s = com.microsoft.QLinearSigmoid (h, sh, zx, sh, zx)\n"
+        "a = com.microsoft.QLinearAdd (s, sh, zx, h, sh, zx, sh, zx)\n"
+        "c = com.microsoft.QLinearMul (a, sh, zx, m, sh, zx, sh, zx)\n"
+        "p = com.microsoft.QLinearGlobalAveragePool (c, sh, zx, sh, zx)\n"
+        "y = QLinearConv (p, sh, zx, v, sv, zv, sh, zx)",
+        {
+            "w": bytes_of(6, 4, 1, 1),
+            "sw": scales(6),
+            "zw": bytes_of(6) * 0,
+            "m": bytes_of(6, 1, 1, low=0, dtype=np.uint8),
+        }
+        | {"v": bytes_of(3, 6, 1, 1), "sv": number(0.02), "zv": np.array(0, np.int8)},
+    ),
+    "integers": (
+        "h = ConvInteger (x, w, zx)\n f = Cast <to = 1> (h)\n r = QuantizeLinear (f, sh, zx)\n"
+        "i = ConvInteger (r, v, zx, zv)\n y = Cast <to = 1> (i)",
+        {"w": bytes_of(6, 4, 1, 1), "v": bytes_of(3, 6, 1, 1), "zv": np.array(0, np.int8)},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", LINEAR)
+def test_quantised_convolutions(way):
+    body, stored = LINEAR[way]
+    kind = "float" if way == "integers" else "uint8"
+    known = {"sx": number(0.05), "zx": U8, "sh": number(0.1)}
+    sizes = "<uint8[1, 6, 2, 2] h, uint8[1, 6, 2, 2] s, uint8[1, 6, 2, 2] a, uint8[1, 6, 2, 2] c>"
+    sizes = sizes if way == "between" else ""
+    found = free_of(f"g (uint8[1, 4, 2, 2] x) => ({kind}[A, B, C, D] y) {sizes} {{ {body} }}", **known, **stored)
+    assert found == {"h": 6}
+
+
+PRODUCTS: dict[str, tuple[str, dict[str, Given]]] = {
+    "linear": (
+        "h = QLinearMatMul (x, s, z, w, sw, zw, s, z)\n y = QLinearMatMul (h, s, z, v, s, z8, s, z)",
+        {"w": bytes_of(4, 6), "sw": scales(6), "zw": bytes_of(6), "v": bytes_of(6, 3), "z8": np.array(2, np.int8)},
+    ),
+    "general": (
+        "h = com.microsoft.QGemm <transB = 1> (x, s, z, w, sw, zw, b, s, z)\n"
+        "y = com.microsoft.QGemm (h, s, z, v, s, z8, , s, z)",
+        {"w": bytes_of(6, 4), "sw": scales(6), "zw": bytes_of(6), "v": bytes_of(6, 3), "z8": np.array(2, np.int8)}
+        | {"b": bytes_of(6, dtype=np.int32)},
+    ),
+    "integers": (
+        "h = MatMulInteger (x, w, z, zw)\n f = Cast <to = 1> (h)\n r = QuantizeLinear (f, s, z)\n"
+        "i = MatMulInteger (r, v, z)\n j = Cast <to = 1> (i)\n y = QuantizeLinear (j, s, z)",
+        {"w": bytes_of(4, 6), "zw": bytes_of(6), "v": bytes_of(6, 3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", PRODUCTS)
+def test_quantised_products(way):
+    body, stored = PRODUCTS[way]
+    known = {"s": number(0.05), "z": U8}
+    assert free_of(f"g (uint8[2, 4] x) => (uint8[2, 3] y) {{ {body} }}", **known, **stored) == {"h": 6}
+
+
+def test_int8_model_as_its_float_model(corpus):
+    """The int8 QDQ model has the groups of the float model that it was made of."""
+    by_name = {path.parent.name: onnx.load(path, load_external_data=False) for path in corpus}
+    first, second = (map_channels(by_name[f"digits_resnet_{kind}"]) for kind in ("ext", "int8_qdq"))
+    assert counted(first) == counted(second) != {}
