@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto
+from onnx import TensorProto
 
 from onnx_tools.compaction.adjustments import Adjustment, Bounds, Counts, Follows, Parts, Picks
 from onnx_tools.compaction.elements import cut, read_integers
@@ -96,51 +96,24 @@ class _Adjuster:
             self._wanted[Reader(node, index)] = (name, ints)
 
     def _follow(self, wanted: Follows) -> None:
-        node = wanted.node
-        masks, before = self._masks(wanted.value), self._sizes(_input(node, 0))
+        node, masks = wanted.node, self._masks(wanted.value)
         if not masks and not self._masks(_input(node, 0)):
             return
-        given, after = self._list(node, "shape", wanted.index), self._sizes(wanted.value)
+        given = self._list(node, "shape", wanted.index)
         if given is None:
-            self._follow_computed(wanted, masks, after)
-            return
+            raise _stuck(node, "the shape that it is given is computed")
+        before, after = self._sizes(_input(node, 0)), self._sizes(wanted.value)
+        copies = node.op_type == "Reshape" and not node.int_attribute("allowzero", 0)
+        first = wanted.first
+        if node.op_type == "Expand" and after is not None:
+            first = len(after) - len(given)
         new = given.copy()
-        first = 0 if after is None else max(len(after) - len(given), 0)
-        for i, size in enumerate(given.tolist()):
-            axis = first + i
+        for axis, size in enumerate(given.tolist(), first):
             if axis in masks and size == len(masks[axis]):
-                new[i] = int(masks[axis].sum())
-            elif size == 0 and node.op_type == "Reshape" and not node.int_attribute("allowzero", 0):
-                new[i] = _copied(axis, before, after)
+                new[axis - first] = int(masks[axis].sum())
+            elif size == 0 and copies:
+                new[axis - first] = _copied(axis, before, after)
         self._set(node, "shape", wanted.index, new)
-
-    def _follow_computed(self, wanted: Follows, masks: dict[int, Mask], after: list[Size] | None) -> None:
-        """A computed shape becomes a constant if at most one size is open; else the new sizes are put into it."""
-        node = wanted.node
-        if not masks:
-            return
-        unknown = 2 if after is None else sum(not isinstance(size, int) for size in after)
-        if after is not None and unknown <= (node.op_type == "Reshape"):
-            sizes = [size if isinstance(size, int) else -1 for size in after]
-            self._wanted[Reader(node, wanted.index)] = ("shape", np.array(sizes, np.int64))
-            return
-        value = _input(node, wanted.index)
-        length = self._remaining.map.shapes.of(value)
-        if self._opset < 9 or value is None or after is None or length != (len(after),):
-            raise _stuck(node, "the shape that it is given is computed in a way that can't be followed")
-        sizes = [int(masks[axis].sum()) if axis in masks else 0 for axis in range(len(after))]
-        self._put_into(node, wanted.index, value, np.array(sizes, np.int64))
-
-    def _put_into(self, node: Node, index: int, value: Value, sizes: Ints) -> None:
-        """Put a Where in front of an input that takes each size that is not 0."""
-        edits, label = self._edits, node.own_label
-        changed = edits.constant(node.scope, f"{label}_changed", sizes != 0, int(TensorProto.BOOL))
-        new = edits.constant(node.scope, f"{label}_sizes", sizes, int(TensorProto.INT64))
-        shape = edits.free_name(f"{label}_shape")
-        where = NodeProto(op_type="Where", input=[changed, new, value.name], output=[shape], name=shape)
-        edits.before.setdefault(node.path, []).append(where)
-        edits.set_input(node, index, shape)
-        del edits.left[Reader(node, index)]
 
     def _count(self, wanted: Counts) -> None:
         size = self._remaining.sizes(wanted.value).get(wanted.axis)

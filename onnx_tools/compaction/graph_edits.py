@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
@@ -23,13 +22,12 @@ from onnx_tools.model_file import message_at
 class GraphEdits:
     """Changes of nodes and small tensors.
 
-    `nodes`: changed copies; `before` and `behind`: new nodes around them. `values`: new values of stored tensors.
+    `nodes`: changed copies; `behind`: new nodes behind them. `values`: new values of stored tensors.
     `added`: new initializers of graphs. `left`: inputs that are read no more. `dropped`: messages that go.
     """
 
     def __init__(self, index: GraphIndex, skeleton: onnx.ModelProto) -> None:
         self.nodes: dict[Path, NodeProto] = {}
-        self.before: dict[Path, list[NodeProto]] = {}
         self.behind: dict[Path, list[NodeProto]] = {}
         self.values: dict[Path, tuple[StoredTensor, NDArray[Any]]] = {}
         self.added: dict[Path, list[TensorProto]] = {}
@@ -126,8 +124,3 @@ class _Names:
         self._next[base] = number + 1
         self._taken.add(name)
         return name
-
-
-def element_dtype(data_type: int) -> np.dtype[Any]:
-    """The dtype that numpy has for an ONNX data type."""
-    return onnx.helper.tensor_dtype_to_np_dtype(data_type)

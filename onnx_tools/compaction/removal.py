@@ -96,10 +96,9 @@ def _is_dropped(edits: GraphEdits, path: Path) -> bool:
 
 
 def _write_nodes(edits: GraphEdits, copy: ModelCopy, skeleton: onnx.ModelProto) -> None:
-    for path in dict.fromkeys((*edits.nodes, *edits.before, *edits.behind)):
+    for path, node in edits.nodes.items():
         if path not in edits.dropped:
-            around = (*edits.before.get(path, ()), edits.nodes[path], *edits.behind.get(path, ()))
-            _replace(copy, path, nodes(around))
+            _replace(copy, path, nodes((node, *edits.behind.get(path, ()))))
     for path, tensors in edits.added.items():
         rope = _constants(tensors, skeleton.ir_version)
         copy.insert_records((*path, ("node", 0)), lambda names, rope=rope: rope)  # type: ignore[misc]
