@@ -7,13 +7,15 @@ from collections import deque
 from onnx import FunctionProto
 
 from onnx_tools.compaction.graph_edits import GraphEdits, holds_data
+from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import INITIALIZER, Node, Path, Reader, Value
 
 
-def drop_unread(edits: GraphEdits) -> None:
+def drop_unread(edits: GraphEdits, index: GraphIndex) -> None:
     """Drop values that lost their last reader, and what only they needed; what was unused before stays."""
     lost: dict[int, int] = {}
     unread = deque(edits.left.values())
+    inputs = _inputs(index) if unread else {}
     while unread:
         value = unread.popleft()
         lost[id(value)] = lost.get(id(value), 0) + 1
@@ -23,7 +25,7 @@ def drop_unread(edits: GraphEdits) -> None:
             if not any(output is not None and _is_needed(output, lost) for output in value.producer.outputs):
                 unread.extend(_dropped(edits, value.producer))
         elif value.tensor is not None and value.tensor.place == INITIALIZER and not value.tensor.copies:
-            edits.dropped.update((value.tensor.path, *_inputs_of(value)))
+            edits.dropped.update((value.tensor.path, *inputs.get(id(value), ())))
 
 
 def _is_needed(value: Value, lost: dict[int, int]) -> bool:
@@ -45,9 +47,10 @@ def _dropped(edits: GraphEdits, node: Node) -> list[Value]:
     return [value for i, value in enumerate(node.inputs) if value is not None and Reader(node, i) not in edits.left]
 
 
-def _inputs_of(value: Value) -> list[Path]:
-    """The graph inputs that give an initializer's default, in models of old IR versions."""
-    scope = value.tensor.scope if value.tensor is not None else None
-    if scope is None or isinstance(scope.graph, FunctionProto):
-        return []
-    return [(*scope.path, ("input", i)) for i, info in enumerate(scope.graph.input) if info.name == value.name]
+def _inputs(index: GraphIndex) -> dict[int, list[Path]]:
+    """The graph inputs of values: initializers have them in models of old IR versions."""
+    found: dict[int, list[Path]] = {}
+    for scope in index.scopes:
+        for i, info in enumerate(() if isinstance(scope.graph, FunctionProto) else scope.graph.input):
+            found.setdefault(id(scope.values.get(info.name)), []).append((*scope.path, ("input", i)))
+    return found

@@ -75,7 +75,7 @@ class _Folder:
         value = node.inputs[index] if index < len(node.inputs) else None
         if not node.has_input(index):
             kind = self._type(node)
-            name = self._edits.constant(node.scope, f"{node.own_label}_bias", _rounded(values, kind), kind)
+            name = self._edits.constant(f"{node.own_label}_bias", _rounded(values, kind), kind)
             self._edits.set_input(node, index, name)
             return True
         bias = None if value is None or value.duplicated or value.fed else value.tensor
@@ -100,7 +100,7 @@ class _Folder:
         old_style = self._opset < 7
         shape = (-1,) if old_style else (-1, *(1,) * (len(dims) - 1 - each.axis))
         elements = _rounded(values, kind).reshape(shape)
-        bias = edits.constant(node.scope, f"{node.own_label}_bias", elements, kind)
+        bias = edits.constant(f"{node.own_label}_bias", elements, kind)
         inner = edits.free_name(f"{output.name}_without_bias")
         add = NodeProto(op_type="Add", input=[inner, bias], output=[output.name], name=f"{bias}_add")
         if old_style:

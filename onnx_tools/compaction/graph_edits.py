@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto
 
 from onnx_tools.compaction.elements import packed
 from onnx_tools.graph_index import GraphIndex
-from onnx_tools.graph_parts import ATTRIBUTE, Node, Path, Reader, Scope, StoredTensor, Value
+from onnx_tools.graph_parts import ATTRIBUTE, Node, Path, Reader, StoredTensor, Value
 from onnx_tools.model_file import message_at
 
 
@@ -23,14 +23,14 @@ class GraphEdits:
     """Changes of nodes and small tensors.
 
     `nodes`: changed copies; `behind`: new nodes behind them. `values`: new values of stored tensors.
-    `added`: new initializers of graphs. `left`: inputs that are read no more. `dropped`: messages that go.
+    `added`: new initializers of the main graph. `left`: inputs that are read no more. `dropped`: messages that go.
     """
 
     def __init__(self, index: GraphIndex, skeleton: onnx.ModelProto) -> None:
         self.nodes: dict[Path, NodeProto] = {}
         self.behind: dict[Path, list[NodeProto]] = {}
         self.values: dict[Path, tuple[StoredTensor, NDArray[Any]]] = {}
-        self.added: dict[Path, list[TensorProto]] = {}
+        self.added: list[TensorProto] = []
         self.left: dict[Reader, Value] = {}
         self.dropped: set[Path] = set()
         self._skeleton = skeleton
@@ -65,12 +65,11 @@ class GraphEdits:
         inputs.extend([""] * (index + 1 - len(inputs)))
         inputs[index] = name
 
-    def constant(self, scope: Scope, base: str, elements: NDArray[Any], data_type: int) -> str:
-        """Add an initializer to the graph of a scope, and return its name, which is free."""
+    def constant(self, base: str, elements: NDArray[Any], data_type: int) -> str:
+        """Add an initializer to the main graph, which all graphs see, and return its name, which is free."""
         name = self.free_name(base)
         data = bytes(packed(elements, data_type))
-        tensor = TensorProto(name=name, dims=elements.shape, data_type=data_type, raw_data=data)
-        self.added.setdefault(scope.path, []).append(tensor)
+        self.added.append(TensorProto(name=name, dims=elements.shape, data_type=data_type, raw_data=data))
         return name
 
     def free_name(self, base: str) -> str:
@@ -85,7 +84,7 @@ class GraphEdits:
             self.values[value.tensor.path] = (value.tensor, elements)
             return
         for node, index in readers:
-            self.set_input(node, index, self.constant(node.scope, f"{node.own_label}_{suffix}", elements, data_type))
+            self.set_input(node, index, self.constant(f"{node.own_label}_{suffix}", elements, data_type))
 
 
 def holds_data(node: Node) -> bool:

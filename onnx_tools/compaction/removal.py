@@ -69,7 +69,7 @@ def write_without(
         edits = GraphEdits(channels.index, model.skeleton)
         adjust(edits, remaining, reader, opset)
         fold(edits, remaining, reader, opset, folds)
-        drop_unread(edits)
+        drop_unread(edits, channels.index)
         _write_tensors(edits, remaining, reader, TensorWriter(copy, model))
         _write_nodes(edits, copy, model.skeleton)
         _write_sizes(edits, remaining, copy, model.skeleton)
@@ -99,16 +99,22 @@ def _write_nodes(edits: GraphEdits, copy: ModelCopy, skeleton: onnx.ModelProto) 
     for path, node in edits.nodes.items():
         if path not in edits.dropped:
             _replace(copy, path, nodes((node, *edits.behind.get(path, ()))))
-    for path, tensors in edits.added.items():
-        rope = _constants(tensors, skeleton.ir_version)
-        copy.insert_records((*path, ("node", 0)), lambda names, rope=rope: rope)  # type: ignore[misc]
+    if edits.added:
+        field = "output" if skeleton.graph.output else "node"
+        copy.insert_records((("graph", 0), (field, 0)), lambda names: _added(edits.added, skeleton.ir_version))
 
 
-def _constants(tensors: list[TensorProto], ir_version: int) -> Rope:
-    """New constants: initializers; nodes before IR version 4, where initializers had to be graph inputs too."""
-    if ir_version >= 4:
-        return initializers([tensor.SerializeToString()] for tensor in tensors)
-    return nodes(onnx.helper.make_node("Constant", [], [tensor.name], tensor.name, value=tensor) for tensor in tensors)
+def _added(tensors: list[TensorProto], ir_version: int) -> Rope:
+    """New initializers, which had to be graph inputs too before IR version 4."""
+    rope = initializers([tensor.SerializeToString()] for tensor in tensors)
+    for tensor in tensors if ir_version < 4 else ():
+        info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        rope += _info_record("input", info)
+    return rope
+
+
+def _info_record(field: str, info: ValueInfoProto) -> Rope:
+    return field_record(onnx.GraphProto.DESCRIPTOR.fields_by_name[field].number, [info.SerializeToString()])
 
 
 def _replace(copy: ModelCopy, path: Path, rope: Rope) -> None:
@@ -124,8 +130,7 @@ def _write_sizes(edits: GraphEdits, remaining: Remaining, copy: ModelCopy, skele
             if _is_gone(edits, value):
                 _replace(copy, path, [])
             elif (new := _resized(info, _lost(edits, remaining, value))) is not None:
-                number = onnx.GraphProto.DESCRIPTOR.fields_by_name[path[-1][0]].number
-                _replace(copy, path, field_record(number, [new.SerializeToString()]))
+                _replace(copy, path, _info_record(path[-1][0], new))
 
 
 def _infos(scope: Scope, skeleton: onnx.ModelProto) -> Iterator[tuple[Path, ValueInfoProto, Value]]:

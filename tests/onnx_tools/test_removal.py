@@ -109,6 +109,54 @@ g (float[N, 6] x) => (float[N, 2] y)
   y = Add (d, e)
 }
 """,
+    "a computed shape": """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, M, 6] x) => (float[N, M, 2] y)
+<int64[2] tail = {4, 3}, int64[3] together = {0, 0, 12}, float[6, 12] w, float[12, 2] v>
+{
+  a = MatMul (x, w)
+  shape = Shape <start = 0, end = 2> (a)
+  whole = Concat <axis = 0> (shape, tail)
+  b = Reshape (a, whole)
+  c = Relu (b)
+  d = Reshape (c, together)
+  y = MatMul (d, v)
+}
+""",
+    "slices": """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 6] x) => (float[N, 2] y)
+<int64[1] one = {1}, int64[1] five = {5}, int64[1] minus = {-3}, int64[1] most = {9223372036854775807},
+ float[6, 8] w, float[4, 2] v, float[3, 2] u>
+{
+  a = MatMul (x, w)
+  b = Slice (a, one, five, one)
+  c = Slice (a, minus, most, one)
+  d = MatMul (b, v)
+  e = MatMul (c, u)
+  y = Add (d, e)
+}
+""",
+    "slices by attributes": """
+<ir_version: 6, opset_import: ["" : 9]>
+g (float[N, 6] x) => (float[N, 2] y)
+<float[6, 8] w, float[4, 2] v>
+{
+  a = MatMul (x, w)
+  b = Slice <axes = [1], starts = [-7], ends = [5]> (a)
+  y = MatMul (b, v)
+}
+""",
+    "picked entries": """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 6] x) => (float[N, 2] y)
+<int64[5] order = {7, 0, -6, 3, 4}, float[6, 8] w, float[5, 2] v>
+{
+  a = MatMul (x, w)
+  b = Gather <axis = -1> (a, order)
+  y = MatMul (b, v)
+}
+""",
     "a branch": """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 6] x, bool flag) => (float[N, 2] y)
