@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import FunctionProto, TypeProto, ValueInfoProto
 
@@ -11,6 +13,7 @@ from onnx_tools.compaction.factors import Dims, Size
 from onnx_tools.errors import InvalidInputShape
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Scope, Value
+from onnx_tools.model_file import DTYPES
 
 InputShapes = Mapping[str, Sequence[int]]
 
@@ -34,6 +37,7 @@ class Shapes:
 
     def __init__(self, index: GraphIndex) -> None:
         self._known: dict[int, Dims] = {}
+        self._types: dict[int, int] = {}
         for scope in index.scopes:
             self._note(scope)
         for tensor in index.tensors:
@@ -46,12 +50,19 @@ class Shapes:
         for info in (*scope.graph.value_info, *scope.graph.output, *scope.graph.input):
             value = scope.values.get(info.name)
             dims = _dims(info.type)
-            if value is not None and dims is not None and not value.duplicated:
+            if value is None or value.duplicated:
+                continue
+            if dims is not None:
                 self._known[id(value)] = dims
+            self._types[id(value)] = info.type.tensor_type.elem_type
 
     def of(self, value: Value | None) -> Dims | None:
         """Sizes of the axes of a value; None if not even their number is known."""
         return None if value is None else self._known.get(id(value))
+
+    def float_type(self, value: Value | None) -> np.dtype[Any] | None:
+        """The dtype of a computed value of floats; None of others, and where it is not known."""
+        return None if value is None else DTYPES.get(self._types.get(id(value), 0))
 
 
 def _dims(kind: TypeProto) -> Dims | None:

@@ -27,11 +27,15 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A stored tensor that loses entries along the axes of `factor` when channels leave; what it does for them."""
+    """A stored tensor that loses entries along the axes of `factor` when channels leave; what it does for them.
+
+    `node`: who reads it, perhaps to compute another constant of it.
+    """
 
     tensor: StoredTensor
     factor: Factor
     role: Role
+    node: Node
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +191,7 @@ def _members(trace: Trace, index: GraphIndex) -> Iterator[Member]:
     for tensor in index.tensors:
         for value in tensor.values:
             for claim in trace.claims_on(value):
-                yield Member(tensor, claim.factor, claim.role)
+                yield Member(tensor, claim.factor, claim.role, claim.node)
 
 
 def _resolve(trace: Trace) -> Groups:

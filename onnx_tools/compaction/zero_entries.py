@@ -80,7 +80,7 @@ def nonzero_along(source: BlockSource, wanted: Sequence[tuple[int, ...]]) -> lis
     """For each tuple of ascending axes: which entries along them hold something but zero; one pass over the source."""
     distinct = dict.fromkeys(wanted)
     found = {axes: np.zeros([source.shape[axis] for axis in axes], bool) for axes in distinct}
-    for place, block in _blocks(source):
+    for place, block in blocks_of(source):
         nonzero = block != 0
         for axes, mask in found.items():
             part = tuple(place[axis] for axis in axes)
@@ -88,7 +88,7 @@ def nonzero_along(source: BlockSource, wanted: Sequence[tuple[int, ...]]) -> lis
     return [found[axes] for axes in wanted]
 
 
-def _blocks(source: BlockSource) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+def blocks_of(source: BlockSource) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
     """All elements as blocks with all axes, and where they lie."""
     shape = source.shape
     if not prod(shape):

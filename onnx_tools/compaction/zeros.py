@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_tools.compaction.channels import Ids
-from onnx_tools.compaction.factors import Factor, factor_on
+from onnx_tools.compaction.constants import find_constants
+from onnx_tools.compaction.evaluating import Evaluator
 from onnx_tools.compaction.folds import Fold
+from onnx_tools.compaction.known import KnownValues, Mask
+from onnx_tools.compaction.looking import Price, folds_of, uses_of
 from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.tracing import ChannelMap
+from onnx_tools.compaction.tracing import ChannelMap, Member
 from onnx_tools.compaction.zero_entries import nonzero_entries
 from onnx_tools.model_file import ModelFile
+from onnx_tools.values import ValueReader
 
-Mask = NDArray[np.bool_]
+KEEP, DROP = "keep", "drop"
 
 
 @dataclass(frozen=True, eq=False)
 class Note:
-    """Groups of one family that could not leave, or left at a price; `reason` says why, or which."""
+    """Groups of one family that are zero, or constant, and stay for `reason`; or are `gone` in spite of it.
+
+    `constant`: the largest absolute value that they carry there, 0 if nobody looks at them. `origins`: the nodes that
+    make the channels of the family.
+    """
 
     family: int
     origins: tuple[str, ...]
     groups: Ids
     reason: str
+    constant: float = 0.0
+    gone: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,57 +47,83 @@ class Removable:
     notes: tuple[Note, ...]
 
 
-def removable(model: ModelFile, channels: ChannelMap, *, constants: str = "keep") -> Removable:
-    """The groups that may leave a model as it is: nobody looks at their values.
+def removable(model: ModelFile, channels: ChannelMap, *, constants: str = KEEP) -> Removable:
+    """The groups that may leave a model as it is: nobody looks at their values, or they are known constants.
 
-    Every stored tensor that reads such a group is zero there, or nobody reads it at all. Its values are then multiplied
-    by zero wherever they go: that they are finite is assumed, as 0 * inf is not 0. Of channels that would all leave an
-    axis, one stays.
+    Nobody looks where every stored tensor that reads a group is zero, and one of two values that are multiplied with
+    each other. Such values are multiplied by zero wherever they go: that they are finite is assumed, as 0 * inf is not
+    0. A constant, a number that a channel has everywhere, is folded into what takes it in. Where that can't be exact
+    (a convolution that pads with zeros takes in less at its borders; operators that nothing can be folded into), with
+    `constants` "keep" the group stays. With "drop" it goes all the same: a convolution gets what it takes in away from
+    the borders, others lose it. Of channels that would all leave an axis, one stays.
+
+    Raises `InvalidExternalData` and `InvalidModelFile` if a file is not there or can't be read, `ValueError` for other
+    `constants`.
     """
-    del constants
-    looked_at, read = _readings(model, channels)
-    unseen = ~looked_at & (channels.groups.of == np.arange(len(looked_at)))
-    free = unseen & ~channels.groups.held
-    gone = leaving_one(channels, np.flatnonzero(free))
-    last = np.setdiff1d(np.flatnonzero(free), gone)
-    held = np.flatnonzero(unseen & channels.groups.held & read)
-    reasons = {
-        **{int(group): channels.groups.reasons.get(int(group), "") for group in held},
-        **dict.fromkeys(last.tolist(), "one channel of an axis has to stay"),
-    }
-    return Removable(gone, (), tuple(_notes(channels, reasons)))
+    if constants not in (KEEP, DROP):
+        raise ValueError(f"constants is {constants!r}: 'keep' or 'drop' is possible")
+    nonzero = nonzero_entries(model, [each for each in channels.members if each.role in _LOOKED_AT])
+    with ValueReader(model) as reader:
+        values = _constants(channels, Evaluator(model, reader), nonzero)
+        uses = uses_of(channels, values, nonzero)
+        unseen = ~uses.seen & (channels.groups.of == np.arange(len(uses.seen)))
+        dear = np.zeros(len(unseen), bool)
+        for price in uses.prices if constants == KEEP else ():
+            dear[price.groups] = True
+        free = unseen & ~channels.groups.held & ~dear
+        leaving = np.zeros(len(free), bool)
+        leaving[leaving_one(channels, np.flatnonzero(free))] = True
+        folds = () if values is None else tuple(folds_of(values, leaving))
+    reasons = _of_the_held(channels, unseen & uses.read) | _of_the_last(np.flatnonzero(free & ~leaving))
+    priced = _of_constants(channels, uses.prices, unseen & ~channels.groups.held, leaving)
+    return Removable(np.flatnonzero(leaving), folds, (*_notes(channels, reasons), *priced))
 
 
-def _readings(model: ModelFile, channels: ChannelMap) -> tuple[Mask, Mask]:
-    """For each group by its number: whether what reads it looks at it, and whether anything stored reads it."""
-    of = channels.groups.of
-    looked_at, read = np.zeros(len(of), bool), np.zeros(len(of), bool)
-    readers = [member for member in channels.members if member.role is Role.READS]
-    for member, nonzero in nonzero_entries(model, readers).items():
-        groups = of[member.factor.ids]
-        read[groups] = True
-        looked_at[groups[nonzero]] = True
-    for factor in _met(channels):
-        looked_at[of[factor.ids]] = True
-    return looked_at, read
+_LOOKED_AT = {Role.READS, Role.MAKES, Role.SCALES}
 
 
-def _met(channels: ChannelMap) -> Iterator[Factor]:
-    """The channels that are multiplied with each other."""
-    for meeting in channels.meetings:
-        for index, axis in (meeting.first, meeting.second):
-            factor = factor_on(channels.of(meeting.node.inputs[index]), axis)
-            if factor is not None:
-                yield factor
+def _constants(channels: ChannelMap, evaluator: Evaluator, nonzero: dict[Member, Mask]) -> KnownValues | None:
+    """What is known of values; None if no weight and no scale is zero, as in most models."""
+    made, nonzero_made = np.zeros(len(channels.groups.of), bool), np.zeros(len(channels.groups.of), bool)
+    begins = False
+    for member, mask in nonzero.items():
+        if member.role is Role.MAKES:
+            made[member.factor.ids] = True
+            nonzero_made[member.factor.ids[mask]] = True
+        begins |= member.role is Role.SCALES and not mask.all()
+    zero_made = made & ~nonzero_made
+    return find_constants(channels, evaluator, zero_made) if begins or zero_made.any() else None
+
+
+def _of_the_held(channels: ChannelMap, held: Mask) -> dict[int, str]:
+    groups = np.flatnonzero(held & channels.groups.held).tolist()
+    return {group: channels.groups.reasons.get(group, "") for group in groups}
+
+
+def _of_the_last(groups: Ids) -> dict[int, str]:
+    return dict.fromkeys(groups.tolist(), "one channel of an axis has to stay")
 
 
 def _notes(channels: ChannelMap, reasons: dict[int, str]) -> Iterator[Note]:
+    """One note for each family and reason."""
     groups = channels.groups
     collected: dict[tuple[int, str], list[int]] = {}
     for group in sorted(reasons):
         collected.setdefault((int(groups.families[group]), reasons[group]), []).append(group)
     for (family, reason), members in collected.items():
         yield Note(family, groups.origins.get(family, ()), np.array(members), reason)
+
+
+def _of_constants(channels: ChannelMap, prices: Sequence[Price], free: Mask, leaving: Mask) -> Iterator[Note]:
+    """One note for each family and node that takes in constants which nothing makes up for."""
+    families, origins = channels.groups.families, channels.groups.origins
+    for price in prices:
+        for gone in (False, True):
+            ours = free[price.groups] & (leaving[price.groups] == gone)
+            for family in np.unique(families[price.groups[ours]]).tolist():
+                own = ours & (families[price.groups] == family)
+                largest = float(price.constants[own].max())
+                yield Note(family, origins.get(family, ()), price.groups[own], price.reason, largest, gone)
 
 
 def leaving_one(channels: ChannelMap, gone: Ids) -> Ids:

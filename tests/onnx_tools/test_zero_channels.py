@@ -233,8 +233,8 @@ def test_codes_of_the_zero_point_are_zero(look, zero_point):
     codes[4] = 1
     weights = {"w1": values(4, 6), "w2": codes, "s": np.float32(0.5), "z": np.uint8(zero_point)}
     case = look(text, weights)
-    tensor = case.channels.index.scopes[0].values["w2"].tensor
-    member = Member(tensor, Factor((0,), np.arange(6)), Role.READS)
+    value = case.channels.index.scopes[0].values["w2"]
+    member = Member(value.tensor, Factor((0,), np.arange(6)), Role.READS, value.readers[0].node)
     assert (~nonzero_entries(case.model, [member])[member]).nonzero()[0].tolist() == [3]
 
 

@@ -42,19 +42,21 @@ def multiplying(trace: Trace, node: Node) -> None:
     broadcasting(trace, node, (Role.SCALES,) * len(node.inputs))
 
 
-_OF_ONE = (
+OF_ONE = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor "
     "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
     "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 )
-_OF_SEVERAL = (
+"""Each element of the result is made of one element of input 0, and of numbers that are the same for all."""
+
+OF_SEVERAL = (
     "And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
     "Or PRelu Pow Where Xor"
 )
 
 RULES = {
-    **{("", name): passing for name in _OF_ONE.split()},
-    **{("", name): broadcasting for name in _OF_SEVERAL.split()},
+    **{("", name): passing for name in OF_ONE.split()},
+    **{("", name): broadcasting for name in OF_SEVERAL.split()},
     **{("", name): adding for name in ("Add", "Sub", "Sum")},
     ("", "Mul"): multiplying,
     (CONTRIB, "Gelu"): passing,

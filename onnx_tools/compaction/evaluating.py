@@ -1,0 +1,104 @@
+"""Numbers that stored data comes to: what nodes make of it, run one by one by onnx's reference implementation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from onnx_tools.errors import InvalidTensor
+from onnx_tools.graph_parts import Node, StoredTensor, Value, element_count
+from onnx_tools.model_file import DTYPES, ModelFile
+from onnx_tools.values import ValueReader
+from oxiprune_gpu import ArrayBlocks, BlockSource
+
+Array = NDArray[Any]
+
+_LARGEST = 1 << 26
+"""Elements of a tensor that is read in one piece."""
+
+_DEEPEST = 8
+"""Nodes in a row between stored data and what is computed of it."""
+
+
+class Evaluator:
+    """Computes with the stored data of a model."""
+
+    def __init__(self, model: ModelFile, reader: ValueReader) -> None:
+        self._opsets = list(model.skeleton.opset_import)
+        self._reader = reader
+
+    def constant(self, value: Value | None) -> Array | None:
+        """What a stored value holds, or one that is computed of stored data; None if that can't be told."""
+        return self._constant(value, _DEEPEST, {})
+
+    def blocks(self, value: Value) -> BlockSource | None:
+        """The same for reading in blocks: floats that are stored stay where they are."""
+        tensor = value.tensor
+        if tensor is not None and tensor.data_type in DTYPES and not value.duplicated and not value.fed:
+            try:
+                return self._reader.blocks(tensor.path, tensor.shape)
+            except (InvalidTensor, KeyError, ValueError):
+                return None
+        array = self.constant(value)
+        return None if array is None else ArrayBlocks(np.ascontiguousarray(array))
+
+    def run(self, node: Node, inputs: Sequence[Array | None]) -> Array | None:
+        """Output 0 of a node for these inputs, None for one that is not given; None if it can't be run."""
+        from onnx.reference import ReferenceEvaluator
+
+        names = ["" if array is None else f"input_{at}" for at, array in enumerate(inputs)]
+        proto = NodeProto()
+        proto.CopyFrom(node.proto)
+        proto.input[:] = names
+        proto.output[:] = [f"output_{at}" for at in range(len(proto.output))]
+        feeds = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
+        graph = helper.make_graph([proto], "g", [_untyped(name) for name in feeds], [_untyped("output_0")])
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model = helper.make_model(graph, opset_imports=self._opsets)
+                (result,) = ReferenceEvaluator(model).run(None, feeds)
+            except Exception:  # whatever an implementation raises for what it was not made for
+                return None
+        return result if isinstance(result, np.ndarray) else None
+
+    def _constant(self, value: Value | None, depth: int, known: dict[int, Array | None]) -> Array | None:
+        if value is None or not value.constant or value.duplicated or value.fed:
+            return None
+        if id(value) not in known:
+            known[id(value)] = self._computed(value, depth, known) if value.tensor is None else self._stored(value)
+        return known[id(value)]
+
+    def _computed(self, value: Value, depth: int, known: dict[int, Array | None]) -> Array | None:
+        node = value.producer
+        if node is None or node.local or not depth or node.outputs[0] is not value:
+            return None
+        inputs = [self._constant(each, depth - 1, known) for each in node.inputs]
+        given = [node.has_input(at) for at in range(len(inputs))]
+        return None if given != [array is not None for array in inputs] else self.run(node, inputs)
+
+    def _stored(self, value: Value) -> Array | None:
+        tensor, node = value.tensor, value.producer
+        if tensor is None or element_count(tensor.shape) > _LARGEST:
+            return None
+        if node is not None and node.is_constant and "value" not in node.attributes:
+            return self.run(node, [])
+        return self._read(tensor)
+
+    def _read(self, tensor: StoredTensor) -> Array | None:
+        try:
+            data = self._reader.small(tensor.path)
+            proto = TensorProto(dims=tensor.shape, data_type=tensor.data_type, raw_data=data.tobytes())
+            return numpy_helper.to_array(proto)
+        except (InvalidTensor, KeyError, TypeError, ValueError):  # types that are not known, attributes
+            return None
+
+
+def _untyped(name: str) -> onnx.ValueInfoProto:
+    return helper.make_empty_tensor_value_info(name)

@@ -1,0 +1,73 @@
+"""Known numbers out of layers: where weights or scales are zero, and where all that comes in is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_tools.compaction.factors import Factor, factor_on
+from onnx_tools.compaction.known import Array, Known, KnownValues, spread
+from onnx_tools.compaction.known_moves import moved
+from onnx_tools.compaction.products import Product, product_of, sums
+from onnx_tools.graph_parts import Node
+
+
+def multiplied(values: KnownValues, node: Node) -> None:
+    """Convolutions and matrix products: a result whose weights are zero, or that takes in known numbers only."""
+    product = product_of(node, values.channels.shapes)
+    factor = None if product is None else factor_on(values.channels.of(node.outputs[0]), product.axis)
+    if product is None or factor is None or len(factor.axes) != 1:
+        return
+    numbers, known = np.zeros(len(factor.ids)), values.zero_made[factor.ids]
+    data = values.along(node.inputs[product.data], product.along)
+    if data is not None and data[1].known.any():
+        summed = sums(product, values.evaluator, data[1].numbers, data[1].known if product.exact else data[1].zero)
+        if summed is not None and len(summed[0]) == len(numbers):
+            numbers, known = np.where(known, 0, summed[0]), known | ~summed[1]
+    bias = _bias(values, product, factor) if known.any() else None
+    if bias is not None:
+        values.give(node.outputs[0], factor, Known((numbers + bias.astype(np.float64)).astype(bias.dtype), known))
+
+
+def _bias(values: KnownValues, product: Product, factor: Factor) -> Array | None:
+    """What is added to each result, in the type of the results; None if that can't be told."""
+    if product.bias < 0:
+        dtype = values.channels.shapes.float_type(product.node.outputs[0])
+        return None if dtype is None else np.zeros(factor.ids.shape, dtype)
+    bias = values.evaluator.constant(product.node.inputs[product.bias])
+    if bias is None:
+        return None
+    is_row = product.node.op_type != "Gemm"
+    found = spread(bias, 1, Factor((0,), factor.ids)) if is_row else spread(bias, 2, factor)
+    return None if found is None else (found * product.bias_scale).astype(bias.dtype)
+
+
+def looked_up(values: KnownValues, node: Node) -> None:
+    """Gather: columns of a stored table that are zero, or what is picked from computed values."""
+    (table, indices), dtype = node.inputs[:2], values.channels.shapes.float_type(node.outputs[0])
+    if table is not None and not table.constant and indices is not None and indices.constant:
+        moved(values, node)
+    elif table is not None and table.constant and dtype is not None:
+        for factor in values.channels.of(node.outputs[0]):
+            known = Known(np.zeros(factor.ids.shape, dtype), values.zero_made[factor.ids])
+            values.give(node.outputs[0], factor, known)
+
+
+def normalised(values: KnownValues, node: Node) -> None:
+    """BatchNormalization, InstanceNormalization: a channel that is known, or scaled by zero."""
+    before, after = values.along(node.inputs[0], 1), values.along(node.outputs[0], 1)
+    stored = [values.evaluator.constant(value) for value in node.inputs[1:]]
+    dtype = values.channels.shapes.float_type(node.outputs[0])
+    if after is None or dtype is None or node.int_attribute("training_mode", 0):
+        return
+    shape = after[0].ids.shape
+    given = [each for each in stored if each is not None and each.shape == shape]
+    if len(given) != len(stored) or len(given) < 2 or (before is not None and before[1].known.shape != shape):
+        return
+    known = given[0] == 0
+    numbers = np.zeros(shape, dtype)
+    if before is not None:
+        numbers, known = np.where(before[1].known, before[1].numbers, 0).astype(dtype), known | before[1].known
+    shifted = node.op_type == "InstanceNormalization"
+    result = given[1] if shifted else values.evaluator.run(node, [numbers[None], *given])
+    if result is not None and known.any():
+        values.give(node.outputs[0], after[0], Known(result.reshape(shape), known))
