@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnx_tools.compaction.elements import packed, read
 from onnx_tools.errors import InvalidTensor
 from onnx_tools.graph_parts import Node, StoredTensor, Value, element_count
 from onnx_tools.model_file import DTYPES, ModelFile
@@ -72,7 +73,8 @@ class Evaluator:
         if value is None or not value.constant or value.duplicated or value.fed:
             return None
         if id(value) not in known:
-            known[id(value)] = self._computed(value, depth, known) if value.tensor is None else self._stored(value)
+            tensor = value.tensor
+            known[id(value)] = self._computed(value, depth, known) if tensor is None else self._stored(tensor)
         return known[id(value)]
 
     def _computed(self, value: Value, depth: int, known: dict[int, Array | None]) -> Array | None:
@@ -83,21 +85,14 @@ class Evaluator:
         given = [node.has_input(at) for at in range(len(inputs))]
         return None if given != [array is not None for array in inputs] else self.run(node, inputs)
 
-    def _stored(self, value: Value) -> Array | None:
-        tensor, node = value.tensor, value.producer
-        if tensor is None or element_count(tensor.shape) > _LARGEST:
+    def _stored(self, tensor: StoredTensor) -> Array | None:
+        if element_count(tensor.shape) > _LARGEST:
             return None
-        if node is not None and node.is_constant and "value" not in node.attributes:
-            return self.run(node, [])
-        return self._read(tensor)
-
-    def _read(self, tensor: StoredTensor) -> Array | None:
         try:
-            data = self._reader.small(tensor.path)
-            proto = TensorProto(dims=tensor.shape, data_type=tensor.data_type, raw_data=data.tobytes())
-            return numpy_helper.to_array(proto)
-        except (InvalidTensor, KeyError, TypeError, ValueError):  # types that are not known, attributes
+            data = bytes(packed(read(self._reader, tensor), tensor.data_type))
+        except (InvalidTensor, KeyError):
             return None
+        return numpy_helper.to_array(TensorProto(dims=tensor.shape, data_type=tensor.data_type, raw_data=data))
 
 
 def _untyped(name: str) -> onnx.ValueInfoProto:

@@ -33,7 +33,8 @@ class Known:
     @property
     def zero(self) -> Mask:
         """Which are known to be zero."""
-        return self.sure & (self.numbers == 0)
+        zero: Mask = self.sure & (self.numbers == 0)
+        return zero
 
 
 class KnownValues:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import functools
 
 import numpy as np
-import onnx
-import onnx.parser
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from onnx_tools.compaction import zero_entries
 from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.tracing import ChannelMap, Member, map_channels
+from onnx_tools.compaction.tracing import Member
 from onnx_tools.compaction.zero_entries import nonzero_along, nonzero_entries
-from onnx_tools.compaction.zeros import Removable, leaving_one, removable
-from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.compaction.zeros import leaving_one
 from oxiprune_gpu import ArrayBlocks
-
-Array = NDArray[Any]
-Weights = Mapping[str, Array]
-
-HEADER = '<ir_version: 10, opset_import: ["": 20]>\n'
+from tests.onnx_tools.zero_cases import Array, assert_the_same_without, case_of, values, with_zeros
 
 CHAIN = """g (float[1, 3, 6, 6] x) => (float[1, 2, 6, 6] y) {
     a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
@@ -43,77 +31,9 @@ RESIDUAL = """g (float[2, 4] x) => (float[2, 3] y) {
 }"""
 
 
-class Case(NamedTuple):
-    """A model in a file, its channels, and what can leave."""
-
-    path: pathlib.Path
-    model: ModelFile
-    channels: ChannelMap
-    found: Removable
-
-    def gone(self, name: str, axis: int = 1) -> list[int]:
-        """The entries that leave along an axis of a value."""
-        value = self.channels.index.scopes[0].values[name]
-        masks = self.channels.without(self.found.gone).masks(self.channels.of(value))
-        return np.flatnonzero(~masks[axis]).tolist() if axis in masks else []
-
-
-Look = Callable[..., Case]
-
-
-def values(*shape: int, seed: int = 3, dtype: Any = np.float32) -> Array:
-    return np.random.default_rng(seed).uniform(0.1, 1.0, shape).astype(dtype)
-
-
-def with_zeros(array: Array, *places: Any) -> Array:
-    for place in places:
-        array[place] = 0
-    return array
-
-
 @pytest.fixture
-def look(tmp_path: pathlib.Path) -> Look:
-    """Writes a model with weights, and asks what can leave."""
-
-    def looked(text: str, weights: Weights, **options: Any) -> Case:
-        model = onnx.parser.parse_model(HEADER + text)
-        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-        path = tmp_path / "model.onnx"
-        onnx.save(model, path)
-        file = ModelFile.open(path)
-        channels = map_channels(file.skeleton)
-        return Case(path, file, channels, removable(file, channels, **options))
-
-    return looked
-
-
-def outputs_of(model: onnx.ModelProto) -> list[Array]:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = {
-        each.name: np.random.default_rng(0).standard_normal(each.shape).astype(np.float32)
-        for each in session.get_inputs()
-    }
-    return session.run(None, feeds)
-
-
-def scrambled(case: Case) -> onnx.ModelProto:
-    """The model with other weights wherever its removable channels are made."""
-    model = onnx.load(case.path)
-    leaves = case.channels.without(case.found.gone).gone
-    for member in case.channels.members:
-        if member.role in (Role.MAKES, Role.SHIFTS, Role.SCALES):
-            tensor = tensor_at(model, member.tensor.path)
-            array = numpy_helper.to_array(tensor).copy()
-            others = tuple(axis for axis in range(array.ndim) if axis not in member.factor.axes)
-            mask = np.expand_dims(leaves[member.factor.ids], others)
-            changed = np.where(mask, array + values(*array.shape), array).astype(array.dtype)
-            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
-    return model
-
-
-def assert_never_matters(case: Case) -> None:
-    for plain, other in zip(outputs_of(onnx.load(case.path)), outputs_of(scrambled(case)), strict=True):
-        np.testing.assert_allclose(plain, other, rtol=1e-5, atol=1e-6)
+def look(tmp_path):
+    return functools.partial(case_of, tmp_path)
 
 
 def chain_weights() -> dict[str, Array]:
@@ -123,7 +43,7 @@ def chain_weights() -> dict[str, Array]:
 def test_channels_that_are_multiplied_by_zero_leave(look):
     case = look(CHAIN, chain_weights() | {"w2": with_zeros(values(2, 5, 1, 1), np.s_[:, [1, 4]])})
     assert case.gone("a") == case.gone("r") == [1, 4]
-    assert_never_matters(case)
+    assert_the_same_without(case)
 
 
 def test_minus_zero_is_zero_and_nan_is_not(look):
@@ -152,7 +72,7 @@ def test_every_reader_of_a_residual_stage_must_be_zero(look):
     assert look(RESIDUAL, weights).gone("s") == []
     case = look(RESIDUAL, weights | {"w3": with_zeros(values(4, 3), np.s_[[1, 2]])})
     assert case.gone("s") == case.gone("a") == case.gone("b") == [2]
-    assert_never_matters(case)
+    assert_the_same_without(case)
 
 
 def test_grouped_columns_leave_from_every_group(look):
@@ -167,7 +87,7 @@ def test_grouped_columns_leave_from_every_group(look):
     }
     case = look(text, weights)
     assert case.gone("a") == [1, 5]
-    assert_never_matters(case)
+    assert_the_same_without(case)
 
 
 def test_behind_nodes_that_prepare_a_weight(look):
@@ -178,7 +98,7 @@ def test_behind_nodes_that_prepare_a_weight(look):
     }"""
     case = look(text, {"w1": values(4, 6), "w2": with_zeros(values(3, 6), np.s_[:, 5])})
     assert case.gone("a") == [5]
-    assert_never_matters(case)
+    assert_the_same_without(case)
 
 
 def test_what_nobody_reads_leaves_but_for_one(look):
