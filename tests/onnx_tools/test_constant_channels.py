@@ -294,3 +294,18 @@ def test_one_weight_prepared_for_its_reader(look):
     }"""
     weights = {"w1": with_zeros(values(6, 4), 2), "b1": values(6), "w2": values(3, 6)}
     assert_gone(look(text, weights), "a", [2], folds=1)
+
+
+@pytest.mark.parametrize(("bias", "gone"), [((0.5, 0.5, 0.5), [0]), ((0.5, 0.25, 0.75), [])])
+def test_a_mean_over_channels_that_differ_is_no_constant(look, bias, gone):
+    text = """g (float[2, 4] x) => (float[2, 3] y) {
+        a = Gemm (x, w1, b1)
+        s = Constant <value_ints = [0, 2, 3]> ()
+        h = Reshape (a, s)
+        axes = Constant <value_ints = [2]> ()
+        m = ReduceMean <keepdims = 0> (h, axes)
+        y = MatMul (m, w2)
+    }"""
+    first = with_zeros(values(4, 6), np.s_[:, :3])
+    case = look(text, {"w1": first, "b1": np.array((*bias, 1, 2, 3), np.float32), "w2": values(2, 3)})
+    assert_gone(case, "m", gone)
