@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -222,3 +223,84 @@ def test_int8_model_as_its_float_model(corpus):
     by_name = {path.parent.name: onnx.load(path, load_external_data=False) for path in corpus}
     first, second = (map_channels(by_name[f"digits_resnet_{kind}"]) for kind in ("ext", "int8_qdq"))
     assert counted(first) == counted(second) != {}
+
+
+def recurrent_weights(gates: int, directions: int = 1) -> dict[str, Given]:
+    """Weights of 5 units that read 3 features."""
+    rows = 5 * gates
+    return {"w": (directions, rows, 3), "r": (directions, rows, 5), "b": (directions, 2 * rows), "last": (5, 2)}
+
+
+ONE = "h = Squeeze (s, axis)\n y = MatMul (h, last)"
+STATE = "h = Squeeze (t, axis)\n y = MatMul (h, last)"
+RECURRENT: dict[str, tuple[int, int, str]] = {
+    "lstm": (4, 1, f"s, t, u = LSTM <hidden_size = 5> (x, w, r, b)\n {ONE}"),
+    "no bias": (4, 1, f"s = LSTM <hidden_size = 5> (x, w, r)\n {ONE}"),
+    "clipped": (4, 1, f"s = LSTM <hidden_size = 5, clip = 0.5, input_forget = 1> (x, w, r, b)\n {ONE}"),
+    "gru": (3, 1, f"s = GRU <hidden_size = 5> (x, w, r, b)\n {ONE}"),
+    "gru, reset behind": (3, 1, f"s = GRU <hidden_size = 5, linear_before_reset = 1> (x, w, r, b)\n {ONE}"),
+    "rnn": (1, 1, f'z = RNN <hidden_size = 5, activations = ["Relu"]> (x, w, r, b)\n {ONE.replace("s,", "z,")}'),
+    "last state": (3, 1, "s, t = GRU <hidden_size = 5> (x, w, r, b)\n h = Squeeze (t, first)\n y = MatMul (h, last)"),
+    "cell": (4, 1, ", , t = LSTM <hidden_size = 5> (x, w, r, b)\n h = Squeeze (t, first)\n y = MatMul (h, last)"),
+    "sum of directions": (
+        3,
+        2,
+        "s = GRU <hidden_size = 5, direction = \"bidirectional\"> (x, w, r, b)\n"
+        "h = ReduceSum <keepdims = 0> (s, axis)\n y = MatMul (h, last)",
+    ),
+    "stored state": (3, 1, f"s = GRU <hidden_size = 5> (x, w, r, b, , h0)\n {ONE}"),
+    "peepholes": (4, 1, f"s = LSTM <hidden_size = 5> (x, w, r, b, , h0, h0, p)\n {ONE}"),
+    "filled state": (4, 1, f"h1 = ConstantOfShape (sizes)\n s = LSTM <hidden_size = 5> (x, w, r, b, , h1, h1)\n {ONE}"),
+    "spread state": (3, 1, f"h1 = Expand (zeros, sizes)\n s = GRU <hidden_size = 5> (x, w, r, b, , h1)\n {ONE}"),
+    "two": (3, 1, "z = GRU <hidden_size = 5> (x, w, r, b)\n k = Squeeze (z, axis)\n"
+        f"s = GRU <hidden_size = 5> (k, w2, r, b)\n {ONE}"),
+}  # fmt: skip
+MORE: dict[str, Given] = {
+    "axis": ints(1),
+    "first": ints(0),
+    "h0": (1, 2, 5),
+    "p": (1, 15),
+    "sizes": ints(1, 2, 5),
+    "zeros": (1, 1, 1),
+    "w2": (1, 15, 5),
+}
+
+
+@pytest.mark.parametrize("way", RECURRENT)
+def test_hidden_units(way):
+    gates, directions, body = RECURRENT[way]
+    names = set(re.findall(r"\w+", body))
+    used = {name: each for name, each in (recurrent_weights(gates, directions) | MORE).items() if name in names}
+    sizes = "A, B" if way in ("last state", "cell") else "A, B, C"
+    found = free_of(f"g (float[4, 2, 3] x) => (float[{sizes}] y) {{ {body} }}", **used)
+    assert found == {"z" if way in ("rnn", "two") else "t" if way == "cell" else "s": 5}
+
+
+def test_both_directions_lose_the_same_units():
+    body = """
+        s = GRU <hidden_size = 5, direction = "bidirectional"> (x, w, r, b)
+        h = Transpose <perm = [0, 2, 1, 3]> (s)
+        k = Reshape (h, sizes)
+        y = MatMul (k, both)
+    """
+    stored = {**recurrent_weights(3, 2), "sizes": ints(0, 0, -1), "both": (10, 2)}
+    del stored["last"]
+    assert free_of(f"g (float[4, 2, 3] x) => (float[4, 2, 2] y) {{ {body} }}", **stored) == {"s": 5}
+
+
+def test_features_of_steps():
+    """What a recurrent operator reads at each step, and the states that it gives away."""
+    body = "f = MatMul (x, first)\n k = Relu (f)\n y, t = GRU <hidden_size = 5> (k, w, r, b)"
+    stored = {**recurrent_weights(3), "first": (2, 3)}
+    del stored["last"]
+    assert free_of(f"g (float[4, 2, 2] x) => (float[4, 1, 2, 5] y) {{ {body} }}", **stored) == {"f": 3}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [(", float[1, 2, 5] h0", ""), ("", ", float[1, 2, 5] t"), (", float[1, 2, 5] h0", ", float[1, 2, 5] t")],
+)
+def test_states_that_others_keep(inputs, outputs):
+    body = f"s, t = GRU <hidden_size = 5> (x, w, r, b{', , h0' if inputs else ''})\n {ONE}"
+    head = f"g (float[4, 2, 3] x{inputs}) => (float[4, 2, 2] y{outputs})"
+    assert free_of(f"{head} {{ {body} }}", axis=ints(1), **recurrent_weights(3)) == {}
