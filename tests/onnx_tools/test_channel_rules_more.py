@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from onnx_tools.compaction.tracing import ChannelMap, map_channels
 from tests.channel_oracle import check_channels
+from tests.onnx_tools.compacting import feeds_of, halved
 
 HEADER = '<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>\n'
 Given = tuple[int, ...] | NDArray[Any]
@@ -304,3 +305,143 @@ def test_states_that_others_keep(inputs, outputs):
     body = f"s, t = GRU <hidden_size = 5> (x, w, r, b{', , h0' if inputs else ''})\n {ONE}"
     head = f"g (float[4, 2, 3] x{inputs}) => (float[4, 2, 2] y{outputs})"
     assert free_of(f"{head} {{ {body} }}", axis=ints(1), **recurrent_weights(3)) == {}
+
+
+THREE = "q = MatMul (x, wq)\n k = MatMul (x, wk)\n v = MatMul (x, wv)\n"
+SEEN_BY_HEAD = """
+    q1 = Reshape (q, sizes)
+    k1 = Reshape (k, sizes)
+    v1 = Reshape (v, sizes)
+    q4 = Transpose <perm = [0, 2, 1, 3]> (q1)
+    k4 = Transpose <perm = [0, 2, 1, 3]> (k1)
+    v4 = Transpose <perm = [0, 2, 1, 3]> (v1)
+"""
+BEHIND = "ot = Transpose <perm = [0, 2, 1, 3]> (o)\n oo = Reshape (ot, back)\n y = MatMul (oo, wo)"
+PRODUCTS_OF_HEADS = """
+    kt = Transpose <perm = [0, 1, 3, 2]> (k4)
+    l = MatMul (q4, kt)
+    p = Softmax <axis = -1> (l)
+    o = MatMul (p, v4)
+"""
+WEIGHTS: dict[str, Given] = {
+    **dict.fromkeys(("wq", "wk", "wv"), (6, 12)),
+    **{"wo": (12, 6), "fused": (6, 36), "added": (36,), "sizes": ints(2, 5, 3, 4), "back": ints(2, 5, 12)},
+    **{"many": ints(0, 0, 3, 12), "five": ints(2, 5, 3, 3, 4), "parts": ints(4, 4, 4), "pair": ints(1, 1)},
+    **{"cos": (1, 1, 5, 4), "sin": (1, 1, 5, 4), "mask": (1, 1, 5, 5), "scale": number(0.5), "low": number(-1e4)},
+    **{"zero": number(0), "i0": np.array(0), "i1": np.array(1), "i2": np.array(2), "two": ints(2)},
+    **{"wq6": (6, 24), "wo6": (24, 6), "by6": ints(2, 5, 6, 4), "spread": ints(2, 3, 2, 5, 4)},
+    **{"all": ints(2, 6, 5, 4), "back6": ints(2, 5, 24), "whole": (6, 12), "bias": (36,), "heads": (1, 3, 5, 5)},
+}
+ATTENTION = {
+    "separate, scaled, masked": f"""{THREE} {SEEN_BY_HEAD}
+        kt = Transpose <perm = [0, 2, 3, 1]> (k1)
+        l = MatMul (q4, kt)
+        ls = Mul (l, scale)
+        lm = Add (ls, mask)
+        p = Softmax <axis = -1> (lm)
+        o = MatMul (p, v4)
+        {BEHIND}""",
+    "both scaled, chosen by mask": f"""{THREE} {SEEN_BY_HEAD}
+        kt = Transpose <perm = [0, 1, 3, 2]> (k4)
+        qs = Div (q4, scale)
+        ks = Mul (kt, scale)
+        l = MatMul (qs, ks)
+        seen = Greater (mask, zero)
+        lm = Where (seen, l, low)
+        p = Softmax <axis = -1> (lm)
+        o = MatMul (p, v4)
+        {BEHIND}""",
+    "fused, gathered": f"""
+        q = MatMul (x, fused)
+        f = Add (q, added)
+        r = Reshape (f, five)
+        t = Transpose <perm = [2, 0, 3, 1, 4]> (r)
+        q4 = Gather <axis = 0> (t, i0)
+        k4 = Gather <axis = 0> (t, i1)
+        v4 = Gather <axis = 0> (t, i2)
+        {PRODUCTS_OF_HEADS} {BEHIND}""",
+    "fused, split": f"""
+        q = MatMul (x, fused)
+        a, k, v = Split <axis = -1, num_outputs = 3> (q)
+        {SEEN_BY_HEAD.replace("(q,", "(a,")} {PRODUCTS_OF_HEADS} {BEHIND}""",
+    "fused head by head": f"""
+        q = MatMul (x, fused)
+        r = Reshape (q, many)
+        t = Transpose <perm = [0, 2, 1, 3]> (r)
+        q4, k4, v4 = Split <axis = -1> (t, parts)
+        {PRODUCTS_OF_HEADS} {BEHIND}""",
+    "turned by place": f"""
+        q = MatMul (x, fused)
+        r = Reshape (q, many)
+        t = Transpose <perm = [0, 2, 1, 3]> (r)
+        a, k4, v4 = Split <axis = -1> (t, parts)
+        a0, a1 = Split <axis = -1, num_outputs = 2> (a)
+        an = Neg (a1)
+        ar = Concat <axis = -1> (an, a0)
+        ac = Mul (a, cos)
+        as = Mul (ar, sin)
+        q4 = Add (ac, as)
+        {PRODUCTS_OF_HEADS} {BEHIND}""",
+    "grouped queries": f"""{THREE.replace("wq", "wq6")} {SEEN_BY_HEAD.replace("(q, sizes", "(q, by6").replace("k4", "k3").replace("v4", "v3")}
+        ku = Unsqueeze (k3, two)
+        ke = Expand (ku, spread)
+        k4 = Reshape (ke, all)
+        vu = Unsqueeze (v3, two)
+        ve = Expand (vu, spread)
+        v4 = Reshape (ve, all)
+        {PRODUCTS_OF_HEADS} {BEHIND.replace("back", "back6").replace("wo", "wo6")}""",
+    "one operator": f"{THREE} o = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v, mask)\n y = MatMul (o, wo)",
+    "a mask for each head": f"""{THREE}
+        o = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v, heads)
+        y = MatMul (o, wo)""",
+    "one operator, heads apart": f"{THREE} {SEEN_BY_HEAD} o = Attention (q4, k4, v4)\n {BEHIND}",
+    "grouped in one operator": f"""{THREE.replace("wq", "wq6")}
+        o = Attention <q_num_heads = 6, kv_num_heads = 3> (q, k, v)
+        y = MatMul (o, wo6)""",
+    "MultiHeadAttention": f"""{THREE}
+        o = com.microsoft.MultiHeadAttention <num_heads = 3> (q, k, v, bias)
+        y = MatMul (o, wo)""",
+    "Attention of com.microsoft": """
+        q = com.microsoft.Attention <num_heads = 3> (x, fused, bias)
+        y = MatMul (q, wo)""",
+}
+
+
+def attending(way: str) -> onnx.ModelProto:
+    body = ATTENTION[way]
+    names = set(re.findall(r"\w+", body))
+    known = "<float[2, 5, 12] o>" if "MultiHead" in way else "<float[2, 5, 12] q>" if "com." in way else ""
+    text = f"g (float[2, 5, 6] x) => (float[2, 5, 6] y) {known} {{ {body} }}"
+    model = model_of(text, {name: given for name, given in WEIGHTS.items() if name in names})
+    model.opset_import[0].version = 23 if "operator" in way or "each" in way else 21
+    return model
+
+
+@pytest.mark.parametrize("way", ATTENTION)
+def test_whole_heads(tmp_path, way):
+    model = attending(way)
+    channels = check_channels(model)
+    assert counted(channels) == {"q": 3}
+    halved(model, tmp_path, feeds_of(model))
+
+
+def test_widths_of_one_head():
+    """Queries and keys of a single head meet entry by entry; values go on their own."""
+    body = f"""{THREE}
+        kt = Transpose <perm = [0, 2, 1]> (k)
+        l = MatMul (q, kt)
+        p = Softmax <axis = -1> (l)
+        o = MatMul (p, v)
+        y = MatMul (o, wo)"""
+    stored = {name: WEIGHTS[name] for name in ("wq", "wk", "wv", "wo")}
+    assert free_of(f"g (float[2, 5, 6] x) => (float[2, 5, 6] y) {{ {body} }}", **stored) == {"q": 12, "v": 12}
+
+
+@pytest.mark.parametrize("outputs", [", float[2, 3, 5, 4] k0", ""])
+def test_keys_that_are_kept(outputs):
+    """For the next step: as an output of the model."""
+    body = f"{THREE} o, k0, v0 = Attention <q_num_heads = 3, kv_num_heads = 3> (q, k, v)\n y = MatMul (o, wo)"
+    stored = {name: WEIGHTS[name] for name in ("wq", "wk", "wv", "wo")}
+    model = model_of(f"g (float[2, 5, 6] x) => (float[2, 5, 6] y{outputs}) {{ {body} }}", stored)
+    model.opset_import[0].version = 23
+    assert counted(check_channels(model, fewest=0)) == ({} if outputs else {"q": 3})

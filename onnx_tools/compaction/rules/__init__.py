@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnx_tools.compaction.rules import (
+    attention,
     elementwise,
     movement,
     normalisation,
@@ -25,6 +26,7 @@ from onnx_tools.graph_parts import Node
 Rule = Callable[[Trace, Node], None]
 
 RULES: dict[tuple[str, str], Rule] = {
+    **attention.RULES,
     **elementwise.RULES,
     **movement.RULES,
     **normalisation.RULES,
