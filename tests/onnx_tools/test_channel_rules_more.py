@@ -316,6 +316,7 @@ SEEN_BY_HEAD = """
     k4 = Transpose <perm = [0, 2, 1, 3]> (k1)
     v4 = Transpose <perm = [0, 2, 1, 3]> (v1)
 """
+GROUPED = SEEN_BY_HEAD.replace("(q, sizes", "(q, by6").replace("k4", "k3").replace("v4", "v3")
 BEHIND = "ot = Transpose <perm = [0, 2, 1, 3]> (o)\n oo = Reshape (ot, back)\n y = MatMul (oo, wo)"
 PRODUCTS_OF_HEADS = """
     kt = Transpose <perm = [0, 1, 3, 2]> (k4)
@@ -382,7 +383,7 @@ ATTENTION = {
         as = Mul (ar, sin)
         q4 = Add (ac, as)
         {PRODUCTS_OF_HEADS} {BEHIND}""",
-    "grouped queries": f"""{THREE.replace("wq", "wq6")} {SEEN_BY_HEAD.replace("(q, sizes", "(q, by6").replace("k4", "k3").replace("v4", "v3")}
+    "grouped queries": f"""{THREE.replace("wq", "wq6")} {GROUPED}
         ku = Unsqueeze (k3, two)
         ke = Expand (ku, spread)
         k4 = Reshape (ke, all)

@@ -39,7 +39,7 @@ def grouped_query_attention(trace: Trace, node: Node) -> None:
 def _attend(
     trace: Trace, node: Node, names: tuple[str, str], *, mask: int, kept: Sequence[int], bias: int | None = None
 ) -> None:
-    """`names`: of the attributes that count heads of queries, and of keys and values. `kept`: inputs from past steps."""
+    """`names`: of the attributes that count heads of queries, and of keys. `kept`: inputs from past steps."""
     ranks = {len(trace.dims(value) or ()) for value in node.inputs[:3]}
     if _keeps(node, kept, 3) or len(node.inputs) < 3 or ranks not in ({3}, {4}):
         trace.bar(node, f"{said(node)} keeps keys and values, or has its inputs in a way that can't be followed")
