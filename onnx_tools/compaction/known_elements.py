@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_tools.compaction.factors import Factor
-from onnx_tools.compaction.known import Known, KnownValues, nothing, spread
+from onnx_tools.compaction.known import Array, Known, KnownValues, Mask, nothing, spread
 from onnx_tools.graph_parts import Node, Value
+
+_ONE = ((), (1,))
+"""Shapes of a number for all elements; some operators take nothing else as one."""
 
 
 def element_by_element(values: KnownValues, node: Node) -> None:
@@ -27,7 +30,7 @@ def element_by_element(values: KnownValues, node: Node) -> None:
 
 def by_one_scale(values: KnownValues, node: Node) -> None:
     """QuantizeLinear, DequantizeLinear: the same, if one scale is for all."""
-    if all(value is None or values.channels.shapes.of(value) in ((), (1,)) for value in node.inputs[1:]):
+    if all(value is None or values.channels.shapes.of(value) in _ONE for value in node.inputs[1:]):
         element_by_element(values, node)
 
 
@@ -36,12 +39,21 @@ def _run(values: KnownValues, node: Node, operands: list[Known | None]) -> Known
     known = np.logical_and.reduce([each.known for each in operands if each is not None])
     if not known.any() or (node.op_type == "Dropout" and node.has_input(2)):
         return None
-    numbers = values.evaluator.run(node, [None if each is None else each.numbers[known] for each in operands])
+    given = [_fed(values, *each, known) for each in zip(node.inputs, operands, strict=True)]
+    numbers = values.evaluator.run(node, given)
     if numbers is None or numbers.shape != (int(known.sum()),):
         return None
     found = np.zeros(known.shape, numbers.dtype)
     found[known] = numbers
     return Known(found, known)
+
+
+def _fed(values: KnownValues, value: Value | None, operand: Known | None, known: Mask) -> Array | None:
+    """What the node is given of an operand: the numbers that are `known`, or the one that is for all elements."""
+    if value is None or operand is None:
+        return None
+    one = value.constant and values.channels.shapes.of(value) in _ONE
+    return operand.numbers[known][:1].reshape(()) if one else operand.numbers[known]
 
 
 def _operand(values: KnownValues, value: Value, rank: int, factor: Factor) -> Known:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_tools.compaction.factors import Factor, factor_on
-from onnx_tools.compaction.known import Array, Known, KnownValues, spread
+from onnx_tools.compaction.known import Array, Known, KnownValues, Mask, spread
 from onnx_tools.compaction.known_moves import moved
 from onnx_tools.compaction.products import Product, product_of, sums
+from onnx_tools.compaction.zero_entries import nonzero_along
 from onnx_tools.graph_parts import Node
 
 
@@ -17,7 +18,7 @@ def multiplied(values: KnownValues, node: Node) -> None:
     factor = None if product is None else factor_on(values.channels.of(node.outputs[0]), product.axis)
     if product is None or factor is None or len(factor.axes) != 1:
         return
-    numbers, known = np.zeros(len(factor.ids)), values.zero_made[factor.ids]
+    numbers, known = np.zeros(len(factor.ids)), _zero_rows(values, product, factor)
     data = values.along(node.inputs[product.data], product.along)
     if data is not None and data[1].known.any():
         summed = sums(product, values.evaluator, data[1].numbers, data[1].known if product.exact else data[1].zero)
@@ -26,6 +27,17 @@ def multiplied(values: KnownValues, node: Node) -> None:
     bias = _bias(values, product, factor) if known.any() else None
     if bias is not None:
         values.give(node.outputs[0], factor, Known((numbers + bias.astype(np.float64)).astype(bias.dtype), known))
+
+
+def _zero_rows(values: KnownValues, product: Product, factor: Factor) -> Mask:
+    """Results whose weights are zero. A weight that is computed is looked at as it is: not all of it may be stored."""
+    zero = values.zero_made[factor.ids]
+    weight = product.node.inputs[product.weight]
+    if weight is None or weight.tensor is not None or not zero.any():
+        return zero
+    source = values.evaluator.blocks(weight)
+    nonzero = None if source is None else nonzero_along(source, [(product.rows,)])[0]
+    return np.zeros_like(zero) if nonzero is None or nonzero.shape != zero.shape else ~nonzero
 
 
 def _bias(values: KnownValues, product: Product, factor: Factor) -> Array | None:
@@ -46,7 +58,7 @@ def looked_up(values: KnownValues, node: Node) -> None:
     (table, indices), dtype = node.inputs[:2], values.channels.shapes.float_type(node.outputs[0])
     if table is not None and not table.constant and indices is not None and indices.constant:
         moved(values, node)
-    elif table is not None and table.constant and dtype is not None:
+    elif table is not None and table.tensor is not None and dtype is not None:
         for factor in values.channels.of(node.outputs[0]):
             known = Known(np.zeros(factor.ids.shape, dtype), values.zero_made[factor.ids])
             values.give(node.outputs[0], factor, known)

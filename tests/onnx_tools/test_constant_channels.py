@@ -309,3 +309,40 @@ def test_a_mean_over_channels_that_differ_is_no_constant(look, bias, gone):
     first = with_zeros(values(4, 6), np.s_[:, :3])
     case = look(text, {"w1": first, "b1": np.array((*bias, 1, 2, 3), np.float32), "w2": values(2, 3)})
     assert_gone(case, "m", gone)
+
+
+def test_quantised_weights_and_activations(look):
+    text = """g (float[2, 4] x) => (float[2, 3] y) {
+        d = DequantizeLinear <axis = 1> (w1, s1, z1)
+        a = Gemm (x, d, b1)
+        q = QuantizeLinear (a, s, z)
+        r = DequantizeLinear (q, s, z)
+        e = DequantizeLinear (w2, s2)
+        y = MatMul (r, e)
+    }"""
+    rng = np.random.default_rng(2)
+    codes = rng.integers(1, 100, (4, 6)).astype(np.int8)
+    codes[:, [1, 4]] = 3
+    weights = {
+        "w1": codes,
+        "s1": values(6) / 100,
+        "z1": np.full(6, 3, np.int8),
+        "b1": values(6),
+        "s": np.float32(0.02),
+        "z": np.uint8(5),
+        "w2": rng.integers(1, 100, (6, 3)).astype(np.int8),
+        "s2": np.float32(0.01),
+    }
+    assert_gone(look(text, weights), "a", [1, 4], folds=1)
+
+
+def test_a_weight_that_is_not_stored_as_a_whole(look):
+    text = """g (float[2, 5] x) => (float[2, 3] y) {
+        n = Constant <value_ints = [1, 6]> ()
+        ones = ConstantOfShape <value = float[1] {1.0}> (n)
+        w = Concat <axis = 0> (w1, ones)
+        a = MatMul (x, w)
+        y = MatMul (a, w2)
+    }"""
+    weights = {"w1": with_zeros(values(4, 6), np.s_[:, 2]), "w2": values(6, 3)}
+    assert_gone(look(text, weights), "a", [])
