@@ -64,6 +64,10 @@ def looked_up(values: KnownValues, node: Node) -> None:
             values.give(node.outputs[0], factor, known)
 
 
+_STORED = {"BatchNormalization": 4, "InstanceNormalization": 2}
+"""How many numbers there are for each channel."""
+
+
 def normalised(values: KnownValues, node: Node) -> None:
     """BatchNormalization, InstanceNormalization: a channel that is known, or scaled by zero."""
     before, after = values.along(node.inputs[0], 1), values.along(node.outputs[0], 1)
@@ -73,13 +77,25 @@ def normalised(values: KnownValues, node: Node) -> None:
         return
     shape = after[0].ids.shape
     given = [each for each in stored if each is not None and each.shape == shape]
-    if len(given) != len(stored) or len(given) < 2 or (before is not None and before[1].known.shape != shape):
+    if (
+        len(given) != len(stored)
+        or len(given) != _STORED[node.op_type]
+        or (before is not None and before[1].known.shape != shape)
+    ):
         return
     known = given[0] == 0
     numbers = np.zeros(shape, dtype)
     if before is not None:
         numbers, known = np.where(before[1].known, before[1].numbers, 0).astype(dtype), known | before[1].known
-    shifted = node.op_type == "InstanceNormalization"
-    result = given[1] if shifted else values.evaluator.run(node, [numbers[None], *given])
-    if result is not None and known.any():
-        values.give(node.outputs[0], after[0], Known(result.reshape(shape), known))
+    result = given[1] if node.op_type == "InstanceNormalization" else _of_batch(node, numbers, given)
+    values.give(node.outputs[0], after[0], Known(result.astype(dtype), known))
+
+
+def _of_batch(node: Node, numbers: Array, stored: list[Array]) -> Array:
+    """BatchNormalization of these numbers; the reference implementation is wrong before opset 14."""
+    scale, shift, mean, variance = (array.astype(np.float64) for array in stored)
+    epsilon = node.attributes.get("epsilon")
+    with np.errstate(all="ignore"):
+        deviation = np.sqrt(variance + (1e-5 if epsilon is None else epsilon.f))
+        result: Array = (numbers - mean) / deviation * scale + shift
+    return result

@@ -95,6 +95,13 @@ def test_scales_of_zero(look):
     assert_gone(look(network(between), rows() | extra), "a", [1, 2], folds=1)
 
 
+@pytest.mark.parametrize("opset", [7, 9, 14, 15])
+def test_normalisation_of_every_version(look, opset):
+    extra = {"s": values(5, seed=7), "t": values(5, seed=6), "v": values(5, seed=8)}
+    text = network("BatchNormalization <epsilon = 0.25, momentum = 0.5> (a, s, t, b1, v)")
+    assert_gone(look(text, rows(0, 3) | extra, opset=opset), "a", [0, 3], folds=1)
+
+
 def test_multiplied_by_zero(look):
     extra = {"c": with_zeros(values(5, 1, 1, seed=9), [0, 3])}
     assert_gone(look(network("Mul (a, c)"), rows() | extra), "a", [0, 3], folds=0)

@@ -22,7 +22,7 @@ from tests.onnx_tools.compacting import compare
 Array = NDArray[Any]
 Weights = Mapping[str, Array]
 
-HEADER = '<ir_version: 10, opset_import: ["": 20]>\n'
+HEADER = '<ir_version: 10, opset_import: ["": %d]>\n'
 
 
 class Case(NamedTuple):
@@ -39,9 +39,9 @@ class Case(NamedTuple):
         return np.flatnonzero(~masks[axis]).tolist() if axis in masks else []
 
 
-def case_of(folder: pathlib.Path, text: str, weights: Weights, **options: Any) -> Case:
+def case_of(folder: pathlib.Path, text: str, weights: Weights, *, opset: int = 20, **options: Any) -> Case:
     """Writes a model with weights, and asks what can leave."""
-    model = onnx.parser.parse_model(HEADER + text)
+    model = onnx.parser.parse_model(HEADER % opset + text)
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items())
     return case_of_model(folder, model, **options)
 
