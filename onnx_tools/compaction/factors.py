@@ -110,7 +110,7 @@ def reshaped(channels: Channels, traced: Traced, before: Dims, after: Dims, reas
     found: Traced = ()
     for factor in traced:
         result = None if segments is None else _reshaped(factor, traced, before, after, segments)
-        if result is None:
+        if result is None or not result.axes:
             channels.fix(factor.ids, reason)
         elif (simple := simplified(channels, result)) is not None:
             found = (*found, simple)

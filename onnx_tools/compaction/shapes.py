@@ -10,6 +10,7 @@ import onnx
 from onnx import FunctionProto, TypeProto, ValueInfoProto
 
 from onnx_tools.compaction.factors import Dims, Size
+from onnx_tools.compaction.shape_numbers import sharpen
 from onnx_tools.errors import InvalidInputShape
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Scope, Value
@@ -27,9 +28,11 @@ def with_shapes(model: onnx.ModelProto, input_shapes: InputShapes) -> onnx.Model
     copy.CopyFrom(model)
     _give_shapes(copy, input_shapes)
     try:
-        return onnx.shape_inference.infer_shapes(copy, data_prop=True)
+        copy = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception:  # onnx raises several kinds for models it can't follow; what is written in the model is left
         return copy
+    sharpen(copy)
+    return copy
 
 
 class Shapes:
@@ -55,6 +58,10 @@ class Shapes:
             if dims is not None:
                 self._known[id(value)] = dims
             self._types[id(value)] = info.type.tensor_type.elem_type
+
+    def suppose(self, value: Value, rank: int) -> None:
+        """A rule knows how many axes a value has."""
+        self._known.setdefault(id(value), (None,) * rank)
 
     def of(self, value: Value | None) -> Dims | None:
         """Sizes of the axes of a value; None if not even their number is known."""

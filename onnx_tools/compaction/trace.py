@@ -89,9 +89,11 @@ class Trace:
         """Who reads a constant with channels."""
         return self._claims.get(id(value), [])
 
-    def give(self, node: Node, traced: Traced, index: int = 0) -> None:
-        """Say the factors of an output. What leaves the graph there stays."""
+    def give(self, node: Node, traced: Traced, index: int = 0, rank: int | None = None) -> None:
+        """Say the factors of an output, and of how many axes if that is known. What leaves the graph there stays."""
         value = node.outputs[index] if index < len(node.outputs) else None
+        if value is not None and rank is not None:
+            self._shapes.suppose(value, rank)
         if value is None or not traced:
             return
         if value.output_of or value.handed_to or value.duplicated:
@@ -154,6 +156,11 @@ class Trace:
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
         else:
             self.channels.fix(factor.ids, f"{said(node)} takes '{value.name}' with it, which stays as it is")
+
+    def rank(self, value: Value | None) -> int | None:
+        """How many axes a value has, if that is known."""
+        dims = self.dims(value)
+        return None if dims is None else len(dims)
 
     def axes(self, node: Node, given: Sequence[int] | None) -> tuple[int, ...] | None:
         """Axes of input 0 that may count from the end; None where they can't be told."""

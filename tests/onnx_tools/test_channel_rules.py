@@ -223,3 +223,32 @@ NONSENSE = [
 @pytest.mark.parametrize("body", NONSENSE)
 def test_nonsense_holds(body):
     assert free_of(map_channels(between(body))) == []
+
+
+def test_ranks_are_learnt_from_weights():
+    head = "(float x) => (float[A, B, C, D] y)"
+    body = (
+        "a = Conv(x, w) b = BatchNormalization(a, s, s, s, s) c = PRelu(b, p) d = MaxPool <kernel_shape = [2, 2]> (c) "
+    )
+    model = model_of(
+        body + "e = Mul(d, p) y = Conv(e, v)", head, 20, w=(6, 3, 1, 1), s=(6,), p=(6, 1, 1), v=(5, 6, 1, 1)
+    )
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert free_of(map_channels(model)) == EACH
+
+
+def test_sizes_computed_from_sizes():
+    body = (
+        "q = Shape(x) n = Constant <value_ints = [0]> () m = Gather(q, n) o = Mul(m, m) t = Constant <value_ints = [1]> () "
+        "k = Concat <axis = 0> (o, t) f = Reshape(s, k) b = Add(a, f)"
+    )
+    channels = check_channels(between(body, s=(4,)))
+    assert channels.shapes.of(channels.index.scopes[0].values["f"]) == (4, 1)
+    assert free_of(channels) == EACH
+
+
+def test_an_axis_that_is_taken_away_holds():
+    body = "e = Conv(a, u) c = Squeeze <axes = [1]> (e) d = Unsqueeze <axes = [1]> (c) b = Mul(a, d)"
+    channels = check_channels(between(body, opset=11, u=(1, 6, 1, 1)), fewest=0)
+    assert free_of(channels, "e") == []
+    assert free_of(channels) == EACH

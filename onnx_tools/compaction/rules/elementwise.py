@@ -12,7 +12,7 @@ from onnx_tools.operators import CONTRIB
 def passing(trace: Trace, node: Node) -> None:
     """All outputs have the channels of input 0; further inputs are numbers for all of it."""
     for index in range(len(node.outputs)):
-        trace.give(node, trace.of(node.inputs[0]), index)
+        trace.give(node, trace.of(node.inputs[0]), index, trace.rank(node.inputs[0]))
 
 
 def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None:
@@ -29,7 +29,7 @@ def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None
         Operand(index, letters_of(each or (), rank), roles[index] if index < len(roles) else Role.DESCRIBES)
         for index, each in zip(given, dims, strict=True)
     ]
-    trace.give(node, meet(trace, node, operands, rank, makes=False))
+    trace.give(node, meet(trace, node, operands, rank, makes=False), rank=rank)
 
 
 def adding(trace: Trace, node: Node) -> None:

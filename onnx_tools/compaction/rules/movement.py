@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 
 from onnx_tools.compaction.adjustments import Parts
@@ -25,7 +27,7 @@ def transpose(trace: Trace, node: Node) -> None:
 
 
 def reshape(trace: Trace, node: Node) -> None:
-    """Reshape, Flatten, Squeeze, Unsqueeze: the elements keep their order."""
+    """Reshape, Flatten: the elements keep their order."""
     traced = trace.of(node.inputs[0])
     before, after = trace.dims(node.inputs[0]), trace.dims(node.outputs[0])
     if not traced:
@@ -38,6 +40,29 @@ def reshape(trace: Trace, node: Node) -> None:
     if node.op_type == "Reshape":
         found = fit_sizes(trace, node, 1, found)
     trace.give(node, found)
+
+
+def squeezing(trace: Trace, node: Node) -> None:
+    """Squeeze: axes of size 1 go; by their numbers, whatever else is known of the shape."""
+    axes = trace.axes(node, node.ints("axes", 1))
+    if axes is None:
+        reshape(trace, node)
+        return
+    traced = trace.narrow(node, 0, axes, "takes its axis away")
+    behind = {axis: axis - sum(each < axis for each in axes) for factor in traced for axis in factor.axes}
+    trace.give(node, moved(traced, behind))
+
+
+def unsqueezing(trace: Trace, node: Node) -> None:
+    """Unsqueeze: axes of size 1 come."""
+    given, dims, traced = node.ints("axes", 1), trace.dims(node.inputs[0]), trace.of(node.inputs[0])
+    if given is None or (dims is None and min(given) < 0):
+        reshape(trace, node)
+        return
+    new = {axis + len(dims or ()) + len(given) if axis < 0 else axis for axis in given}
+    free = (axis for axis in count() if axis not in new)
+    last = max((axis for factor in traced for axis in factor.axes), default=0)
+    trace.give(node, moved(traced, dict(zip(range(last + 1), free, strict=False))))
 
 
 def concatenation(trace: Trace, node: Node) -> None:
@@ -124,7 +149,9 @@ def space_to_depth(trace: Trace, node: Node) -> None:
 
 RULES = {
     ("", "Transpose"): transpose,
-    **{("", name): reshape for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
+    **{("", name): reshape for name in ("Reshape", "Flatten")},
+    ("", "Squeeze"): squeezing,
+    ("", "Unsqueeze"): unsqueezing,
     ("", "Concat"): concatenation,
     ("", "Split"): split,
     ("", "DepthToSpace"): depth_to_space,

@@ -34,7 +34,7 @@ def _by_channel(trace: Trace, node: Node, roles: tuple[Role, ...]) -> None:
         return
     for index, role in enumerate(roles, 1):
         trace.meet(node, index, Factor((0,), ids), role)
-    trace.give(node, (Factor((1,), ids),))
+    trace.give(node, (Factor((1,), ids),), rank=trace.rank(node.inputs[0]))
 
 
 def layer_normalisation(trace: Trace, node: Node) -> None:

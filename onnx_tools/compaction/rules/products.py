@@ -51,7 +51,7 @@ def convolve(
         follow = _whole_groups if whole else _inside_groups
         made = follow(trace, node, ids.reshape(groups, per_in), per_out, out_axis, weight)
     trace.meet(node, bias, Factor((0,), made), Role.SHIFTS)
-    trace.give(node, (Factor((1,), made),))
+    trace.give(node, (Factor((1,), made),), rank=len(sizes))
     return made
 
 

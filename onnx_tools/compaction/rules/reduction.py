@@ -15,7 +15,8 @@ def pooling(trace: Trace, node: Node) -> None:
     """Windows over the axes behind 0 and 1. Indices of what was picked count over channels too."""
     if len(node.outputs) > 1 and node.outputs[1] is not None:
         trace.bar(node, f"{said(node)} numbers its elements")
-    trace.give(node, trace.only(node, 0, (0, 1), "moves a window over it"))
+    traced = trace.only(node, 0, (0, 1), "moves a window over it")
+    trace.give(node, traced, rank=trace.rank(node.inputs[0]))
 
 
 def channelwise(trace: Trace, node: Node) -> None:
@@ -33,7 +34,7 @@ def over(trace: Trace, node: Node, given: Iterable[int] | None, why: str = _WORK
         return
     traced = trace.narrow(node, 0, axes, why)
     for index in range(len(node.outputs)):
-        trace.give(node, traced, index)
+        trace.give(node, traced, index, trace.rank(node.inputs[0]))
 
 
 def softmax(trace: Trace, node: Node) -> None:
