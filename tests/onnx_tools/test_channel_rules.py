@@ -239,8 +239,8 @@ def test_ranks_are_learnt_from_weights():
 
 def test_sizes_computed_from_sizes():
     body = (
-        "q = Shape(x) n = Constant <value_ints = [0]> () m = Gather(q, n) o = Mul(m, m) t = Constant <value_ints = [1]> () "
-        "k = Concat <axis = 0> (o, t) f = Reshape(s, k) b = Add(a, f)"
+        "q = Shape(x) n = Constant <value_ints = [0]> () m = Gather(q, n) o = Mul(m, m) "
+        "t = Constant <value_ints = [1]> () k = Concat <axis = 0> (o, t) f = Reshape(s, k) b = Add(a, f)"
     )
     channels = check_channels(between(body, s=(4,)))
     assert channels.shapes.of(channels.index.scopes[0].values["f"]) == (4, 1)
