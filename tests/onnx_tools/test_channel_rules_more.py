@@ -446,3 +446,52 @@ def test_keys_that_are_kept(outputs):
     model = model_of(f"g (float[2, 5, 6] x) => (float[2, 5, 6] y{outputs}) {{ {body} }}", stored)
     model.opset_import[0].version = 23
     assert counted(check_channels(model, fewest=0)) == ({} if outputs else {"q": 3})
+
+
+FUSED: dict[str, tuple[str, dict[str, Given]]] = {
+    "convolutions": (
+        'h = com.microsoft.FusedConv <activation = "Relu"> (x, w, b)\n y = com.microsoft.FusedConv (h, v)',
+        {"w": (6, 4, 1, 1), "b": (6,), "v": (3, 6, 1, 1)},
+    ),
+    "sums": (
+        "h = Conv (x, w)\n r = Relu (h)\n s = com.microsoft.FusedConv (x, w2, b, r)\n y = Conv (s, v)",
+        {"w": (6, 4, 1, 1), "w2": (6, 4, 1, 1), "b": (6,), "v": (3, 6, 1, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FUSED)
+def test_fused_convolutions(way):
+    body, stored = FUSED[way]
+    assert free_of(f"g (float[1, 4, 2, 2] x) => (float[1, 3, 2, 2] y) {{ {body} }}", **stored) == {"h": 6}
+
+
+FUSED_PRODUCTS: dict[str, tuple[str, dict[str, Given]]] = {
+    "plain": ("h = com.microsoft.FusedMatMul <alpha = 0.5> (x, w)\n y = MatMul (h, v)", {"w": (4, 6), "v": (6, 3)}),
+    "weight turned": (
+        "h = com.microsoft.FusedMatMul <transB = 1> (x, w)\n y = com.microsoft.FusedMatMul <transB = 1> (h, v)",
+        {"w": (6, 4), "v": (3, 6)},
+    ),
+    "gemm": (
+        'h = com.microsoft.FusedGemm <transB = 1, activation = "Relu"> (x, w, b)\n y = com.microsoft.FusedGemm <activation = "Relu"> (h, v)',
+        {"w": (6, 4), "b": (6,), "v": (6, 3)},
+    ),
+    "biases": (
+        "h = MatMul (x, w)\n g1 = com.microsoft.BiasGelu (h, b)\n g2 = com.microsoft.FastGelu (g1, b2)\n"
+        "y = MatMul (g2, v)",
+        {"w": (4, 6), "b": (6,), "b2": (6,), "v": (6, 3)},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FUSED_PRODUCTS)
+def test_fused_products(way):
+    body, stored = FUSED_PRODUCTS[way]
+    known = "<float[2, 6] h, float[2, 6] g1, float[2, 6] g2>" if way == "biases" else "<float[2, 6] h>"
+    assert free_of(f"g (float[2, 4] x) => (float[2, 3] y) {known} {{ {body} }}", **stored) == {"h": 6}
+
+
+def test_batches_turned():
+    """transBatchA: (M, batch, K); the weight has one matrix."""
+    body = "h = MatMul (x, w)\n y = com.microsoft.FusedMatMul <transBatchA = 1> (h, v)"
+    assert free_of(f"g (float[2, 5, 4] x) => (float[5, 2, 3] y) {{ {body} }}", w=(4, 6), v=(1, 6, 3)) == {"h": 6}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from onnx_tools.compaction.rules import (
     attention,
+    contrib,
     elementwise,
     movement,
     normalisation,
@@ -27,6 +28,7 @@ Rule = Callable[[Trace, Node], None]
 
 RULES: dict[tuple[str, str], Rule] = {
     **attention.RULES,
+    **contrib.RULES,
     **elementwise.RULES,
     **movement.RULES,
     **normalisation.RULES,

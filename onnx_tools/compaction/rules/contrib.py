@@ -1,0 +1,44 @@
+"""Operators of onnxruntime that fuse several of ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx_tools.compaction.factors import Factor
+from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.rules.elementwise import adding
+from onnx_tools.compaction.rules.products import convolve, general_product, multiply
+from onnx_tools.compaction.trace import Trace, said
+from onnx_tools.graph_parts import Node
+from onnx_tools.operators import CONTRIB
+
+
+def fused_convolution(trace: Trace, node: Node) -> None:
+    """FusedConv: Conv, then perhaps a sum with Z, then an activation of each element."""
+    made = convolve(trace, node)
+    if made is not None and node.has_input(3):
+        trace.only(node, 3, (1,), f"{said(node)} adds it")
+        trace.meet(node, 3, Factor((1,), made), Role.SHIFTS)
+
+
+def fused_product(trace: Trace, node: Node) -> None:
+    """FusedMatMul: MatMul behind transBatch (axis 0 goes behind the batch axes) and trans (of the last two)."""
+    multiply(trace, node, order=lambda index, rank: _order(node, "AB"[index], rank))
+
+
+def _order(node: Node, letter: str, rank: int) -> Sequence[int]:
+    """The axes of an operand in the order in which MatMul would have them."""
+    batch = [*range(1, rank - 1), 0] if node.int_attribute(f"transBatch{letter}", 0) else [*range(rank - 1)]
+    axes = [*batch, rank - 1]
+    return [*axes[:-2], axes[-1], axes[-2]] if node.int_attribute(f"trans{letter}", 0) else axes
+
+
+_SUMS = ("BiasGelu", "FastGelu", "BiasAdd")
+
+RULES = {
+    (CONTRIB, "FusedConv"): fused_convolution,
+    (CONTRIB, "FusedMatMul"): fused_product,
+    (CONTRIB, "TransposeMatMul"): fused_product,
+    (CONTRIB, "FusedGemm"): general_product,
+    **{(CONTRIB, name): adding for name in _SUMS},
+}
