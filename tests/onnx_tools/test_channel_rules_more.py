@@ -473,7 +473,8 @@ FUSED_PRODUCTS: dict[str, tuple[str, dict[str, Given]]] = {
         {"w": (6, 4), "v": (3, 6)},
     ),
     "gemm": (
-        'h = com.microsoft.FusedGemm <transB = 1, activation = "Relu"> (x, w, b)\n y = com.microsoft.FusedGemm <activation = "Relu"> (h, v)',
+        'h = com.microsoft.FusedGemm <transB = 1, activation = "Relu"> (x, w, b)\n'
+        'y = com.microsoft.FusedGemm <activation = "Relu"> (h, v)',
         {"w": (6, 4), "b": (6,), "v": (6, 3)},
     ),
     "biases": (
