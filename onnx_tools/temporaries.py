@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -146,6 +147,17 @@ def writing(where: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_failed(error, where) from error
+
+
+@contextlib.contextmanager
+def folder_beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary folder beside `target`, for a file that is worked on before `target` is written."""
+    try:
+        folder = tempfile.TemporaryDirectory(dir=target.resolve().parent, prefix=".", suffix=".oxiprune-tmp")
+    except OSError as error:
+        raise write_failed(error, target) from error
+    with folder as name:
+        yield pathlib.Path(name)
 
 
 def stamp_of(file: pathlib.Path) -> Stamp | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +10,12 @@ from dataclasses import dataclass, replace
 from onnx_tools.encodings.choice import Prefer
 from onnx_tools.encodings.encode import encode_file, refuse_encoded
 from onnx_tools.encodings.report import EncodeReport
-from onnx_tools.file_blocks import write_failed
 from onnx_tools.file_facts import facts_of
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
 from onnx_tools.payoff import with_verdict
 from onnx_tools.report import FileReport, PruneReport, VerificationReport
+from onnx_tools.temporaries import folder_beside
 
 _OWN_CHECKS = ("decoded", "folded")
 
@@ -42,12 +41,8 @@ class PrunedEncoding:
         refuse_encoded(source)
         with ModelCopy(source, output, force=force):  # refused now, not after the work
             pass
-        try:
-            folder = tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".", suffix=".oxiprune-tmp")
-        except OSError as error:
-            raise write_failed(error, output) from error
-        with folder as name:
-            dense = pathlib.Path(name, output.name)
+        with folder_beside(output) as folder:
+            dense = folder / output.name
             report = prune(dense)
             encoded = encode_file(dense, output, encoding=self.encoding, prefer=self.prefer, force=force)
             yield _joined(report, encoded, output), dense

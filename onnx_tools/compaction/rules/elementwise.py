@@ -19,7 +19,7 @@ def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None
     """All inputs are broadcast against each other. `roles`: of stored inputs, DESCRIBES for those beyond."""
     given = [index for index, value in enumerate(node.inputs) if value is not None]
     dims = [trace.dims(node.inputs[index]) for index in given]
-    if not any(trace.of(node.inputs[index]) for index in given):
+    if not any(trace.of(node.inputs[index]) for index in given) and None in dims:
         return
     if any(each is None for each in dims):
         trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
@@ -30,6 +30,12 @@ def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None
         for index, each in zip(given, dims, strict=True)
     ]
     trace.give(node, meet(trace, node, operands, rank, makes=False), rank=rank)
+
+
+def by_feature(trace: Trace, node: Node) -> None:
+    """Attributes hold a number for each feature; all of them stay."""
+    trace.bar(node, f"{said(node)} has a number for each feature")
+    trace.give(node, (), rank=trace.rank(node.inputs[0]))
 
 
 def adding(trace: Trace, node: Node) -> None:
@@ -59,6 +65,7 @@ RULES = {
     **{("", name): broadcasting for name in OF_SEVERAL.split()},
     **{("", name): adding for name in ("Add", "Sub", "Sum")},
     ("", "Mul"): multiplying,
+    **{("ai.onnx.ml", name): by_feature for name in ("Scaler", "Imputer", "Normalizer", "Binarizer")},
     (CONTRIB, "Gelu"): passing,
     (CONTRIB, "QuickGelu"): passing,
 }

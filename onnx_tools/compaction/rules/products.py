@@ -103,7 +103,7 @@ def multiply(
         placed = {axis: NONE if axis in lone else letter for axis, letter in zip(axes, letters, strict=True)}
         operands.append(Operand(index, tuple(placed[axis] for axis in range(len(dims))), Role.MAKES))
     result = meet(trace, node, operands, rank, makes=True)
-    trace.give(node, result)
+    trace.give(node, result, rank=rank)
     return result
 
 
