@@ -7,7 +7,7 @@ import numpy as np
 from onnx_tools.compaction.factors import Factor, factor_on
 from onnx_tools.compaction.known import Array, Known, KnownValues, Mask, spread
 from onnx_tools.compaction.known_moves import moved
-from onnx_tools.compaction.products import Product, product_of, sums
+from onnx_tools.compaction.products import Product, product_of, sums, takes_in
 from onnx_tools.compaction.zero_entries import nonzero_along
 from onnx_tools.graph_parts import Node
 
@@ -18,14 +18,17 @@ def multiplied(values: KnownValues, node: Node) -> None:
     factor = None if product is None else factor_on(values.channels.of(node.outputs[0]), product.axis)
     if product is None or factor is None or len(factor.axes) != 1:
         return
-    numbers, known = np.zeros(len(factor.ids)), _zero_rows(values, product, factor)
+    known = _zero_rows(values, product, factor)
+    numbers: Array | None = np.zeros(len(factor.ids))
     data = values.along(node.inputs[product.data], product.along)
     if data is not None and data[1].known.any():
-        summed = sums(product, values.evaluator, data[1].numbers, data[1].known if product.exact else data[1].zero)
-        if summed is not None and len(summed[0]) == len(numbers):
-            numbers, known = np.where(known, 0, summed[0]), known | ~summed[1]
+        sure = data[1].sure if product.exact else data[1].zero
+        others = takes_in(product, values.evaluator, ~sure)
+        if others is not None and len(others) == len(known) and not (others | known).all():
+            known = known | ~others
+            numbers = sums(product, values.evaluator, np.where(sure, data[1].numbers, 0))
     bias = _bias(values, product, factor) if known.any() else None
-    if bias is not None:
+    if bias is not None and numbers is not None:
         values.give(node.outputs[0], factor, Known((numbers + bias.astype(np.float64)).astype(bias.dtype), known))
 
 

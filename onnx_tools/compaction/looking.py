@@ -140,10 +140,10 @@ def folds_of(values: KnownValues, leaving: Mask) -> Iterator[Fold]:
             continue
         factor, known = data
         gone = leaving[values.channels.groups.of[factor.ids]] & known.sure & (known.numbers != 0)
-        summed = sums(product, values.evaluator, known.numbers, gone) if gone.any() else None
+        summed = sums(product, values.evaluator, np.where(gone, known.numbers, 0)) if gone.any() else None
         staying = None if summed is None else _staying(values, product, leaving)
-        if summed is not None and staying is not None and (summed[0] * staying).any():
-            yield Fold(node, product.axis, np.where(staying, summed[0], 0))
+        if summed is not None and staying is not None and (summed * staying).any():
+            yield Fold(node, product.axis, np.where(staying, summed, 0))
 
 
 def _staying(values: KnownValues, product: Product, leaving: Mask) -> Mask | None:

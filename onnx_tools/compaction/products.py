@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.evaluating import Evaluator
 from onnx_tools.compaction.shapes import Shapes
 from onnx_tools.compaction.zero_entries import blocks_of
 from onnx_tools.graph_parts import Node
 
+Array = NDArray[Any]
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 
@@ -96,28 +100,49 @@ def _float_attribute(node: Node, name: str) -> float:
     return 1.0 if attribute is None else float(attribute.f)
 
 
-def sums(product: Product, evaluator: Evaluator, numbers: Numbers, known: Mask) -> tuple[Numbers, Mask] | None:
-    """For each result: what the data that is `known` adds up to, and whether it takes in anything else.
+def sums(product: Product, evaluator: Evaluator, numbers: Array) -> Numbers | None:
+    """What `numbers`, one for each entry along the axis of the data, add up to in each result.
 
-    `numbers`, `known`: for each entry along the axis of the data. The weight is read once. None if it can't be, or if
-    its shape doesn't fit.
+    The weight is read once. None if it can't be, or if its shape doesn't fit.
+    """
+    found: Numbers | None = None
+    for count, rows, matrix, entries in _pieces(product, evaluator, len(numbers)):
+        found = np.zeros(count) if found is None else found
+        given = numbers[entries].astype(np.float64)
+        used = (given != 0).any(0)
+        terms = matrix[:, used].sum(2, dtype=np.float64) * given[:, used]
+        found[rows] += np.where(given[:, used] != 0, terms, 0).sum(1)
+    return None if found is None else found * product.scale
+
+
+def takes_in(product: Product, evaluator: Evaluator, entries: Mask) -> Mask | None:
+    """Which results take in any of these entries along the axis of the data; None as for `sums`."""
+    found: Mask | None = None
+    for count, rows, matrix, places in _pieces(product, evaluator, len(entries)):
+        found = np.zeros(count, bool) if found is None else found
+        meant = entries[places]
+        used = meant.any(0)
+        found[rows] |= ((matrix[:, used] != 0).any(2) & meant[:, used]).any(1)
+        if found.all():
+            break
+    return found
+
+
+def _pieces(product: Product, evaluator: Evaluator, size: int) -> Iterator[tuple[int, slice, Array, Ids]]:
+    """The weight in pieces (results, data, places of the kernel), if it fits data of this size.
+
+    With each the number of all results, those of the piece, and which entry of the data each of its weights is for:
+    (results, data), or (1, data) if that is the same for all results.
     """
     weight = product.node.inputs[product.weight]
     source = None if weight is None else evaluator.blocks(weight)
-    if source is None:
-        return None
-    count, columns = source.shape[product.rows], source.shape[product.columns]
-    if count % product.groups or columns * product.groups != len(known):
-        return None
-    found, others = np.zeros(count), np.zeros(count, bool)
-    given = np.where(known, numbers, 0)
+    count, columns = (0, 0) if source is None else (source.shape[product.rows], source.shape[product.columns])
+    if source is None or not count or count % product.groups or columns * product.groups != size:
+        return
     for place, block in blocks_of(source):
-        matrix = np.moveaxis(block, (product.rows, product.columns), (0, 1)).reshape(
-            block.shape[product.rows], block.shape[product.columns], -1
-        )
-        rows = np.arange(count)[place[product.rows]]
-        taken = rows[:, None] // (count // product.groups) * columns + np.arange(columns)[place[product.columns]]
-        terms = matrix.sum(2, dtype=np.float64) * given[taken]
-        found[rows] += np.where(given[taken] != 0, terms, 0).sum(1)
-        others[rows] |= ((matrix != 0).any(2) & ~known[taken]).any(1)
-    return found * product.scale, others
+        rows = place[product.rows]
+        turned = np.moveaxis(block, (product.rows, product.columns), (0, 1))
+        entries = np.arange(columns)[place[product.columns]][None]
+        if product.groups > 1:
+            entries = entries + np.arange(count)[rows, None] // (count // product.groups) * columns
+        yield count, rows, turned.reshape(*turned.shape[:2], -1), entries
