@@ -13,6 +13,7 @@ from onnx_tools.compaction.known import KnownValues, Mask
 from onnx_tools.compaction.known_elements import by_one_scale, element_by_element
 from onnx_tools.compaction.known_layers import looked_up, multiplied, normalised
 from onnx_tools.compaction.known_moves import MOVING, POOLING, concatenated, moved, pooled
+from onnx_tools.compaction.known_states import unrolled
 from onnx_tools.compaction.rules.elementwise import OF_ONE, OF_SEVERAL
 from onnx_tools.compaction.tracing import ChannelMap
 from onnx_tools.graph_parts import Node
@@ -29,6 +30,7 @@ _FOLLOWING: dict[str, Callable[[KnownValues, Node], None]] = {
 _BEGINNING: dict[str, Callable[[KnownValues, Node], None]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "MatMul", "Gemm"), multiplied),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), normalised),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), unrolled),
     "Gather": looked_up,
     "Mul": element_by_element,
 }

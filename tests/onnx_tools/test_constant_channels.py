@@ -353,3 +353,42 @@ def test_a_weight_that_is_not_stored_as_a_whole(look):
     }"""
     weights = {"w1": with_zeros(values(4, 6), np.s_[:, 2]), "w2": values(6, 3)}
     assert_gone(look(text, weights), "a", [])
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_hidden_units_without_anything_in_their_gates(look, op, gates):
+    text = f"""g (float[5, 2, 4] x) => (float[5, 1, 2, 2] y) {{
+        h = {op} <hidden_size = 3> (x, w, r, b)
+        y = MatMul (h, w2)
+    }}"""
+    units = np.arange(gates) * 3 + 1
+    weights = {
+        "w": with_zeros(values(1, gates * 3, 4), np.s_[:, units]),
+        "r": with_zeros(values(1, gates * 3, 3, seed=5), np.s_[:, units]),
+        "b": with_zeros(values(1, gates * 6), np.s_[:, [*units, *(units + gates * 3)]]),
+        "w2": values(3, 2),
+    }
+    case = look(text, weights)
+    assert case.gone("h", 3) == [1]
+    assert_the_same_without(case)
+    assert look(text, weights | {"b": values(1, gates * 6)}).gone("h", 3) == []
+
+
+def test_what_goes_through_a_recurrent_layer_is_read_by_it(look):
+    text = """g (float[5, 2, 4] x) => (float[5, 1, 2, 3] h) {
+        a = MatMul (x, w1)
+        b = Add (a, b1)
+        h = GRU <hidden_size = 3> (b, w, r)
+    }"""
+    weights = {
+        "w1": with_zeros(values(4, 6), np.s_[:, [0, 2, 4]]),
+        "b1": with_zeros(values(6), [0, 1, 2]),
+        "w": with_zeros(values(1, 9, 6), np.s_[:, :, 5]),
+        "r": values(1, 9, 3),
+    }
+    case = look(text, weights)
+    assert_gone(case, "b", [])
+    assert case.gone("b", 2) == [0, 2, 5]
+    (note,) = case.found.notes
+    assert note.reason == "GRU 'h' takes in its constant, and nothing can be added in its place"
+    assert look(text, weights, constants="drop").gone("b", 2) == [0, 2, 4, 5]
