@@ -6,6 +6,7 @@ its shift. That number is followed through all that works channel by channel, to
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from onnx_tools.compaction.evaluating import Evaluator
@@ -50,5 +51,8 @@ def find_constants(channels: ChannelMap, evaluator: Evaluator, zero_made: Mask) 
         if follow is None or node.constant or node.local or node.domain or node.ambiguous or not node.inputs:
             continue
         if begins is not None or any(values.anything(value) for value in node.inputs):
-            follow(values, node)
+            with contextlib.suppress(
+                IndexError, ValueError
+            ):  # too few inputs, axes beyond the rank: no runtime takes it
+                follow(values, node)
     return values

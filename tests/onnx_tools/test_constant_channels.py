@@ -392,3 +392,17 @@ def test_what_goes_through_a_recurrent_layer_is_read_by_it(look):
     (note,) = case.found.notes
     assert note.reason == "GRU 'h' takes in its constant, and nothing can be added in its place"
     assert look(text, weights, constants="drop").gone("b", 2) == [0, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "node",
+    ["Gather (a)", "BatchNormalization (a, b1)", "Concat <axis = 9> (a, a)", "Mul (a)", "LSTM (a)", "Pad (a, b1, b1)"],
+)
+def test_nodes_that_no_runtime_takes_lead_nowhere(look, node):
+    text = f"""g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) {{
+        a = Conv (x, w1, b1)
+        r = {node}
+        y = Conv (r, w2)
+    }}"""
+    weights = {"w1": with_zeros(values(5, 3, 1, 1), 2), "b1": values(5), "w2": values(2, 5, 1, 1)}
+    assert look(text, weights).gone("a") == []

@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import onnx
 import pytest
 
 from onnx_tools.compaction import zero_entries
 from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.tracing import Member
+from onnx_tools.compaction.tracing import Member, map_channels
 from onnx_tools.compaction.zero_entries import nonzero_along, nonzero_entries
-from onnx_tools.compaction.zeros import leaving_one
+from onnx_tools.compaction.zeros import leaving_one, removable
+from onnx_tools.errors import InvalidExternalData
+from onnx_tools.model_file import ModelFile
 from oxiprune_gpu import ArrayBlocks
 from tests.onnx_tools.zero_cases import Array, assert_the_same_without, case_of, values, with_zeros
 
@@ -183,3 +186,15 @@ def test_entries_against_all_at_once(shape, block, monkeypatch):
         others = tuple(axis for axis in range(len(shape)) if axis not in axes)
         assert (mask == (array != 0).any(axis=others)).all()
         assert mask.shape == tuple(shape[axis] for axis in axes)
+
+
+def test_data_that_is_not_there_is_said(look):
+    case = look(CHAIN, chain_weights())
+    model = onnx.load(case.model.path)
+    model.graph.initializer[2].ClearField("raw_data")
+    model.graph.initializer[2].data_location = onnx.TensorProto.EXTERNAL
+    model.graph.initializer[2].external_data.add(key="location", value="gone.bin")
+    case.model.path.write_bytes(model.SerializeToString())
+    file = ModelFile.open(case.model.path)
+    with pytest.raises(InvalidExternalData, match=r"'w2': its external data 'gone.bin' cannot be found"):
+        removable(file, map_channels(file.skeleton))
