@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
+_MOST = 1 << 27
+"""Channels that are followed in one model; each takes a few dozen bytes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
@@ -48,6 +51,8 @@ class Channels:
 
     def new(self, count: int, origin: str = "") -> Ids:
         """`count` new channels, made by the node `origin`; "": by none."""
+        if self._count + count > _MOST:
+            return self.staying(count, "the model has more channels than can be followed")
         first = self._count
         self._count += count
         if origin:
@@ -56,9 +61,10 @@ class Channels:
 
     def staying(self, count: int, reason: str) -> Ids:
         """`count` entries that stay, because of `reason`."""
-        ids = np.broadcast_to(self.new(1), (count,))
-        self.fix(ids[:1], reason)
-        return ids
+        one = np.array([self._count])
+        self._count += 1
+        self.fix(one, reason)
+        return np.broadcast_to(one, (count,))
 
     def tie(self, some: Ids, others: Ids) -> None:
         """These stay or go together, element by element; the arrays are broadcast against each other."""

@@ -16,6 +16,9 @@ from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Scope, Value
 from onnx_tools.model_file import DTYPES
 
+_LONGEST = 1 << 24
+"""Entries of an axis; a longer one is not followed, whatever a file says."""
+
 InputShapes = Mapping[str, Sequence[int]]
 
 
@@ -45,7 +48,7 @@ class Shapes:
             self._note(scope)
         for tensor in index.tensors:
             for value in tensor.values:
-                self._known[id(value)] = tensor.shape
+                self._known[id(value)] = tuple(map(_believed, tensor.shape))
 
     def _note(self, scope: Scope) -> None:
         if isinstance(scope.graph, FunctionProto):
@@ -80,8 +83,13 @@ def _dims(kind: TypeProto) -> Dims | None:
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> Size:
     if dim.HasField("dim_value"):
-        return int(dim.dim_value) if dim.dim_value > 0 else None
+        return _believed(dim.dim_value)
     return str(dim.dim_param) or None
+
+
+def _believed(size: int) -> Size:
+    """A size that may be worked with; nobody has held it against data yet."""
+    return int(size) if 0 < size <= _LONGEST else None
 
 
 def _give_shapes(model: onnx.ModelProto, input_shapes: InputShapes) -> None:

@@ -8,6 +8,7 @@ import onnx.parser
 import pytest
 
 from onnx_tools.compaction.adjustments import Bounds, Counts, Follows, Parts, Picks
+from onnx_tools.compaction.channels import Channels
 from onnx_tools.compaction.tracing import ChannelMap, map_channels
 from tests.channel_oracle import check_channels
 
@@ -263,3 +264,18 @@ def test_ranks_behind_operators_that_shape_inference_does_not_know() -> None:
     for name, shape in {"w": (3, 6), "c": (6,), "v": (6, 2)}.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
     assert free_of(map_channels(model)) == EACH
+
+
+def test_absurd_sizes_are_not_followed() -> None:
+    model = between("b = Relu(a)")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    weight.dims[0] = 1 << 40
+    assert len(map_channels(model).groups.of) < 100
+
+
+def test_very_many_channels_are_not_followed() -> None:
+    channels = Channels()
+    some, more = channels.new(5, "first"), channels.new(1 << 40, "second")
+    groups = channels.resolve()
+    assert groups.free.tolist() == some.tolist()
+    assert "more channels than can be followed" in groups.reasons[int(more[0])]
