@@ -13,6 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_tools.compact_report import CompactReport
+    from onnx_tools.compaction.compact import compact_file
+    from onnx_tools.compaction.tracing import ChannelMap, map_channels
     from onnx_tools.comparison import compare_files
     from onnx_tools.encodings.comparison import compare_encodings
     from onnx_tools.encodings.decode import decode_file
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "masking": ("apply_masks",),
+    "compact_report": ("CompactReport",),
+    "compaction.compact": ("compact_file",),
+    "compaction.tracing": ("ChannelMap", "map_channels"),
     "comparison": ("compare_files",),
     "encodings.comparison": ("compare_encodings",),
     "encodings.decode": ("decode_file",),
@@ -86,6 +92,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlreadyEncoded",
+    "ChannelMap",
+    "CompactReport",
     "CompareReport",
     "EncodeReport",
     "EncodingsReport",
@@ -114,6 +122,7 @@ __all__ = [
     "Weight",
     "WriteFailed",
     "apply_masks",
+    "compact_file",
     "compare_encodings",
     "compare_files",
     "decode_file",
@@ -121,6 +130,7 @@ __all__ = [
     "find_weights",
     "inspect_file",
     "load_masks",
+    "map_channels",
     "masks_of",
     "prune_file",
     "prune_model",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnx_tools import wire
-from onnx_tools.compact_report import AnyReport
+from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.compaction.config import ChannelConfig
 from onnx_tools.compaction.pruning import prune_channels
 from onnx_tools.compaction.shapes import InputShapes
@@ -24,7 +24,7 @@ from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, Veri
 from onnx_tools.mask_file import Masks, save_masks
 from onnx_tools.masks import masks_of
 from onnx_tools.model_file import ModelFile
-from onnx_tools.naming import expand, is_folder, output_pattern
+from onnx_tools.naming import expand, is_folder, target_of
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.policy import Policy
 from onnx_tools.policy_file import read_policy
@@ -32,7 +32,7 @@ from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.github_summary import append_summary
 from onnx_tools.renderers.text import condition_line, printable
-from onnx_tools.report import ConditionOutcome, PruneReport, Report, VerificationReport, to_dict
+from onnx_tools.report import ConditionOutcome, FileReport, PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
@@ -98,7 +98,7 @@ class PruneJob:
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
-        return model if self.output is None else expand(output_pattern(self.output), model)
+        return model if self.output is None else target_of(self.output, model)
 
     def run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
         """Prune `model`, and encode what came of it if that is wanted. A condition that is met leaves only a report."""
@@ -156,12 +156,17 @@ class PruneJob:
             return ""
         if self.output is not None or self.delete_old_data:
             return ""
-        old = {file.name_before for file in report.files if file.role == "data"}
-        left = sorted(old - {file.name_after for file in report.files})
-        if not left:
-            return ""
-        stay, it = ("stays", "it") if len(left) == 1 else ("stay", "them")
-        return f"The old data {stay}: {', '.join(left)}. This model no longer uses {it}; --delete-old-data deletes {it}"
+        return left_over(report.files)
+
+
+def left_over(files: Sequence[FileReport]) -> str:
+    """What is said of data files that a model replaced in place uses no more; "" if there are none."""
+    old = {file.name_before for file in files if file.role == "data"}
+    left = sorted(old - {file.name_after for file in files})
+    if not left:
+        return ""
+    stay, it = ("stays", "it") if len(left) == 1 else ("stay", "them")
+    return f"The old data {stay}: {', '.join(left)}. This model no longer uses {it}; --delete-old-data deletes {it}"
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,7 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
         check_reports(models, targets, view.reports, view.summary, masks=job.save_masks, inputs=job.inputs)
         if job.dry_run and job.checks:
             complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
-        return _for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
+        return for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
 
 
 def inspect_models(
@@ -261,7 +266,7 @@ def inspect_models(
         return replace(report, conditions=outcomes_of(conditions, report))
 
     check_reports(models, [], view.reports, view.summary)
-    return _for_each([(model, partial(inspect, model)) for model in models], view)
+    return for_each([(model, partial(inspect, model)) for model in models], view)
 
 
 def compare_models(before: Path, after: Path, view: View, conditions: Sequence[Condition] = ()) -> int:
@@ -274,7 +279,7 @@ def compare_models(before: Path, after: Path, view: View, conditions: Sequence[C
         return replace(report, conditions=outcomes_of(conditions, report))
 
     check_reports([after], [before], view.reports, view.summary)
-    return _for_each([(after, compare)], view)
+    return for_each([(after, compare)], view)
 
 
 def verify_models(
@@ -323,7 +328,7 @@ def message(error: Exception) -> str:
     return str(error) if isinstance(error, PruningError) else describe(error)
 
 
-def _for_each(
+def for_each(
     jobs: Sequence[tuple[Path, Callable[[Progress | None], AnyReport]]],
     view: View,
     note: Callable[[AnyReport], str] = lambda _: "",
@@ -383,12 +388,12 @@ def _keep(report: AnyReport, name: Path) -> None:
     try:
         write_report(report, name)
     except WriteFailed as error:
-        if isinstance(report, PruneReport) and report.output is not None:
+        if isinstance(report, PruneReport | CompactReport) and report.output is not None:
             raise WriteFailed(_but_written(error, report)) from None
         raise
 
 
-def _but_written(error: Exception, report: PruneReport) -> str:
+def _but_written(error: Exception, report: PruneReport | CompactReport) -> str:
     return f"{message(error)}. The model itself, {report.output}, is written"
 
 
@@ -409,5 +414,6 @@ def _show(report: AnyReport, view: View, name: str, note: str) -> None:
 
 def _check_warnings(report: AnyReport) -> Iterator[str]:
     """What a run without a table tells of its checks: those that could not be made. One that fails is an error."""
-    checks = report.verification.checks if isinstance(report, PruneReport) and report.verification else ()
+    kept = report.verification if isinstance(report, PruneReport | CompactReport) else None
+    checks = kept.checks if kept is not None else ()
     yield from (f"{check.name}: {check.detail}" for check in checks if check.outcome == "warning")

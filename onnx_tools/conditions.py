@@ -34,6 +34,9 @@ WRITTEN = "--compressed-sizes and an output, not in a dry run or with --encoding
 RUNTIME = "onnxruntime, without --no-runtime"
 OUTPUT = "an output, not in a dry run or with --encoding"
 DENSE = "--encoding dense"
+LATENCY = "--latency, and not in a dry run"
+CHECKED = "a check of the outputs, not with --no-verify or in a dry run"
+COMPACTED = "an output, not in a dry run"
 
 
 @dataclass(frozen=True)
@@ -137,11 +140,31 @@ _COMPARE = {
     "weight.newly_nonzero": Figure("elements of a weight that are zero in A only", lambda w: w.newly_nonzero),
     "weight.max_abs": Figure("largest difference of a weight's nonzeros", lambda w: w.max_abs),
 }
+_COMPACT = {
+    "parameters": Figure("elements of everything stored, after", lambda r: r.totals.parameters_after),
+    "parameters_ratio": Figure(
+        "stored elements, after / before", lambda r: _ratio(r.totals.parameters_after, r.totals.parameters_before)
+    ),
+    "macs": Figure("multiply-accumulates, after", lambda r: r.totals.macs_after),
+    "macs_ratio": Figure(
+        "multiply-accumulates, after / before", lambda r: _ratio(r.totals.macs_after, r.totals.macs_before)
+    ),
+    "removed": Figure("channels removed", lambda r: r.totals.removed),
+    "bytes": Figure("bytes of the files, after", lambda r: r.totals.bytes_after, COMPACTED),
+    "bytes_ratio": Figure(
+        "bytes of the files, after / before", lambda r: _ratio(r.totals.bytes_after, r.totals.bytes_before), COMPACTED
+    ),
+    "latency_ratio": Figure("time of a run, after / before", lambda r: r.latency and r.latency.ratio, LATENCY),
+    "drift": Figure("what --max-drift limits, of the worst output", _of_outputs(_drift), CHECKED),
+    "max_abs": Figure("largest difference of an output's value", _of_outputs(_max_abs), CHECKED),
+    "warnings": Figure("warnings of the report", lambda r: len(r.warnings)),
+}
 FIGURES: dict[str, Mapping[str, Figure]] = {
     "prune": _PRUNE,
     "inspect": _INSPECT,
     "verify": _VERIFY,
     "compare": _COMPARE,
+    "compact": _COMPACT,
 }
 """What the conditions of each command may name."""
 
@@ -178,6 +201,12 @@ def pruning_conditions(
     written = not (dry_run or encoded)
     known = {VERIFY: verify and not dry_run, OUTPUT: written, WRITTEN: written and compressed, DENSE: not encoded}
     return read_conditions(texts, "prune", [need for need, given in known.items() if not given])
+
+
+def compaction_conditions(texts: Iterable[str], *, verify: bool, latency: bool, dry_run: bool) -> tuple[Condition, ...]:
+    """The conditions of `compact`, for what it is asked to do; raises as `read_conditions`."""
+    known = {CHECKED: verify and not dry_run, LATENCY: latency and not dry_run, COMPACTED: not dry_run}
+    return read_conditions(texts, "compact", [need for need, given in known.items() if not given])
 
 
 def read_conditions(texts: Iterable[str], command: str, missing: Iterable[str] = ()) -> tuple[Condition, ...]:

@@ -27,6 +27,11 @@ def output_pattern(output: str) -> str:
     return os.path.join(output, "{stem}.onnx") if is_folder(output) else output
 
 
+def target_of(output: str, model: Path) -> Path:
+    """The file that is written for `model`."""
+    return expand(output_pattern(output), model)
+
+
 def identity(path: Path) -> str:
     """Equal for names of the same file, whether it exists or not, as far as links and letters' case tell."""
     return os.path.normcase(os.path.realpath(path))

@@ -28,7 +28,15 @@ from onnx_tools.weights import find_weights
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption
 
-__all__ = ["ByteComparison", "Violation", "ZeroedTensor", "bytes_check", "compare_bytes", "verify_files"]
+__all__ = [
+    "ByteComparison",
+    "Violation",
+    "ZeroedTensor",
+    "bytes_check",
+    "checker_check",
+    "compare_bytes",
+    "verify_files",
+]
 
 _MOST_SHOWN = 3
 
@@ -68,7 +76,7 @@ def verify_files(
     given = None if masks is None else Masks.of(masks)
     allowed = _weights(before, given) if allowed is None else allowed
     compared = _hinted(bytes_check(compare_bytes(before, after, allowed=allowed)), before, after)
-    checks = [compared, _checker_check(before, after)]
+    checks = [compared, checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
         more, drifts = check_runtime(before, after, data, max_drift, seed)
@@ -112,7 +120,7 @@ def _is_encoded(path: pathlib.Path) -> bool:
     return any(node.ends_encoded for node in GraphIndex(ModelFile.open(path).skeleton).nodes)
 
 
-def _checker_check(before: pathlib.Path, after: pathlib.Path) -> Check:
+def checker_check(before: pathlib.Path, after: pathlib.Path) -> Check:
     """Compare the verdicts of onnx's checker, plain and full."""
     found = []
     for full in (True, False):  # what passes the full check needs no other

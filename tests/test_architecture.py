@@ -29,6 +29,7 @@ ORDER = {
     "onnx_tools": """
         __main__
         cli
+        compact_commands
         commands encoding_commands usage doctor
         onnx_tools
         inspection masking comparison terminal preflight encodings compaction

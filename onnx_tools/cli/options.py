@@ -103,6 +103,7 @@ def _fail_if(example: str) -> Any:
 
 FailIf = Annotated[list[str] | None, _fail_if("'sparsity<0.5' or, for any weight, 'weight.sparsity>0.99'")]
 VerifyFailIf = Annotated[list[str] | None, _fail_if("'max_abs>0.01' or 'warnings>0'")]
+CompactFailIf = Annotated[list[str] | None, _fail_if("'macs_ratio>0.6' or 'removed<1'")]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -140,7 +141,8 @@ SaveMasks = Annotated[
 ]
 
 
-def _checked_drift(limit: float | None) -> float | None:
+def checked_drift(limit: float | None) -> float | None:
+    """A limit of drift that makes sense."""
     if limit is not None and not limit >= 0:
         raise typer.BadParameter(f"{limit} must be a number, 0 or more")
     return limit
@@ -151,7 +153,7 @@ MaxDrift = Annotated[
     typer.Option(
         "--max-drift",
         metavar="D",
-        callback=_checked_drift,
+        callback=checked_drift,
         help="Fail when an output moves by more than this, as relative L2. Without: drift is told and never fails.",
         rich_help_panel=VERIFYING,
     ),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from onnx_tools.cli import channel_options as channel
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
+from onnx_tools.cli.destination import check_destination, check_output_name
 from onnx_tools.cli.options import (
     AsJson,
     Compressed,
@@ -25,7 +25,6 @@ from onnx_tools.cli.options import (
     checked_reports,
     summary_file,
 )
-from onnx_tools.naming import PLACEHOLDERS, is_folder
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
 
@@ -93,7 +92,7 @@ def prune(
       oxiprune prune model.onnx -o pruned.onnx -s 0.8 --save-masks masks.npz
       oxiprune prune tuned.onnx -o pruned.onnx --masks masks.npz
     """  # noqa: D301
-    _check_combination(output, in_place=in_place, dry_run=dry_run)
+    check_destination(output, in_place=in_place, dry_run=dry_run)
     if encoding != "dense" and (in_place or dry_run):
         raise WrongUsage(f"--encoding {encoding} writes a new file: it goes with --output, not --in-place or --dry-run")
     if delete_old_data and not in_place:
@@ -125,9 +124,7 @@ def prune(
         _check_settings(settings)
     if save_masks is not None and dry_run:
         raise WrongUsage("--save-masks reads the pruned model; leave out --dry-run")
-    _check_output_name(output)
-    if output is not None and len(models) > 1 and not (is_folder(output) or "{stem}" in output or "{parent}" in output):
-        raise WrongUsage(f"-o {output}: several models need a folder (ending in /), or {{stem}} or {{parent}} in it")
+    check_output_name(output, models)
     reports, summary = checked_reports(report), summary_file(github_summary)
 
     def run() -> int:
@@ -169,15 +166,6 @@ def prune(
     run_command(run)
 
 
-def _check_output_name(output: str | None) -> None:
-    if output in ("", "-"):
-        raise WrongUsage(f"-o {output or repr('')}: name a file; a model is not written to standard output")
-    unknown = [name for name in re.findall(r"{(\w*)}", output or "") if name not in PLACEHOLDERS]
-    if unknown:
-        known = " and ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise WrongUsage(f"-o {output}: {{{unknown[0]}}} stands for nothing; there are {known}")
-
-
 def _check_settings(settings: Mapping[str, object]) -> None:
     """What is asked for says how much falls."""
     if settings["sparsity"] is None and ":" not in str(settings["granularity"]).removeprefix("block:"):
@@ -190,11 +178,3 @@ def _check_masks(others: Mapping[str, object]) -> None:
     if given:
         options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise WrongUsage(f"--masks says what falls; leave out {options}")
-
-
-def _check_combination(output: str | None, *, in_place: bool, dry_run: bool) -> None:
-    """A model goes to one place; a dry run may leave it open."""
-    if output is not None and in_place:
-        raise WrongUsage("give --output OUT or --in-place, not both")
-    if output is None and not in_place and not dry_run:
-        raise WrongUsage("where to? Give --output OUT, or --in-place to replace the model, or --dry-run to count only")

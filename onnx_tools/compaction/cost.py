@@ -15,6 +15,7 @@ from math import prod
 from onnx_tools.compaction.factors import Size
 from onnx_tools.compaction.macs import PRODUCTS, Length, Term, input_of
 from onnx_tools.compaction.tracing import ChannelMap, Remaining
+from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Node, Path, StoredTensor, element_count
 from onnx_tools.model_file import bits_of_type
 
@@ -119,6 +120,24 @@ def total_cost(layers: Iterable[LayerCost], remaining: Remaining | None = None) 
     )
 
 
+def stored_cost(index: GraphIndex) -> Cost:
+    """Everything that a model stores, read or not, without MACs."""
+    counts = [(tensor, element_count(tensor.shape)) for tensor in index.tensors]
+    return Cost(sum(count for _, count in counts), sum(bytes_of(*each) for each in counts), None)
+
+
+def stored_without(channels: ChannelMap, remaining: Remaining) -> Cost:
+    """The same after channels have left; what else falls empty then is still counted."""
+    sizes, tensors = _Sizes(channels, remaining), channels.index.tensors
+    return Cost(sum(map(sizes.elements, tensors)), sum(map(sizes.bytes, tensors)), None)
+
+
+def bytes_of(tensor: StoredTensor, elements: int) -> int:
+    """What `elements` of its type take, rounded up to whole bytes; 0 where that is not known (texts)."""
+    bits = 32 if tensor.proto is None else bits_of_type(tensor.proto)
+    return -(-elements * (bits or 0) // 8)
+
+
 @dataclass(frozen=True, eq=False)
 class _Sizes:
     """Sizes of axes, open ones 1; with `remaining`, after channels have left."""
@@ -141,8 +160,7 @@ class _Sizes:
         return element_count(tuple(left.get(axis, size) for axis, size in enumerate(tensor.shape)))
 
     def bytes(self, tensor: StoredTensor) -> int:
-        bits = 32 if tensor.proto is None else bits_of_type(tensor.proto)
-        return -(-self.elements(tensor) * (bits or 0) // 8)
+        return bytes_of(tensor, self.elements(tensor))
 
 
 def _size(channels: ChannelMap, length: Length) -> Size:

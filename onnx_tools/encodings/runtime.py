@@ -16,12 +16,10 @@ from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check
 from onnx_tools.verification.feeds import one_line
-from onnx_tools.verification.runtime_check import check_runtime
+from onnx_tools.verification.runtime_check import check_runtime, is_unmeasured, too_large
 
 _FATAL = 4
 _LOADS = 5
-_MOST_BYTES = 1 << 30
-"""Of a model that is loaded to be compared."""
 
 
 def check_in_runtime(before: pathlib.Path, after: pathlib.Path) -> Iterator[Check]:
@@ -29,14 +27,13 @@ def check_in_runtime(before: pathlib.Path, after: pathlib.Path) -> Iterator[Chec
 
     The checks "runtime", "drift" (outputs on random inputs; any difference fails) and, if any is encoded, "folded".
     """
-    size = sum(file.stat().st_size for file in (before, *ModelFile.open(before).data_files()))
-    if size > _MOST_BYTES:
-        yield Check("runtime", "skipped", f"the model has {size:,} bytes, and both would be in memory at once")
+    large = too_large(before, ModelFile.open(before).data_files())
+    if large is not None:
+        yield large
         return
     checks, _ = check_runtime(before, after, None, 0.0, 0)
     for check in checks:
-        unknown = check.name == "drift" and check.detail.startswith(("could not", "not measured"))
-        yield Check(check.name, "warning", check.detail) if unknown else check
+        yield Check(check.name, "warning", check.detail) if is_unmeasured(check) else check
     if checks[0].outcome == "passed" and find_encoded(ModelFile.open(after)):
         yield _folded(after)
 

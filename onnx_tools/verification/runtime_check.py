@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnx_tools.report import Check, Outcome, OutputDrift
@@ -11,22 +11,34 @@ from onnx_tools.verification.drift import DriftMeter
 from onnx_tools.verification.feeds import Feed, InputSpec, NoRandomInputs, one_line, random_feeds, read_data, sliced
 from oxiprune_gpu.errors import InvalidOption
 
-_NOT_INSTALLED = "onnxruntime is not installed (pip install 'oxiprune-gpu[run]')"
+NOT_INSTALLED = "onnxruntime is not installed (pip install 'oxiprune-gpu[run]')"
 _FATAL = 4
+_MOST_BYTES = 1 << 30
+"""Of a model that is loaded to be compared."""
+
+Shapes = Mapping[str, Sequence[int]]
+"""Sizes of inputs that a model leaves open, by the name of the input."""
 
 
 def check_runtime(
-    before: pathlib.Path, after: pathlib.Path, data: pathlib.Path | None, max_drift: float | None, seed: int
+    before: pathlib.Path,
+    after: pathlib.Path,
+    data: pathlib.Path | None,
+    max_drift: float | None,
+    seed: int,
+    shapes: Shapes | None = None,
 ) -> tuple[list[Check], list[OutputDrift]]:
     """Make the checks "runtime" (does it load?) and "drift" (what does it give?).
+
+    `shapes`: of random inputs, where the model leaves them open.
 
     Raises `InvalidOption` if `data` does not fit the model or the model before cannot run on it.
     """
     try:
-        old = _open(before)
+        old = open_session(before)
     except ImportError as error:
         missing = getattr(error, "name", None) == "onnxruntime"
-        reason = _NOT_INSTALLED if missing else f"onnxruntime cannot be imported: {one_line(error)}"
+        reason = NOT_INSTALLED if missing else f"onnxruntime cannot be imported: {one_line(error)}"
         return [Check("runtime", "warning", f"could not verify: {reason}"), _not_measured(max_drift, reason)], []
     except Exception as error:  # onnxruntime's errors share no base but Exception
         reason = f"could not verify: onnxruntime does not load the input: {one_line(error)}"
@@ -35,14 +47,14 @@ def check_runtime(
             _not_measured(max_drift, "onnxruntime does not load the input"),
         ], []
     try:
-        new = _open(after)
+        new = open_session(after)
     except Exception as error:
         reason = f"onnxruntime loads the input, but not the output: {one_line(error)}"
         return [
             Check("runtime", "failed", reason),
             _not_measured(max_drift, "onnxruntime does not load the output"),
         ], []
-    check, drifts = _drift(old, new, data, max_drift, seed)
+    check, drifts = _drift(old, new, data, max_drift, seed, shapes)
     return [Check("runtime", "passed", "onnxruntime loads both"), check], drifts
 
 
@@ -55,7 +67,7 @@ def _unmeasured(max_drift: float | None) -> Outcome:
     return "warning" if max_drift is None else "failed"
 
 
-def _open(path: pathlib.Path) -> Any:
+def open_session(path: pathlib.Path) -> Any:
     """A session on one CPU thread, so that equal models give equal bits, and silent."""
     import onnxruntime
 
@@ -67,11 +79,10 @@ def _open(path: pathlib.Path) -> Any:
 
 
 def _drift(
-    old: Any, new: Any, data: pathlib.Path | None, max_drift: float | None, seed: int
+    old: Any, new: Any, data: pathlib.Path | None, max_drift: float | None, seed: int, shapes: Shapes | None
 ) -> tuple[Check, list[OutputDrift]]:
-    inputs = [InputSpec(item.name, item.type, tuple(item.shape)) for item in old.get_inputs()]
     try:
-        feeds = _data_feeds(old, data, inputs) if data is not None else _running_feed(old, inputs, seed)
+        feeds = feeds_for(old, data, seed, shapes)
     except NoRandomInputs as error:
         return Check("drift", _unmeasured(max_drift), f"could not run on random inputs: {error}"), []
     names = [output.name for output in old.get_outputs()]
@@ -87,6 +98,31 @@ def _drift(
         runs += 1
     source = f"{data.name}, {runs} runs" if data is not None else f"random inputs, seed {seed}"
     return _judged(meters, source, max_drift), [meter.result() for meter in meters]
+
+
+def feeds_for(
+    session: Any, data: pathlib.Path | None, seed: int, shapes: Shapes | None = None
+) -> Iterator[tuple[Feed, list[Any]]]:
+    """Feeds that a model runs on, each with what it gives: of `data`, or random ones. Raises as `check_runtime`.
+
+    Raises `NoRandomInputs` if it runs on no random ones.
+    """
+    given = shapes or {}
+    inputs = [InputSpec(item.name, item.type, tuple(given.get(item.name, item.shape))) for item in session.get_inputs()]
+    return _running_feed(session, inputs, seed) if data is None else _data_feeds(session, data, inputs)
+
+
+def is_unmeasured(check: Check) -> bool:
+    """Whether it is about outputs that could not be compared, rather than about what they give."""
+    return check.name == "drift" and check.detail.startswith(("could not", "not measured"))
+
+
+def too_large(model: pathlib.Path, files: Sequence[pathlib.Path]) -> Check | None:
+    """The check "runtime", skipped, if two models of this size would be too much to hold in memory at once."""
+    size = sum(file.stat().st_size for file in (model, *files))
+    if size <= _MOST_BYTES:
+        return None
+    return Check("runtime", "skipped", f"the model has {size:,} bytes, and both would be in memory at once")
 
 
 def _data_feeds(old: Any, data: pathlib.Path, inputs: list[InputSpec]) -> Iterator[tuple[Feed, list[Any]]]:

@@ -56,7 +56,7 @@ def test_figures_of_a_report(text, expected):
 
 @pytest.mark.parametrize("command", FIGURES)
 def test_the_examples_of_the_help_work(command):
-    option = options.VerifyFailIf if command == "verify" else options.FailIf
+    option = {"verify": options.VerifyFailIf, "compact": options.CompactFailIf}.get(command, options.FailIf)
     examples = re.findall("'(.*?)'", option.__metadata__[0].help)
     assert [condition.text for condition in read_conditions(examples, command)] == examples
     assert len(examples) == 2
