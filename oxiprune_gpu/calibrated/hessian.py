@@ -1,0 +1,50 @@
+"""The Hessian of a layer's squared error, X.T @ X, made safe to invert."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from oxiprune_gpu.errors import InvalidOption
+
+_GROWTH = 10.0
+_MOST_TRIALS = 30
+
+
+class Damped(NamedTuple):
+    """A Hessian with `damping` times its mean diagonal added to the diagonal. `unseen`: features that were always 0.
+
+    `factor`: the upper triangle U of its inverse, U.T @ U = inverse.
+    """
+
+    matrix: Any
+    factor: Any
+    unseen: Any
+    damping: float
+
+
+def damped(name: str, hessian: Any, damping: float) -> Damped:
+    """Add damping until the Hessian is positive definite; it grows tenfold at each trial.
+
+    Raises `InvalidOption` if that never comes, or for a damping that is not positive.
+    """
+    if not damping > 0:
+        raise InvalidOption(f"damping {damping!r} must be a number above 0")
+    matrix = (hessian + hessian.T) / 2
+    diagonal = np.diagonal(matrix)
+    unseen = diagonal == 0
+    step = float(diagonal.mean()) or 1.0
+    places = np.arange(len(matrix))
+    matrix[places, places] += np.where(unseen, 1.0, 0.0)
+    for _ in range(_MOST_TRIALS):
+        trial = matrix.copy()
+        trial[places, places] += damping * step
+        try:
+            factor = np.linalg.cholesky(np.linalg.inv(trial)).T
+        except np.linalg.LinAlgError:
+            factor = None
+        if factor is not None and bool(np.isfinite(factor).all()):
+            return Damped(trial, factor, unseen, damping)
+        damping *= _GROWTH
+    raise InvalidOption(f"weight '{name}': its Hessian is not positive definite, whatever is added to its diagonal")

@@ -1,0 +1,102 @@
+"""What the methods have in common: matrices of numpy or CuPy, and which of their scores are the lowest."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from oxiprune_gpu.config import PruningConfig
+from oxiprune_gpu.errors import InvalidOption, NonFiniteWeight, ShapeMismatch
+from oxiprune_gpu.granularity import NM, Unstructured
+from oxiprune_gpu.selection import wanted_units
+from oxiprune_gpu.tensor import Tensor, borrow
+
+
+class Matrix(NamedTuple):
+    """A weight, (outputs, features), as it was given and as new `values` of float32 (float64 for float64 weights)."""
+
+    name: str
+    given: Any
+    values: Any
+
+    def like_given(self, values: Any) -> Any:
+        """Values in the dtype of the weight."""
+        return values.astype(self.given.dtype)
+
+
+def matrix_of(tensor: Tensor) -> Matrix:
+    """The matrix of a weight.
+
+    Raises `ShapeMismatch` for a tensor that is no matrix, `NonFiniteWeight` for NaN or infinity in it.
+    """
+    weight = borrow(tensor)
+    if weight.data.ndim != 2:
+        raise ShapeMismatch(
+            f"weight '{weight.name}' has shape {list(weight.data.shape)}: it must be a matrix, (outputs, features)"
+        )
+    values = weight.data.astype(np.float64 if weight.dtype == np.float64 else np.float32)
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise NonFiniteWeight(weight.name, bad)
+    return Matrix(weight.name, weight.data, values)
+
+
+def features_of(name: str, statistic: Any, values: Any, ndim: int) -> Any:
+    """A statistic of the inputs in float64, checked against the weight: (features,) or (features, features)."""
+    found = np.asarray(statistic) if isinstance(values, np.ndarray) else statistic
+    wanted = (values.shape[1],) * ndim
+    if tuple(found.shape) != wanted:
+        raise ShapeMismatch(
+            f"statistics for weight '{name}' have shape {list(found.shape)}: a weight of shape {list(values.shape)} "
+            f"wants {list(wanted)}"
+        )
+    if not bool(np.isfinite(found).all()):
+        raise InvalidOption(f"statistics for weight '{name}' hold NaN or infinity: look at the calibration data")
+    return found.astype(np.float64)
+
+
+def neighbours(config: PruningConfig, name: str) -> NM | None:
+    """The groups of N:M; None for unstructured. Raises `InvalidOption` for other granularities."""
+    granularity = config.granularity
+    if isinstance(granularity, NM) and granularity.axis in (-1, 1):
+        return granularity
+    if not isinstance(granularity, Unstructured):
+        raise InvalidOption(
+            f"weight '{name}': granularity {granularity.text} does not go with calibrated pruning: use "
+            "unstructured, or N:M as in 2:4 along the features"
+        )
+    return None
+
+
+def lowest(scores: Any, count: int) -> Any:
+    """Along the last axis, which `count` scores are the lowest: bool. Of equal ones the first fall first."""
+    if count <= 0:
+        return np.zeros_like(scores, dtype=bool)
+    if count >= scores.shape[-1]:
+        return np.ones_like(scores, dtype=bool)
+    limit = np.partition(scores, count - 1, axis=-1)[..., count - 1 : count]
+    below, ties = scores < limit, scores == limit
+    need = count - below.sum(axis=-1, keepdims=True)
+    return below | (ties & (np.cumsum(ties, axis=-1) <= need))
+
+
+def lowest_in_groups(scores: Any, groups: NM) -> Any:
+    """Along the last axis, which scores fall so that `groups.keep` of every `groups.of` stay."""
+    length = scores.shape[-1]
+    whole = length // groups.of * groups.of
+    grouped = scores[..., :whole].reshape(*scores.shape[:-1], -1, groups.of)
+    fallen = np.zeros_like(scores, dtype=bool)
+    fallen[..., :whole] = lowest(grouped, groups.of - groups.keep).reshape(*scores.shape[:-1], whole)
+    rest = length - whole
+    if groups.pad and rest > groups.keep:
+        fallen[..., whole:] = lowest(scores[..., whole:], rest - groups.keep)
+    return fallen
+
+
+def fallen_per_output(scores: Any, config: PruningConfig, name: str) -> Any:
+    """Which elements fall when each output loses the same of its features."""
+    groups = neighbours(config, name)
+    if groups is not None:
+        return lowest_in_groups(scores, groups)
+    return lowest(scores, wanted_units(config.sparsity, scores.shape[-1]))

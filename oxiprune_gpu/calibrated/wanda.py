@@ -1,0 +1,38 @@
+"""Wanda: weights times the norms of their inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from oxiprune_gpu.calibrated.matrices import fallen_per_output, features_of, matrix_of
+from oxiprune_gpu.config import PruningConfig
+from oxiprune_gpu.errors import InvalidOption
+from oxiprune_gpu.tensor import Tensor
+
+
+def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[Any, Any]:
+    """Prune a matrix by |w| * ||x||, compared inside each output (Sun et al., 2024, "A simple and effective pruning
+    approach for large language models").
+
+    Args:
+        weight: (outputs, features), float32, float16, bfloat16 or float64, numpy or CuPy.
+        squares: (features,), the sum of squares of each input over all samples; its root is ||x||.
+        config: sparsity of each output (rounded as everywhere), or N:M along the features. Its metric is ignored.
+
+    Returns:
+        The pruned matrix in the dtype of the weight, kept values with their bits; the mask, bool, True = kept. Of equal
+        scores the lowest index falls first.
+
+    Raises:
+        ShapeMismatch, NonFiniteWeight, InvalidSparsity, InvalidOption.
+    """  # noqa: D205
+    config.check()
+    name, given, values = matrix_of(weight)
+    found = features_of(name, squares, values, 1)
+    if bool((found < 0).any()):
+        raise InvalidOption(f"statistics for weight '{name}' are sums of squares, and one is negative")
+    scores = np.abs(values) * np.sqrt(found).astype(values.dtype)
+    mask = ~fallen_per_output(scores, config, name)
+    return np.where(mask, given, np.zeros((), given.dtype)), mask

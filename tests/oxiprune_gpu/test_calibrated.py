@@ -1,0 +1,164 @@
+"""Pruning by what the inputs were, against the methods written down plainly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, PruningConfig, ShapeMismatch, WeightTensor
+from oxiprune_gpu.calibrated import prune_sparsegpt, prune_wanda, refit
+
+Matrix = NDArray[Any]
+CONFIGS = [PruningConfig(0.5), PruningConfig(0.7), PruningConfig(granularity="2:4"), PruningConfig(granularity="4:8")]
+
+
+def layer(outputs: int, features: int, seed: int = 0, dtype: Any = np.float32) -> tuple[Matrix, Matrix]:
+    """A weight, and inputs whose features go together and differ in size."""
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((features, features)) * random.uniform(0.1, 3, features)
+    inputs = random.standard_normal((4 * features, features)) @ mixing
+    return random.standard_normal((outputs, features)).astype(dtype), inputs
+
+
+def lowest_plainly(scores: list[float], count: int) -> list[int]:
+    return sorted(range(len(scores)), key=lambda place: (scores[place], place))[:count]
+
+
+def fallen_plainly(scores: Matrix, config: PruningConfig) -> Matrix:
+    """Row by row, element by element."""
+    keep, of = (int(n) for n in config.granularity.text.split(":")) if ":" in config.granularity.text else (0, 0)
+    fallen = np.zeros(scores.shape, bool)
+    for row, line in enumerate(scores):
+        if not of:
+            count = int(np.float32(config.sparsity) * np.float32(len(line)))
+            fallen[row, lowest_plainly(line.tolist(), count)] = True
+        for start in range(0, len(line) - of + 1, of) if of else ():
+            fallen[row, [start + place for place in lowest_plainly(line[start : start + of].tolist(), of - keep)]] = (
+                True
+            )
+    return fallen
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.sparsity}-{config.granularity.text}")
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (17, 50), (40, 128)])
+def test_wanda_against_its_definition(shape: tuple[int, int], config: PruningConfig) -> None:
+    weight, inputs = layer(*shape)
+    squares = (inputs**2).sum(axis=0)
+    pruned, mask = prune_wanda(weight, squares, config)
+    scores = np.abs(weight) * np.sqrt(squares).astype(np.float32)
+    np.testing.assert_array_equal(~mask, fallen_plainly(scores, config))
+    np.testing.assert_array_equal(pruned, np.where(mask, weight, 0))
+
+
+def test_wanda_ties_fall_by_the_lowest_index() -> None:
+    _, mask = prune_wanda(np.ones((2, 6), np.float32), np.array([1, 1, 0, 1, 1, 1.0]), PruningConfig(0.5))
+    np.testing.assert_array_equal(mask, [[False, False, False, True, True, True]] * 2)
+
+
+def sparsegpt_plainly(weight: Matrix, hessian: Matrix, config: PruningConfig, block: int, damping: float) -> Matrix:
+    """The algorithm of the paper, one element at a time, in float64. The mask, True = kept."""
+    left = weight.astype(np.float64)
+    matrix = hessian.astype(np.float64) + damping * np.diag(hessian).mean() * np.eye(len(hessian))
+    factor = np.linalg.cholesky(np.linalg.inv(matrix)).T
+    keep, of = (int(n) for n in config.granularity.text.split(":")) if ":" in config.granularity.text else (0, 0)
+    kept = np.ones(weight.shape, bool)
+    for start in range(0, left.shape[1], block):
+        stop = min(start + block, left.shape[1])
+        if not of:
+            scores = (left[:, start:stop] / np.diag(factor)[start:stop]) ** 2
+            count = int(np.float32(config.sparsity) * np.float32(scores.size))
+            fallen = np.ones(scores.size, bool)
+            fallen[lowest_plainly(scores.reshape(-1).tolist(), count)] = False
+            kept[:, start:stop] = fallen.reshape(scores.shape)
+        for j in range(start, stop):
+            if of and j % of == 0 and j + of <= left.shape[1]:
+                scores = (left[:, j : j + of] / np.diag(factor)[j : j + of]) ** 2
+                for row, line in enumerate(scores):
+                    kept[row, [j + place for place in lowest_plainly(line.tolist(), of - keep)]] = False
+            error = np.where(kept[:, j], 0, left[:, j]) / factor[j, j]
+            left[:, j:] -= np.outer(error, factor[j, j:])
+    return np.where(kept, left, 0.0)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.sparsity}-{config.granularity.text}")
+@pytest.mark.parametrize(("shape", "block"), [((5, 16), 16), ((24, 96), 32), ((40, 150), 128), ((8, 50), 24)])
+def test_sparsegpt_against_the_paper(shape: tuple[int, int], block: int, config: PruningConfig) -> None:
+    weight, inputs = layer(*shape, dtype=np.float64)
+    hessian = inputs.T @ inputs
+    found = prune_sparsegpt(weight, hessian, config, block=block)
+    wanted = sparsegpt_plainly(weight, hessian, config, block, 0.01)
+    np.testing.assert_array_equal(found.mask, wanted != 0)
+    np.testing.assert_allclose(found.pruned, wanted, rtol=1e-8, atol=1e-10)
+
+
+def error_of(weight: Matrix, pruned: Matrix, inputs: Matrix) -> float:
+    return float(np.linalg.norm(inputs @ (pruned - weight).T.astype(np.float64)))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.sparsity}-{config.granularity.text}")
+def test_each_method_loses_less_than_the_one_before(config: PruningConfig) -> None:
+    weight, inputs = layer(64, 96)
+    hessian = inputs.T @ inputs
+    magnitude = np.where(~fallen_plainly(np.abs(weight), config), weight, 0)
+    wanda, mask = prune_wanda(weight, np.diag(hessian), config)
+    repaired = refit(weight, mask, hessian)
+    errors = [error_of(weight, pruned, inputs) for pruned in (magnitude, wanda, repaired)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < 0.8 * errors[1]
+    assert error_of(weight, prune_sparsegpt(weight, hessian, config).pruned, inputs) < errors[1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_refit_is_the_least_squares_solution(dtype: Any) -> None:
+    weight, inputs = layer(7, 20, dtype=dtype)
+    mask = np.random.default_rng(1).random(weight.shape) < 0.6
+    mask[2] = False
+    found = refit(weight, mask, inputs.T @ inputs, damping=1e-12, tolerance=1e-12)
+    assert found.dtype == dtype
+    targets = inputs @ weight.T.astype(np.float64)
+    for row, kept in enumerate(mask):
+        best = np.linalg.lstsq(inputs[:, kept], targets[:, row], rcond=None)[0]
+        np.testing.assert_allclose(found[row, kept], best, rtol=2e-3 if dtype == np.float16 else 1e-4, atol=1e-3)
+        assert not found[row, ~kept].any()
+
+
+def test_a_singular_hessian_gets_more_damping() -> None:
+    weight, inputs = layer(6, 32)
+    few = inputs[:3].copy()
+    few[:, 5] = 0
+    found = prune_sparsegpt(weight, few.T @ few, PruningConfig(0.5), damping=1e-20)
+    assert found.damping > 1e-20
+    assert np.isfinite(found.pruned).all()
+    assert not found.pruned[:, 5].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"weight": np.ones((2, 3, 4), np.float32)}, ShapeMismatch, "'w' has shape .2, 3, 4.: it must be a matrix"),
+        ({"weight": np.full((4, 8), np.nan, np.float32)}, NonFiniteWeight, "'w'"),
+        ({"statistic": np.ones(7)}, ShapeMismatch, "'w' have shape"),
+        ({"statistic": np.full(8, np.inf)}, InvalidOption, "'w' hold NaN or infinity"),
+        ({"statistic": -np.ones(8)}, InvalidOption, "one is negative"),
+        ({"config": PruningConfig(1.5)}, InvalidSparsity, "1.5"),
+        ({"config": PruningConfig(0.5, granularity="row")}, InvalidOption, "granularity row does not go with"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    given = {"weight": np.ones((4, 8), np.float32), "statistic": np.ones(8), "config": PruningConfig(0.5), **change}
+    with pytest.raises(error, match=text):
+        prune_wanda(WeightTensor("w", given["weight"]), given["statistic"], given["config"])
+
+
+def test_bad_options_of_sparsegpt() -> None:
+    weight, inputs = layer(4, 8)
+    hessian = inputs.T @ inputs
+    with pytest.raises(InvalidOption, match="block 6 must be a multiple of 4"):
+        prune_sparsegpt(weight, hessian, PruningConfig(granularity="2:4"), block=6)
+    with pytest.raises(InvalidOption, match="damping 0 must be a number above 0"):
+        prune_sparsegpt(weight, hessian, PruningConfig(0.5), damping=0)
+    with pytest.raises(ShapeMismatch, match="mask of weight"):
+        refit(weight, np.ones((8, 4), bool), hessian)
