@@ -13,6 +13,7 @@ from oxiprune_gpu._version import __version__
 from oxiprune_gpu.allocation import Allocation, Erk, Global, Uniform, allocate, parse_allocation
 from oxiprune_gpu.backends import deferred_checks, resolve_backend
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
+from oxiprune_gpu.calibrated import Reconstruction, prune_sparsegpt, prune_wanda, refit
 from oxiprune_gpu.compressed import Compressed24, compress_2_4, decompress_2_4
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import (
@@ -103,6 +104,7 @@ __all__ = [
     "PruningGranularity",
     "Random",
     "ReadOnlyTarget",
+    "Reconstruction",
     "ScoreStats",
     "ShapeMismatch",
     "SparsityReport",
@@ -131,8 +133,11 @@ __all__ = [
     "prepare",
     "prune_blocks",
     "prune_model",
+    "prune_sparsegpt",
     "prune_tensor",
     "prune_tensor_inplace",
+    "prune_wanda",
+    "refit",
     "resolve_backend",
     "score_stats_blocks",
 ]

@@ -14,7 +14,7 @@ import pytest
 ORDER = {
     "oxiprune_gpu": """
         oxiprune_gpu
-        pruning plan diagnosis compressed
+        pruning plan diagnosis compressed calibrated
         allocation
         jobs
         selection importance sparsity
