@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
-from onnx_tools.compaction.factors import Size
+from onnx_tools.compaction.factors import Size, factor_on
 from onnx_tools.compaction.macs import PRODUCTS, Length, Term, input_of
 from onnx_tools.compaction.tracing import ChannelMap, Remaining
 from onnx_tools.graph_index import GraphIndex
@@ -164,7 +164,10 @@ class _Sizes:
 
 
 def _size(channels: ChannelMap, length: Length) -> Size:
-    return (channels.shapes.of(length.value) or ())[length.axis]
+    """The size of an axis; where shape inference does not know it, how many channels were followed there."""
+    size = (channels.shapes.of(length.value) or ())[length.axis]
+    factor = None if isinstance(size, int) else factor_on(channels.of(length.value), length.axis)
+    return size if factor is None else factor.ids.shape[factor.axes.index(length.axis)]
 
 
 def _multiplies(node: Node) -> bool:

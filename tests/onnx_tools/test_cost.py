@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from onnx_tools.compaction.cost import layer_costs, open_inputs, positions, total_cost
 from onnx_tools.compaction.tracing import map_channels
 
-OPSETS = '"" : 17, "com.microsoft" : 1'
+OPSETS = '"" : 17, "com.microsoft" : 1, "ai.onnx.ml" : 3'
 
 
 def costs_of(body, input_shapes=None):
@@ -107,7 +107,7 @@ def test_input_shapes_close_them():
 
 
 def test_unknown_shapes_leave_macs_unknown():
-    body = "g (float[] x) => (float[] y) <float[4,3,1,1] w> { y = Conv (x, w) }"
+    body = "g (float[] x) => (float[] y) <float[4,3] w> { y = MatMul (x, w) }"
     assert figures(body) == [(12, 48, None)]
 
 
@@ -143,3 +143,13 @@ def test_positions_give_the_same_macs():
     channels = layers[0].channels
     elements = {tensor.path: int(np.prod(tensor.shape)) for tensor in channels.index.tensors}
     assert sum(elements[path] * times for path, times in positions(channels).items()) == total_cost(layers).macs
+
+
+def test_sizes_that_only_the_channels_tell():
+    body = """g (float[N,6] x) => (float[] y) <float[6,8] w, float[8,5] v>
+    { n = ai.onnx.ml.Normalizer (x)  h = MatMul (n, w)  r = Relu (h)  y = MatMul (r, v) }"""
+    layers = costs_of(body)
+    channels = layers[0].channels
+    after = [layer.cost(channels.without(channels.groups.free[:3])).macs for layer in layers]
+    assert layers[1].cost().macs == 8 * 5
+    assert after[1] == 5 * 5
