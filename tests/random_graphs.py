@@ -45,7 +45,7 @@ def _finished(net: Net) -> ModelProto:
     opsets = [helper.make_opsetid("", net.opset), helper.make_opsetid(CUSTOM, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="random")
     model.metadata_props.add(key="kept", value="as it is")
-    return model
+    return onnx.shape_inference.infer_shapes(model) if net.pick(False, True) else model
 
 
 def _open_batch(info: onnx.ValueInfoProto, *, opened: bool) -> None:

@@ -31,10 +31,10 @@ def between(body: str, reads: int = 6, opset: int = 20, **stored: tuple[int, ...
     return model_of(f"{first} {body} {last}", head, opset, w=(6, 3, 1, 1), v=(5, reads, 1, 1), **stored)
 
 
-def free_of(channels: ChannelMap, layer: str = "a") -> list[list[int]]:
+def free_of(channels: ChannelMap, layer: str = "a", axis: int = 1) -> list[list[int]]:
     """The channels of a layer that may leave, those of a group together."""
     value = next(value for scope in channels.index.scopes for name, value in scope.values.items() if name == layer)
-    (factor,) = (factor for factor in channels.of(value) if factor.axes == (1,))
+    (factor,) = (factor for factor in channels.of(value) if factor.axes == (axis,))
     groups = channels.groups.of[factor.ids]
     free = [group for group in np.unique(groups) if not channels.groups.held[group]]
     return [np.flatnonzero(groups == group).tolist() for group in free]
@@ -279,3 +279,9 @@ def test_very_many_channels_are_not_followed() -> None:
     groups = channels.resolve()
     assert groups.free.tolist() == some.tolist()
     assert "more channels than can be followed" in groups.reasons[int(more[0])]
+
+
+def test_what_stands_behind_others_in_an_open_batch_keeps_its_other_axes():
+    body = "b = MatMul(x, w) c = Relu(x) d = Concat <axis = 0> (b, c) y = MatMul(d, v)"
+    model = model_of(body, "(float[N, 5, 4] x) => (float[A, B, C] y)", 20, w=(4, 4), v=(4, 2))
+    assert free_of(map_channels(model), "b", 2) == []

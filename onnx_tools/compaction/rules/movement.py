@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 
 import numpy as np
 
 from onnx_tools.compaction.adjustments import Parts
 from onnx_tools.compaction.channels import Ids
-from onnx_tools.compaction.factors import Factor, Traced, factor_on, joined, moved, narrowed, reshaped
+from onnx_tools.compaction.factors import Factor, Size, Traced, factor_on, joined, moved, narrowed, reshaped
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules.sizes import fit_sizes
 from onnx_tools.compaction.trace import Trace, said
@@ -68,35 +69,39 @@ def unsqueezing(trace: Trace, node: Node) -> None:
 def concatenation(trace: Trace, node: Node) -> None:
     """Concat: channels along its axis stand one behind the other, those along others are tied."""
     dims = [trace.dims(value) for value in node.inputs]
-    known = next((each for each in dims if each is not None), None)
+    known = next((each for each in dims if each), None)
     if not any(trace.of(value) for value in node.inputs):
         return
-    if known is None:
+    if known is None or any(each and len(each) != len(known) for each in dims):
         trace.bar(node, f"{said(node)} has inputs of unknown shape; --input-shape may tell it")
         return
     axis = node.int_attribute("axis", 1) % len(known)
-    reason = f"{said(node)} puts it beside what stays as it is"
-    parts: list[Ids] = []
     result: Traced = ()
     for value in node.inputs:
         for factor in trace.of(value) if value is not None and not value.constant else ():
             if axis not in factor.axes:
                 result = joined(trace.channels, result, factor)
-    for index, value in enumerate(node.inputs):
-        traced = () if value is None or value.constant else trace.of(value)
-        own = factor_on(traced, axis)
-        size = (dims[index] or known)[axis]
-        if own is not None and len(own.axes) > 1:
-            (own,) = narrowed(trace.channels, (own,), set(own.axes) - {axis}, reason)
-        if own is None and not isinstance(size, int):
-            parts = []
-            trace.fix((f for v in node.inputs for f in trace.of(v) if axis in f.axes), reason)
-            break
-        parts.append(own.ids if own is not None else trace.channels.staying(int(size or 0), reason))
+    for index in range(len(node.inputs)):
         _match(trace, node, index, result)
-    if parts and any(factor_on(trace.of(value), axis) for value in node.inputs):
-        result = (*result, Factor((axis,), np.concatenate(parts)))
-    trace.give(node, result)
+    along = _one_behind_the_other(trace, node, axis, [(each or known)[axis] for each in dims])
+    trace.give(node, result if along is None else (*result, Factor((axis,), along)))
+
+
+def _one_behind_the_other(trace: Trace, node: Node, axis: int, sizes: Sequence[Size]) -> Ids | None:
+    """The channels of the inputs along the axis of a Concat; None if they have none there, or an unknown size."""
+    reason = f"{said(node)} puts it beside what stays as it is"
+    found = [None if value is None or value.constant else factor_on(trace.of(value), axis) for value in node.inputs]
+    factors = [factor for factor in found if factor is not None]
+    if any(own is None and not isinstance(size, int) for own, size in zip(found, sizes, strict=True)):
+        trace.fix(factors, reason)
+        return None
+    parts = []
+    for own, size in zip(found, sizes, strict=True):
+        if own is None:
+            parts.append(trace.channels.staying(int(size or 0), reason))
+        else:
+            parts += [each.ids for each in narrowed(trace.channels, (own,), set(own.axes) - {axis}, reason)]
+    return np.concatenate(parts) if factors else None
 
 
 def _match(trace: Trace, node: Node, index: int, result: Traced) -> None:
