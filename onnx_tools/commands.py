@@ -15,7 +15,9 @@ import numpy as np
 
 from onnx_tools import wire
 from onnx_tools.compact_report import AnyReport, CompactReport
+from onnx_tools.compaction.checking import Checks as CompactionChecks
 from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.pruned import PrunedCompaction
 from onnx_tools.compaction.pruning import prune_channels
 from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.conditions import Condition, outcomes_of
@@ -69,7 +71,7 @@ class Checks:
 class _MasksNotSaved(WriteFailed):
     """A model was pruned and written, its masks were not; `report` tells of the model."""
 
-    def __init__(self, message: str, report: PruneReport) -> None:
+    def __init__(self, message: str, report: PruneReport | CompactReport) -> None:
         super().__init__(message)
         self.report = report
 
@@ -90,7 +92,7 @@ class PruneJob:
     delete_old_data: bool
     dry_run: bool
     backend: str = "auto"
-    encoding: PrunedEncoding | None = None
+    encoding: PrunedEncoding | PrunedCompaction | None = None
     conditions: tuple[Condition, ...] = ()
     save_masks: str | None = None
     inputs: tuple[Path, ...] = ()
@@ -100,23 +102,23 @@ class PruneJob:
         """The file that is written for `model`."""
         return model if self.output is None else target_of(self.output, model)
 
-    def run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
-        """Prune `model`, and encode what came of it if that is wanted. A condition that is met leaves only a report."""
+    def run(self, model: Path, extras: Extras, tell: Progress | None) -> AnyReport:
+        """Prune `model`, and encode or compact it if asked to. A condition that is met leaves a report only."""
         try:
             return self._run(model, extras, tell)
         except ConditionMet as refusal:
             refused: PruneReport = refusal.report
             return refused
 
-    def _run(self, model: Path, extras: Extras, tell: Progress | None) -> Report:
+    def _run(self, model: Path, extras: Extras, tell: Progress | None) -> AnyReport:
         if self.encoding is None or self.output is None or self.dry_run:
             report = self._prune(model, None if self.output is None else self.target(model), extras, tell)
             self._save_masks(model, model if self.output is None else self.target(model), report)
             return report
         prune = partial(self._prune, model, extras=extras, tell=tell)
-        with self.encoding.written(model, self.target(model), prune, force=self.force) as (report, dense):
-            self._save_masks(model, dense, report)
-        return report
+        with self.encoding.written(model, self.target(model), prune, force=self.force) as (joined, dense):
+            self._save_masks(model, dense, joined)
+        return joined
 
     def _prune(self, model: Path, output: Path | None, extras: Extras, tell: Progress | None) -> PruneReport:
         prune: Callable[..., PruneReport]
@@ -139,13 +141,14 @@ class PruneJob:
             progress=tell,
         )
 
-    def _save_masks(self, model: Path, pruned: Path, report: PruneReport) -> None:
+    def _save_masks(self, model: Path, pruned: Path, report: PruneReport | CompactReport) -> None:
         """Save the masks of the model at `pruned`, made from `model`; the output is written by now."""
-        if self.save_masks is None:
+        told = report if isinstance(report, PruneReport) else report.pruning
+        if self.save_masks is None or told is None:
             return
         try:
             known = {weight.name for weight in find_weights(ModelFile.open(pruned).skeleton).weights}
-            names = [weight.name for weight in report.weights if weight.name in known]
+            names = [weight.name for weight in told.weights if weight.name in known]
             save_masks(expand(self.save_masks, model), masks_of(pruned, names))
         except Exception as error:
             raise _MasksNotSaved(_but_written(error, report), report) from error
@@ -208,6 +211,13 @@ def make_policy(file: Path | None, settings: Mapping[str, Any]) -> Policy:
 def make_encoding(encoding: str, prefer: str) -> PrunedEncoding | None:
     """The encoding for texts of the command line; None for "dense"."""
     return None if encoding == "dense" else PrunedEncoding(encoding, "load" if prefer == "load" else "size")
+
+
+def make_compaction(
+    constants: str, input_shapes: InputShapes, data: Path | None, seed: int, latency: bool
+) -> PrunedCompaction:
+    """What --compact asks for."""
+    return PrunedCompaction(constants, input_shapes, CompactionChecks(data, None, seed), latency)
 
 
 def read_masks(file: Path) -> Masks:

@@ -9,6 +9,7 @@ from onnx_tools.report import (
     CompareReport,
     ConditionOutcome,
     FileReport,
+    PruneReport,
     Report,
     VerificationReport,
     Versions,
@@ -113,8 +114,10 @@ class CompactReport:
     """One run of `compact`. `input`, `output`: file names without folders; a dry run has no output.
 
     `channels`, `removed`, `stored`: what `totals` is made of.
-    `constants`: "keep" or "drop", what was asked for. `open_inputs`: sizes of inputs that the model leaves open and
-    that count as 1. `staying`: why channels stay; `dropped`: channels that left although they left something behind.
+    `pruning`: the report of the pruning that went before, in one step (`prune --compact`); files and their sizes are
+    then those before the pruning. `constants`: "keep" or "drop", what was asked for. `open_inputs`: sizes of inputs
+    that the model leaves open and that count as 1. `staying`: why channels stay; `dropped`: channels that left although
+    they left something behind.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("changed", "totals")
@@ -139,6 +142,7 @@ class CompactReport:
     verification: VerificationReport | None = None
     warnings: tuple[str, ...] = ()
     conditions: tuple[ConditionOutcome, ...] = ()
+    pruning: PruneReport | None = None
 
     @property
     def changed(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnx_tools.cli.options import REPORTING
 from onnx_tools.usage import WrongUsage
 
 if TYPE_CHECKING:  # at run time it would bring numpy, which the command starts without
@@ -137,6 +138,12 @@ Compact = Annotated[
         "--compact",
         help="Remove what is zero then, as `oxiprune compact` does: the model gets smaller and faster anywhere.",
         rich_help_panel=CHANNELS,
+    ),
+]
+Latency = Annotated[
+    bool,
+    typer.Option(
+        "--latency", help="Time both models in onnxruntime, in turns, on one thread.", rich_help_panel=REPORTING
     ),
 ]
 

@@ -8,10 +8,9 @@ import typer
 
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
-from onnx_tools.cli.channel_options import Constants, InputShapes, read_input_shapes
+from onnx_tools.cli.channel_options import Constants, InputShapes, Latency, read_input_shapes
 from onnx_tools.cli.destination import check_destination, check_output_name
 from onnx_tools.cli.options import (
-    REPORTING,
     VERIFYING,
     AsJson,
     CompactFailIf,
@@ -61,14 +60,7 @@ def compact(
         ),
     ] = None,
     seed: Seed = 0,
-    latency: Annotated[
-        bool,
-        typer.Option(
-            "--latency",
-            help="Time both models in onnxruntime, in turns, on one thread.",
-            rich_help_panel=REPORTING,
-        ),
-    ] = False,
+    latency: Latency = False,
     report: Reports = None,
     compressed_sizes: Compressed = False,
     github_summary: GithubSummary = False,

@@ -52,6 +52,9 @@ def prune(
     min_channels: channel.MinChannels = None,
     round_to: channel.RoundTo = None,
     input_shape: channel.InputShapes = None,
+    compact: channel.Compact = False,
+    constants: channel.Constants = "keep",
+    latency: channel.Latency = False,
     masks: MasksFile = None,
     save_masks: SaveMasks = None,
     backend: option.BackendOption = "auto",
@@ -87,7 +90,7 @@ def prune(
       oxiprune prune model.onnx -o sparse.onnx --granularity 2:4
       oxiprune prune model.onnx -o out.onnx -s 0.8 --allocation global:lamp
       oxiprune prune model.onnx -o out.onnx -s 0.5 --granularity channel
-      oxiprune prune *.onnx -o pruned/ --granularity channel --target-macs 0.5
+      oxiprune prune *.onnx -o small/ --granularity channel -s 0.5 --compact
       oxiprune prune model.onnx -o pruned.onnx --policy policy.toml
       oxiprune prune model.onnx -o pruned.onnx -s 0.8 --save-masks masks.npz
       oxiprune prune tuned.onnx -o pruned.onnx --masks masks.npz
@@ -115,7 +118,11 @@ def prune(
         "min_channels": min_channels,
         "round_to": round_to,
     }
-    channels = channel.check_channel_options(settings, {"input_shape": input_shape})
+    channels = channel.check_channel_options(settings, {"input_shape": input_shape, "compact": compact})
+    if compact and (in_place or dry_run or encoding != "dense"):
+        raise WrongUsage("--compact writes a new, dense file: it goes with --output, not --in-place or --dry-run")
+    if not compact and (latency or constants != "keep"):
+        raise WrongUsage(f"{'--latency' if latency else '--constants'} goes with --compact")
     if channels and policy is not None:
         raise WrongUsage("--policy does not go with --granularity channel; --include and --exclude name layers")
     if masks is not None:
@@ -150,14 +157,16 @@ def prune(
             backend=backend,
             save_masks=save_masks,
             inputs=tuple(file for file in read if file is not None),
-            encoding=commands.make_encoding(encoding, prefer),
+            encoding=commands.make_compaction(constants, shapes, data, seed, latency)
+            if compact
+            else commands.make_encoding(encoding, prefer),
             input_shapes=shapes,
             conditions=pruning_conditions(
                 fail_if or (),
                 verify=verify,
                 compressed=compressed_sizes,
                 dry_run=dry_run,
-                encoded=encoding != "dense",
+                encoded=encoding != "dense" or compact,
             ),
         )
         view = commands.View(reports, quiet, as_json, compressed_sizes, summary)

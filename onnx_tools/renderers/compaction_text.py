@@ -16,7 +16,8 @@ _MOST_LAYERS = 3
 def headline(report: CompactReport) -> str:
     """What was done to which file, in one line."""
     result = f" -> {text.printable(report.output)}" if report.output is not None else ""
-    return f"{text.printable(report.input)}{result}"
+    how = "" if report.pruning is None else f" ({text.how(report.pruning.configuration)})"
+    return f"{text.printable(report.input)}{result}{how}"
 
 
 def state(report: CompactReport) -> str:

@@ -24,6 +24,7 @@ from onnx_tools.renderers.html_tables import (
     text_table,
 )
 from onnx_tools.report import (
+    ChannelChoice,
     CompareReport,
     Configuration,
     InspectReport,
@@ -35,6 +36,7 @@ from onnx_tools.report import (
 )
 
 _MOST_NAMES = 100
+_SAID_BY_CHANNELS = ("target", "channels", "min_nonzero", "min_elements", "depthwise")
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _compacted_page(report: CompactReport) -> Page:
         title=f"Compaction of {text.printable(report.input)}",
         name=text.printable(report.input),
         result=text.printable(report.output or ""),
-        how="",
+        how="" if report.pruning is None else text.how(report.pruning.configuration),
         state=compaction_text.state(report),
         refused=report.refused,
         warnings=tuple(map(text.printable, report.warnings)),
@@ -341,16 +343,29 @@ def _command(report: PruneReport) -> str:
 
 
 def _option(name: str, asked: Configuration) -> list[str]:
+    if asked.channels is not None and name in _SAID_BY_CHANNELS:
+        return _channel_options(asked, asked.channels) if name == "channels" else []
+    return _plain_option(name, asked)
+
+
+def _plain_option(name: str, asked: Configuration) -> list[str]:
     if asked.metric == "masks" and name in ("sparsity", "metric", "granularity", "min_nonzero"):
         return ["--masks", "FILE.npz"] if name == "metric" else []
     value = getattr(asked, name)
-    if name == "rules":
-        return ["--policy", "POLICY.toml"] if value else []
-    if value is None:
+    if value is None or value == ():
         return []
+    if name == "rules":
+        return ["--policy", "POLICY.toml"]
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [option] if value else []
     if isinstance(value, tuple):
         return [word for pattern in value for word in (option, str(pattern))]
     return [option, "taylor:FILE.npz" if value == "taylor:gradients" else str(value)]
+
+
+def _channel_options(asked: Configuration, choice: ChannelChoice) -> list[str]:
+    of, _, amount = asked.target.partition(":")
+    wanted = [f"--target-{of}", amount] if amount else []
+    limits = ["--min-channels", str(choice.min_channels), "--round-to", str(choice.round_to)]
+    return [*wanted, "--group-score", choice.group_score, *limits]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from onnx_tools.plain import MOST_COUNT, OVER_MOST, plain_float, safe_text
 from onnx_tools.report import (
+    ChannelChoice,
     ConditionOutcome,
     Configuration,
     FileReport,
@@ -193,14 +194,18 @@ def headline(report: Report) -> str:
     name = printable(report.input)
     if isinstance(report, InspectReport):
         return name
-    asked = report.configuration
+    result = f" -> {printable(report.output)}" if report.output is not None else ""
+    return f"{name}{result} ({how(report.configuration)})"
+
+
+def how(asked: Configuration) -> str:
+    """What was asked for, in a few words."""
     rules = f"{len(asked.rules)} rule{'s' if len(asked.rules) > 1 else ''}" if asked.rules else ""
     sparsity = "" if asked.sparsity is None else f"sparsity {target(asked.sparsity)}"
     granularity = "" if asked.metric == "masks" else asked.granularity
     dealt = "" if asked.allocation == "uniform" else asked.allocation
-    how = ", ".join(filter(None, (granularity, asked.metric, sparsity, dealt, rules)))
-    result = f" -> {printable(report.output)}" if report.output is not None else ""
-    return f"{name}{result} ({printable(how)})"
+    wanted = f"target {asked.target}" if ":" in asked.target else ""
+    return printable(", ".join(filter(None, (granularity, asked.metric, sparsity, wanted, dealt, rules))))
 
 
 def state(report: PruneReport) -> str:
@@ -263,8 +268,16 @@ def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
         ("floor", str(asked.floor)),
         ("ceiling", str(asked.ceiling)),
         ("target", asked.target),
+        *_channel_rows(asked.channels),
         *((f"rule {number}", printable(_rule(rule))) for number, rule in enumerate(asked.rules, 1)),
     ]
+
+
+def _channel_rows(choice: ChannelChoice | None) -> list[tuple[str, str]]:
+    if choice is None:
+        return []
+    numbers = (("min-channels", count(choice.min_channels)), ("round-to", count(choice.round_to)))
+    return [("group-score", choice.group_score), *numbers]
 
 
 def _rule(rule: RuleReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools import NothingSelected, PatternMatchesNothing, Selection
+from onnx_tools import NothingSelected, PatternMatchesNothing, Selection, load_masks
 from onnx_tools.cli.channel_options import GROUP_SCORES as KNOWN
 from onnx_tools.cli.channel_options import _bytes
 from onnx_tools.compaction.config import GROUP_SCORES, ChannelConfig, Target
@@ -309,3 +310,38 @@ def test_sizes_in_bytes(text: str, amount: int) -> None:
 
 def test_the_command_knows_all_group_scores() -> None:
     assert KNOWN == GROUP_SCORES
+
+
+def test_pruning_and_compacting_in_one_step(tmp_path: pathlib.Path) -> None:
+    path, out, report = model_file(tmp_path), tmp_path / "out.onnx", tmp_path / "report.json"
+    options = ("-s", "0.5", "--granularity", "channel", "--compact")
+    result = run("prune", path, "-o", out, *options, "--report", report, "--save-masks", tmp_path / "masks.npz")
+    assert result.exit_code == 0, result.output
+    assert {name: values.shape for name, values in stored(out).items()} == {
+        "w1": (4, 3, 3, 3),
+        **dict.fromkeys(("b1", "gamma", "beta", "mean", "var"), (4,)),
+        "w2": (3, 4, 3, 3),
+        "w3": (5, 3),
+        "b3": (5,),
+    }
+    told = json.loads(report.read_text())
+    assert (told["command"], told["input"], told["output"]) == ("compact", "model.onnx", "out.onnx")
+    assert told["files"][0]["bytes_before"] == path.stat().st_size
+    assert told["pruning"]["configuration"]["granularity"] == "channel"
+    assert sorted(load_masks(tmp_path / "masks.npz")) == ["w1", "w2", "w3"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["masks.npz", "model.onnx", "out.onnx", "report.json"]
+
+
+def test_compacting_in_one_step_equals_two_steps(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    pruned(path)
+    run("compact", tmp_path / "pruned.onnx", "-o", tmp_path / "two.onnx")
+    run("prune", path, "-o", tmp_path / "one.onnx", "-s", "0.5", "--granularity", "channel", "--compact")
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("options", ["--in-place", "--dry-run", "-o out.onnx --encoding packed"])
+def test_compacting_wants_a_new_dense_file(tmp_path: pathlib.Path, options: str) -> None:
+    path = model_file(tmp_path)
+    wrong = run("prune", path, *options.split(), "-s", "0.5", "--granularity", "channel", "--compact")
+    refused(wrong, 2, "--compact writes a new, dense file")
