@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_tools.compact_report import CompactReport
     from onnx_tools.compaction.compact import compact_file
+    from onnx_tools.compaction.config import ChannelConfig, Target
+    from onnx_tools.compaction.pruning import prune_channels
     from onnx_tools.compaction.tracing import ChannelMap, map_channels
     from onnx_tools.comparison import compare_files
     from onnx_tools.encodings.comparison import compare_encodings
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from onnx_tools.errors import (
         AlreadyEncoded,
         InvalidExternalData,
+        InvalidInputShape,
         InvalidMasks,
         InvalidModelFile,
         InvalidPolicy,
@@ -60,9 +63,12 @@ _HOMES = {
     "encodings.decode": ("decode_file",),
     "encodings.encode": ("encode_file",),
     "encodings.report": ("EncodeReport", "EncodingsReport"),
+    "compaction.config": ("ChannelConfig", "Target"),
+    "compaction.pruning": ("prune_channels",),
     "errors": (
         "AlreadyEncoded",
         "InvalidExternalData",
+        "InvalidInputShape",
         "InvalidMasks",
         "InvalidModelFile",
         "InvalidPolicy",
@@ -92,6 +98,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlreadyEncoded",
+    "ChannelConfig",
     "ChannelMap",
     "CompactReport",
     "CompareReport",
@@ -101,6 +108,7 @@ __all__ = [
     "FoundWeights",
     "InspectReport",
     "InvalidExternalData",
+    "InvalidInputShape",
     "InvalidMasks",
     "InvalidModelFile",
     "InvalidPolicy",
@@ -116,6 +124,7 @@ __all__ = [
     "PruneReport",
     "Rule",
     "Selection",
+    "Target",
     "TiedAxes",
     "VerificationFailed",
     "VerificationReport",
@@ -132,6 +141,7 @@ __all__ = [
     "load_masks",
     "map_channels",
     "masks_of",
+    "prune_channels",
     "prune_file",
     "prune_model",
     "read_policy",
