@@ -285,3 +285,9 @@ def test_what_stands_behind_others_in_an_open_batch_keeps_its_other_axes():
     body = "b = MatMul(x, w) c = Relu(x) d = Concat <axis = 0> (b, c) y = MatMul(d, v)"
     model = model_of(body, "(float[N, 5, 4] x) => (float[A, B, C] y)", 20, w=(4, 4), v=(4, 2))
     assert free_of(map_channels(model), "b", 2) == []
+
+
+def test_what_stands_beside_others_of_unknown_shape_stays():
+    body = "a = Conv(x, w) b = com.microsoft.Unknown(x) d = Concat <axis = 1> (b, a) y = Conv(d, v)"
+    model = model_of(body, "(float[2, 3, 4, 4] x) => (float[A, B, C, D] y)", 20, w=(6, 3, 1, 1), v=(5, 8, 1, 1))
+    assert free_of(map_channels(model)) == []

@@ -83,7 +83,7 @@ def concatenation(trace: Trace, node: Node) -> None:
                 result = joined(trace.channels, result, factor)
     for index in range(len(node.inputs)):
         _match(trace, node, index, result)
-    along = _one_behind_the_other(trace, node, axis, [(each or known)[axis] for each in dims])
+    along = _one_behind_the_other(trace, node, axis, [each[axis] if each else None for each in dims])
     trace.give(node, result if along is None else (*result, Factor((axis,), along)))
 
 
