@@ -25,7 +25,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "polygraphy", "torch", "typer")
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "polygraphy", "torch", "torch-pruning", "typer")
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def masked(before: onnx.ModelProto, after: onnx.ModelProto) -> onnx.ModelProto:
     for number, (name, reading) in enumerate(list(readings(found.graph, {}))):
         if name in now and len(reading.tensor.dims) > 1 and reading.tensor.dims != now[name].tensor.dims:
             old, new = (numpy_helper.to_array(tensor) for tensor in (reading.tensor, now[name].tensor))
-            stays = kept(old, new, name)
+            stays = kept_by_groups(old, new, groups_of(reading.node), name)
             values = np.where(stays, old, zero_of(found.graph, reading)).astype(old.dtype)
             reading.node.input[reading.index] = f"masked{number}"
             found.graph.initializer.append(numpy_helper.from_array(values, f"masked{number}"))
@@ -77,6 +77,19 @@ def zero_of(graph: onnx.GraphProto, reading: Reading) -> Any:
     axis = next((a.i for a in reading.node.attribute if a.name == "axis"), 1)
     rank = len(reading.tensor.dims)
     return point.reshape([-1 if at == axis % rank else 1 for at in range(rank)]) if point.ndim == 1 else point
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """How many groups of channels a convolution has; 1 for what has none."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+
+
+def kept_by_groups(old: Any, new: Any, groups: int, name: str) -> Any:
+    """As `kept`, where each group of a convolution may have lost other input channels."""
+    if groups == 1 or old.shape[1] == new.shape[1] or len(new) % groups:
+        return kept(old, new, name)
+    blocks = zip(np.split(old, groups), np.split(new, groups), strict=True)
+    return np.concatenate([kept(some, others, name) for some, others in blocks])
 
 
 def kept(old: Any, new: Any, name: str) -> Any:

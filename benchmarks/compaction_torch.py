@@ -1,6 +1,6 @@
 """What bench_compaction.py does with torch: networks that it trains, and what Torch-Pruning makes of them.
 
-python benchmarks/compaction_torch.py train FOLDER | prune MODULE.pt AFTER.onnx RATIO P
+python benchmarks/compaction_torch.py train FOLDER [--quick] | prune MODULE.pt AFTER.onnx RATIO P
 
 Two networks for scikit-learn's digits, trained as scripts/train_demo_model.py trains the demo's: that one, and a
 residual one. Torch-Pruning (Fang and others, "DepGraph: Towards Any Structural Pruning", CVPR 2023) removes RATIO of
@@ -62,8 +62,9 @@ class DigitsResNet(nn.Module):
 NETWORKS = {"demo": demo.DigitsCnn, "resnet": DigitsResNet}
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, quick: bool) -> None:
     """NAME.pt and NAME.onnx of both networks, and the held-out images with their labels."""
+    demo.EPOCHS = 2 if quick else demo.EPOCHS
     images, held_out, labels, held_labels = demo.digits()
     np.savez(folder / IMAGES, **{demo.INPUT: held_out, "labels": held_labels})
     for name, network in NETWORKS.items():
@@ -89,7 +90,7 @@ def prune(module: Path, after: Path, ratio: float, p: int) -> None:
 def main() -> None:
     job, *rest = sys.argv[1:]
     if job == "train":
-        train(Path(rest[0]))
+        train(Path(rest[0]), "--quick" in rest)
     else:
         prune(Path(rest[0]), Path(rest[1]), float(rest[2]), int(rest[3]))
 

@@ -1,0 +1,214 @@
+"""How small and fast do models get when channels leave, what does that take, and who handles which model?
+
+Beside Torch-Pruning on two networks that are trained here (compaction_torch.py): as few parameters, as good accuracy?
+Beside onnxsim's structural pruning: on small models of every kind (compaction_cases.py), on the corpus of real models
+that OXIPRUNE_CORPUS names (compaction_corpus.py), and on the 390 MB model of onnx_jobs.py. Last the removal by itself,
+beside `cp`, on models of 1,000 nodes with 100 M parameters and of 20,000 nodes (compaction_models.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import common
+from commands import Runs, column, oxiprune, plain, rounds_of
+from common import Figure, Result, Target
+
+OPTIONS = common.arguments(__doc__.splitlines()[0]) if __doc__ else argparse.ArgumentParser()
+HERE = Path(__file__).parent
+COPY, FLUSHED = "cp", "cp and sync"
+NETWORKS, RATIOS, NORMS = ("demo", "resnet"), (0.25, 0.5), (1, 2)
+DEEP = {"1,000 nodes": (1_000, 248, 5.0), "20,000 nodes": (20_000, 16, 20.0)}
+"""Models by name: nodes, channels, and the seconds that compacting them may take."""
+
+
+def main() -> None:
+    OPTIONS.add_argument("--only", choices=tuple(PARTS), help="one part of it")
+    OPTIONS.add_argument("--folder", type=Path, help="where models are generated, and deleted again")
+    options = OPTIONS.parse_args()
+    common.use_threads(options.threads)
+    rounds = options.rounds or (1 if options.quick else 5)
+    result = Result("compaction", {"rounds": rounds, "channels": "50 %"})
+    for name, part in PARTS.items():
+        if options.only in {None, name}:
+            with tempfile.TemporaryDirectory(prefix="oxiprune-bench-", dir=options.folder) as folder:
+                part(Path(folder), rounds, options.quick, result)
+    common.finish(result, options)
+
+
+def program(name: str, *words: object) -> list[str]:
+    """The command line of a program beside this one: this one stays small, as a command's memory counts from here."""
+    return [sys.executable, str(HERE / f"{name}.py"), *map(str, words)]
+
+
+def answer(command: list[str]) -> Any:
+    """What a job says, in JSON."""
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def pruned(before: Path, after: Path, ratio: float = 0.5, metric: str = "l2") -> list[str]:
+    """Our command: zeros in whole channels, and their removal."""
+    how = ["--granularity", "channel", "--sparsity", str(ratio), "--metric", metric, "--compact"]
+    return [*oxiprune(), "prune", str(before), "-o", str(after), *how, "--quiet", "--force"]
+
+
+def bench_networks(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """Torch-Pruning and ours on the same trained networks, without training afterwards."""
+    if not common.installed("torch_pruning"):
+        result.note("torch-pruning is not installed: not compared with it")
+        return
+    common.run_command(program("compaction_torch", "train", folder, *(["--quick"] if quick else [])))
+    rows = [network(folder, *each) for each in ((n, r, p) for n in NETWORKS for r in RATIOS for p in NORMS)]
+    result.raw["networks"] = rows
+    for row in rows:
+        result.figures.append(
+            Figure(f"{row['what']}: parameters, oxiprune / Torch-Pruning", row["parameters"], target=Target(1))
+        )
+    gap = statistics.mean(row["oxiprune"]["accuracy"] - row["Torch-Pruning"]["accuracy"] for row in rows)
+    better = Target(0, at_least=True)
+    result.figures.append(
+        Figure("accuracy, oxiprune - Torch-Pruning, mean of these", 100 * gap, "points", target=better)
+    )
+    model, out = folder / "resnet.onnx", folder / "out.onnx"
+    both = {
+        "oxiprune": (pruned(model, out), 0),
+        "Torch-Pruning": (program("compaction_torch", "prune", model.with_suffix(".pt"), out, 0.5, 2), 0),
+    }
+    tell_costs("resnet", rounds_of(both, rounds, {}, [out]), result)
+
+
+def network(folder: Path, name: str, ratio: float, norm: int) -> dict[str, Any]:
+    """One network pruned by both."""
+    model, ours, theirs = (folder / f"{name}{end}.onnx" for end in ("", "-ours", "-theirs"))
+    common.run_command(pruned(model, ours, ratio, f"l{norm}"))
+    common.run_command(program("compaction_torch", "prune", model.with_suffix(".pt"), theirs, ratio, norm))
+    common.run_command(program("compaction_jobs", "check", model, ours))
+    scores = answer(program("compaction_jobs", "score", folder / "images.npz", model, ours, theirs))
+    row = {
+        "what": f"{name}, {ratio:.0%}, l{norm}",
+        **dict(zip(("before", "oxiprune", "Torch-Pruning"), scores, strict=True)),
+    }
+    return {**row, "parameters": scores[1]["parameters"] / scores[2]["parameters"]}
+
+
+def bench_cases(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """Small models of every kind."""
+    rows = table("compaction_cases", folder, result)
+    for tool in ("oxiprune", "onnxsim"):
+        right = sum(
+            row.get(tool, "").endswith("%") or (row.get(tool) == "unchanged" and "stays" in row) for row in rows
+        )
+        wrong = sum(row.get(tool, "").startswith(("wrong", "fails", "does not")) for row in rows)
+        target = Target(len(rows), at_least=True) if tool == "oxiprune" else None
+        result.figures.append(Figure(f"{tool}: right, of {len(rows)} small models", right, "", target=target))
+        result.figures.append(Figure(f"{tool}: wrong or failed, of {len(rows)} small models", wrong, ""))
+
+
+def bench_corpus(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """Real models."""
+    rows = table("compaction_corpus", folder, result)
+    if not rows:
+        result.note("OXIPRUNE_CORPUS does not name the corpus: not compared on real models")
+    for tool in ("oxiprune", "onnxsim"):
+        smaller = [row for row in rows if row.get(tool, "").endswith("%")]
+        result.figures.append(Figure(f"{tool}: smaller and right, of {len(rows)} real models", len(smaller), ""))
+
+
+def table(name: str, folder: Path, result: Result) -> list[dict[str, str]]:
+    """The table that a program of this name makes."""
+    path = folder / f"{name}.json"
+    common.run_command(program(name, path))
+    rows: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    result.raw[name] = rows
+    return rows
+
+
+def bench_model(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """Half the channels of 97.5 M parameters, beside onnxsim and a copy."""
+    model, ours, theirs, copy = (folder / f"{name}.onnx" for name in ("model", "ours", "theirs", "copy"))
+    common.run_command(program("onnx_jobs", "generate", model, *(["--quick"] if quick else [])))
+    jobs = {"oxiprune": (pruned(model, ours), 0), **copies(model, copy)}
+    if common.installed("onnxsim"):
+        jobs["onnxsim"] = (program("compaction_jobs", "onnxsim", model, theirs), 0)
+    for name, after in (("oxiprune", ours), ("onnxsim", theirs)):
+        if name in jobs:
+            common.run_command(jobs[name][0])
+            common.run_command(program("compaction_jobs", "check", model, after))
+    timed = answer(program("compaction_jobs", "latency", 20, model, ours, *([theirs] if "onnxsim" in jobs else [])))
+    runs = rounds_of(jobs, rounds, {}, [copy])
+    tell_costs("390 MB", runs, result)
+    before, after = timed[str(model)], timed[str(ours)]
+    result.figures.append(common.seconds("390 MB: latency before", before, "ms"))
+    result.figures.append(
+        common.ratio("390 MB: latency before / after oxiprune", before, after, Target(1.8, at_least=True))
+    )
+    if "onnxsim" in jobs:
+        result.figures.append(common.ratio("390 MB: latency before / after onnxsim", before, timed[str(theirs)]))
+        result.figures.append(common.ratio("390 MB: latency after onnxsim / oxiprune", timed[str(theirs)], after))
+    result.raw["latency"] = timed
+
+
+def bench_deep(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """The removal alone, of channels that are zero already: grouping, cutting, writing; then with checks too."""
+    for name, (nodes, channels, limit) in DEEP.items():
+        model, masked, out, copy = (folder / f"{part}.onnx" for part in ("model", "masked", "out", "copy"))
+        common.run_command(
+            program("compaction_models", model, nodes // (20 if quick else 1), 16 if quick else channels)
+        )
+        common.run_command([word for word in pruned(model, masked) if word != "--compact"])
+        compact = [*oxiprune(), "compact", str(masked), "-o", str(out), "--quiet", "--force"]
+        common.run_command(compact)
+        common.run_command(program("compaction_jobs", "check", model, out))
+        jobs = {
+            "compact --no-verify": ([*compact, "--no-verify"], 0),
+            "compact": (compact, 0),
+            "prune --compact": (pruned(model, out), 0),
+            **copies(masked, copy),
+        }
+        runs = rounds_of(jobs, rounds, {}, [out, copy])
+        tell_costs(name, runs, result, Target(limit))
+
+
+def copies(model: Path, copy: Path) -> dict[str, tuple[list[str], int]]:
+    """The plain copies that figures stand beside."""
+    copied = f"cp '{model}' '{copy}'"
+    return {COPY: (["sh", "-c", copied], 0), FLUSHED: (["sh", "-c", f"{copied} && sync '{copy}'"], 0)}
+
+
+def tell_costs(what: str, runs: Runs, result: Result, limit: Target | None = None) -> None:
+    """What the first command took, which has the limit, and the others beside it; copies by the clock alone."""
+    result.raw[what] = plain(runs)
+    cpu, wall, rss = ({name: column(runs[name], key) for name in runs} for key in ("cpu", "wall", "rss_mib"))
+    ours = next(iter(runs))
+    for name in runs:
+        taken = common.seconds(f"{what}: {name}, seconds", wall[name])
+        result.figures.append(replace(taken, target=limit if name == ours else None))
+        if name not in {COPY, FLUSHED}:
+            result.figures.append(common.seconds(f"{what}: {name}, processor seconds", cpu[name]))
+            result.figures.append(common.seconds(f"{what}: {name}, peak memory", rss[name], "MiB"))
+        else:
+            result.figures.append(common.ratio(f"{what}: {ours} / {name}, seconds", wall[ours], wall[name]))
+    for name in runs.keys() - {ours, COPY, FLUSHED}:
+        result.figures.append(common.ratio(f"{what}: {name} / {ours}, processor seconds", cpu[name], cpu[ours]))
+
+
+PARTS: dict[str, Callable[[Path, int, bool, Result], None]] = {
+    "networks": bench_networks,
+    "cases": bench_cases,
+    "corpus": bench_corpus,
+    "model": bench_model,
+    "deep": bench_deep,
+}
+
+
+if __name__ == "__main__":
+    main()
