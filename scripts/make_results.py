@@ -17,6 +17,7 @@ from typing import Any
 import onnx
 import onnxruntime
 from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, speed
+from compaction_results import compaction_section, measure_compaction
 
 from onnx_tools import Extras, NothingSelected, PruneReport, Selection, find_weights, prune_file
 from onnx_tools.report import Versions, fraction, left_alone_groups
@@ -54,6 +55,10 @@ Where a cell holds four values they are those of the four runs: {runs}.
 {table}
 
 {details}
+
+## Channels that leave
+
+{compaction}
 
 ## 2:4 beside other tools
 
@@ -351,7 +356,9 @@ def main() -> None:
     models = corpus()
     scorer = load_scorer(models)
     with tempfile.TemporaryDirectory() as folder:
-        results = [measure(model, scorer, Path(folder)) for model in sorted(models.glob("*/model.onnx"))]
+        files = sorted(models.glob("*/model.onnx"))
+        results = [measure(model, scorer, Path(folder)) for model in files]
+        compactions = [measure_compaction(model, scorer, Path(folder)) for model in files]
     newest = newest_results(BENCHMARKS)
     page = TEXT.format(
         versions=version_text(versions(onnxruntime.__version__)),
@@ -360,6 +367,7 @@ def main() -> None:
         cores=os.cpu_count(),
         table=table(results),
         details=details(results, expected_scores(models)),
+        compaction=compaction_section(compactions),
         patterns=pattern_tables(newest),
         speed=speed(newest),
     )
