@@ -17,6 +17,7 @@ from onnx_tools import wire
 from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.compaction.checking import Checks as CompactionChecks
 from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.progress import parts
 from onnx_tools.compaction.pruned import PrunedCompaction
 from onnx_tools.compaction.pruning import prune_channels
 from onnx_tools.compaction.shapes import InputShapes
@@ -115,8 +116,10 @@ class PruneJob:
             report = self._prune(model, None if self.output is None else self.target(model), extras, tell)
             self._save_masks(model, model if self.output is None else self.target(model), report)
             return report
-        prune = partial(self._prune, model, extras=extras, tell=tell)
-        with self.encoding.written(model, self.target(model), prune, force=self.force) as (joined, dense):
+        first, second = parts(tell, 2)
+        prune = partial(self._prune, model, extras=extras, tell=first)
+        written = self.encoding.written(model, self.target(model), prune, force=self.force, progress=second)
+        with written as (joined, dense):
             self._save_masks(model, dense, joined)
         return joined
 

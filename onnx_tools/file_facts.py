@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_tools.errors import InvalidModelFile
+from onnx_tools.model_file import ModelFile
 from onnx_tools.report import FileReport
 
 _LEVEL = 3
@@ -30,6 +31,11 @@ def facts_of(file: pathlib.Path, *, hashes: bool, compressed: bool) -> FileFacts
         return FileFacts(file.name, file.stat().st_size, digest, _compressed_size(file) if compressed else None)
     except OSError as error:
         raise InvalidModelFile(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def bytes_on_disk(model: ModelFile) -> int:
+    """The size of a model's files together."""
+    return sum(file.stat().st_size for file in (model.file, *model.data_files()))
 
 
 def file_reports(before: Sequence[FileFacts], after: Sequence[FileFacts] | None) -> tuple[FileReport, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx_tools.compact_report import CompactReport, LatencyReport, Stored
 from onnx_tools.compaction.checking import Checks
 from onnx_tools.compaction.cost import open_inputs, stored_cost, stored_without
 from onnx_tools.compaction.latency import measure_latency
+from onnx_tools.compaction.progress import Progress, parts
 from onnx_tools.compaction.removal import write_without
 from onnx_tools.compaction.report import dropped_notes, layer_reports, made_groups, staying_notes
 from onnx_tools.compaction.shapes import InputShapes
@@ -18,7 +19,7 @@ from onnx_tools.compaction.tracing import ChannelMap, map_channels
 from onnx_tools.compaction.zeros import DROP, KEEP, Removable, removable
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.errors import AlreadyEncoded, ConditionMet
-from onnx_tools.file_facts import FileFacts, facts_of, file_reports
+from onnx_tools.file_facts import FileFacts, bytes_on_disk, facts_of, file_reports
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
@@ -26,9 +27,6 @@ from onnx_tools.report import VerificationReport
 from onnx_tools.report_parts import equality_text, runtime_version, versions
 from onnx_tools.rewrite import Extras
 from oxiprune_gpu import InvalidOption
-
-Progress = Callable[[str, int, int], None]
-"""Told what is done next, the steps done, and all steps."""
 
 _CHECKS = Checks()
 
@@ -68,7 +66,7 @@ def compact_file(
         latency: also time both models in onnxruntime.
         conditions: what must not be, see `onnx_tools.conditions`; looked at before anything is written to its place.
         extras: what else to put into the report: `hashes`, `compressed`.
-        progress: told before each step.
+        progress: told before each step, and before each stored tensor.
 
     Returns:
         What was done. `changed` is False if no channel can leave: the output then equals the input.
@@ -82,24 +80,22 @@ def compact_file(
     """
     if constants not in (KEEP, DROP):
         raise InvalidOption(f"constants {constants!r}: use {KEEP} or {DROP}")
-    tell = progress or (lambda name, done, total: None)
     model = ModelFile.open(path)
     target = None if output is None else pathlib.Path(output)
     if not dry_run:
         with ModelCopy(model, target, force=force, delete_old_data=delete_old_data):
             pass  # what would refuse the output is said before the work
-    tell("channels that go together", 0, 3)
+    mapping, looking, writing, checking = parts(progress, 4, bytes_on_disk(model))
+    mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
     _refuse_encoded(model, channels)
-    tell("channels that are zero", 1, 3)
-    found = removable(model, channels, constants=constants)
+    found = removable(model, channels, constants=constants, progress=looking)
     account = _Account(model, channels, found, constants, dry_run, conditions, extras or Extras())
     if dry_run:
         return account.checked(None)
-    tell("writing and checking", 2, 3)
-    job = _Job(account, target, force, delete_old_data, verify, latency, input_shapes or {})
+    job = _Job(account, target, force, delete_old_data, verify, latency, input_shapes or {}, writing, checking)
     report = job.run()
-    tell("", 3, 3)
+    checking("", 1, 1)
     return report
 
 
@@ -196,6 +192,8 @@ class _Job:
     verify: Checks | None
     latency: bool
     shapes: InputShapes
+    writing: Progress
+    checking: Progress
 
     def run(self) -> CompactReport:
         """Write what remains; the report is made, and may refuse it, before the file gets its name."""
@@ -214,6 +212,7 @@ class _Job:
                 force=self.force,
                 delete_old_data=self.delete_old_data,
                 check=check,
+                progress=self.writing,
             )
         elif self.output is not None:
             with ModelCopy(account.model, self.output, force=self.force) as copy:
@@ -226,6 +225,7 @@ class _Job:
 
     def _measured(self, finished: pathlib.Path) -> _Measured:
         account = self.account
+        self.checking("checking", 0, 1)
         model = ModelFile.open(finished)
         exact = not dropped_notes(account.found)
         verification = None

@@ -7,6 +7,7 @@ from onnx_tools.compaction.choosing import Measure
 from onnx_tools.compaction.config import Target
 from onnx_tools.compaction.cost import Cost, layer_costs, total_cost
 from onnx_tools.compaction.tracing import ChannelMap
+from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.model_file import ModelFile
 from oxiprune_gpu import InvalidOption
 
@@ -18,7 +19,7 @@ def measure_for(model: ModelFile, channels: ChannelMap, target: Target) -> Measu
     """
     layers = layer_costs(channels)
     before = total_cost(layers)
-    files = sum(file.stat().st_size for file in (model.file, *model.data_files()))
+    files = bytes_on_disk(model)
     if target.of == "macs" and not before.macs:
         raise InvalidOption("target macs: the shapes of no layer are known; --input-shape may tell them")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from onnx_tools.compact_report import CompactReport
 from onnx_tools.compaction.checking import Checks
 from onnx_tools.compaction.compact import compact_file
+from onnx_tools.compaction.progress import Progress
 from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
@@ -29,12 +30,19 @@ class PrunedCompaction:
 
     @contextmanager
     def written(
-        self, model: pathlib.Path, output: pathlib.Path, prune: Callable[[pathlib.Path], PruneReport], *, force: bool
+        self,
+        model: pathlib.Path,
+        output: pathlib.Path,
+        prune: Callable[[pathlib.Path], PruneReport],
+        *,
+        force: bool,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[CompactReport, pathlib.Path]]:
         """Let `prune` write a temporary model beside `output`, and write that to `output` without what is zero.
 
         Gives the report, and the temporary model, which lies there while the block runs: `output` is written then. The
         report is that of the compaction, with the files as they were before the pruning, and the report of that.
+        `progress`: of the compaction.
         Raises what either raises; nothing was written then.
         """
         with ModelCopy(ModelFile.open(model), output, force=force):  # refused now, not after the work
@@ -52,6 +60,7 @@ class PrunedCompaction:
                 verify=self.checks,
                 latency=self.latency,
                 extras=Extras(hashes=told.sha256_before is not None, compressed=told.compressed_before is not None),
+                progress=progress,
             )
             yield _joined(pruned, compacted), masked
 

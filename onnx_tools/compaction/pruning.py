@@ -12,11 +12,13 @@ from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.choosing import Chooser
 from onnx_tools.compaction.config import ChannelConfig
 from onnx_tools.compaction.measuring import measure_for
+from onnx_tools.compaction.progress import Progress, parts
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.scoring import score_groups
 from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.compaction.tracing import ChannelMap, Mask, map_channels
 from onnx_tools.compaction.zeros import leaving_one
+from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.graph_parts import StoredTensor
 from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients
@@ -39,6 +41,7 @@ def prune_channels(
     selection: Selection = _EVERYTHING,
     gradients: Gradients | None = None,
     input_shapes: InputShapes | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> PruneReport:
     """Set whole channels of an ONNX file to zero, so that `compact_file` can remove them.
@@ -54,8 +57,8 @@ def prune_channels(
         selection: `include` and `exclude` name the weights whose output channels may leave; the rest of it is ignored.
         gradients: of the loss, by the name of the weight; the score of an element is then |w * g|.
         input_shapes: sizes that the model leaves open, by the name of the input.
-        options: `force`, `delete_old_data`, `dry_run`, `backend`, `verify`, `conditions`, `extras`, `progress`, as in
-            `prune_file`.
+        progress: told before each step, and before each weight.
+        options: `force`, `delete_old_data`, `dry_run`, `backend`, `verify`, `conditions`, `extras`, as in `prune_file`.
 
     Raises:
         NothingSelected: no channel may leave; says why.
@@ -63,11 +66,13 @@ def prune_channels(
         InvalidInputShape, PatternMatchesNothing, PruningError: as `prune_file`.
     """
     model = ModelFile.open(path)
+    mapping, scoring, pruning = parts(progress, 3, bytes_on_disk(model))
+    mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
-    gone = choose_channels(model, channels, config, selection, gradients)
+    gone = choose_channels(model, channels, config, selection, gradients, scoring)
     configuration = config.configuration(selection, gradients is not None)
     masks = SliceMasks(slice_masks(channels, gone), configuration, _reasons(channels))
-    return prune_file(path, output, config=masks, **options)
+    return prune_file(path, output, config=masks, progress=pruning, **options)
 
 
 def choose_channels(
@@ -76,12 +81,13 @@ def choose_channels(
     config: ChannelConfig,
     selection: Selection = _EVERYTHING,
     gradients: Gradients | None = None,
+    progress: Progress | None = None,
 ) -> Ids:
     """The groups that leave, ascending. Arguments and errors as in `prune_channels`."""
     found = find_weights(model.skeleton).weights
     check_matched((*selection.include, *selection.exclude), found)
     may_leave = _may_leave(channels, {weight.path: weight for weight in found}, selection)
-    scores = score_groups(model, channels, config, gradients)
+    scores = score_groups(model, channels, config, gradients, progress)
     measure = None if config.target is None else measure_for(model, channels, config.target)
     gone = Chooser(channels, scores, config, may_leave).choose(measure)
     return leaving_one(channels, gone)

@@ -17,9 +17,10 @@ from onnx_tools.compaction.elements import cut, read
 from onnx_tools.compaction.folding import fold
 from onnx_tools.compaction.folds import Fold
 from onnx_tools.compaction.graph_edits import GraphEdits
+from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.compaction.tensor_writing import TensorWriter
 from onnx_tools.compaction.tracing import ChannelMap, Remaining
-from onnx_tools.graph_parts import Path, Scope, Value
+from onnx_tools.graph_parts import Path, Scope, Value, element_count
 from onnx_tools.model_copy import CommittedFiles, ModelCopy
 from onnx_tools.model_file import ModelFile, message_at, opset_of
 from onnx_tools.records import initializers, nodes
@@ -39,6 +40,7 @@ def write_without(
     delete_old_data: bool = False,
     metadata: str | None = None,
     check: Callable[[pathlib.Path], None] | None = None,
+    progress: Progress | None = None,
 ) -> CommittedFiles:
     """Write a model without some of its channels. What has nothing to do with them stays byte for byte.
 
@@ -54,6 +56,7 @@ def write_without(
         delete_old_data: in place, delete the data files that new ones were written for.
         metadata: the text of the model's metadata entry `oxiprune`; None leaves what is there.
         check: called with the finished file before it gets its name; what it raises comes out, and nothing is written.
+        progress: told before each stored tensor, in elements.
 
     Raises:
         ValueError: a group that must stay, or a fold that can't be carried out.
@@ -70,7 +73,7 @@ def write_without(
         adjust(edits, remaining, reader, opset)
         fold(edits, remaining, reader, opset, folds)
         drop_unread(edits, channels.index)
-        _write_tensors(edits, remaining, reader, TensorWriter(copy, model))
+        _write_tensors(edits, remaining, reader, TensorWriter(copy, model), progress)
         _write_nodes(edits, copy, model.skeleton)
         _write_sizes(edits, remaining, copy, model.skeleton)
         if metadata is not None:
@@ -78,10 +81,11 @@ def write_without(
         return copy.commit(check)
 
 
-def _write_tensors(edits: GraphEdits, remaining: Remaining, reader: ValueReader, writer: TensorWriter) -> None:
-    for tensor in remaining.map.index.tensors:
-        if _is_dropped(edits, tensor.path):
-            continue
+def _write_tensors(
+    edits: GraphEdits, remaining: Remaining, reader: ValueReader, writer: TensorWriter, progress: Progress | None
+) -> None:
+    kept = (tensor for tensor in remaining.map.index.tensors if not _is_dropped(edits, tensor.path))
+    for tensor in told(((tensor.name, element_count(tensor.shape), tensor) for tensor in kept), progress):
         if tensor.path in edits.values:
             writer.write(tensor, edits.values[tensor.path][1])
         elif masks := remaining.masks(remaining.map.of(tensor.value)):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_tools.compaction.config import ChannelConfig
 from onnx_tools.compaction.factors import Factor
+from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.tracing import ChannelMap
 from onnx_tools.model_file import ModelFile
@@ -39,12 +40,17 @@ class _Part:
 
 
 def score_groups(
-    model: ModelFile, channels: ChannelMap, config: ChannelConfig, gradients: Gradients | None = None
+    model: ModelFile,
+    channels: ChannelMap,
+    config: ChannelConfig,
+    gradients: Gradients | None = None,
+    progress: Progress | None = None,
 ) -> Scores:
     """The score of each group, by its number; that of a group without weights is 0.
 
     One weight is in memory at a time. Each weight counts once, however many nodes read it; a quantised one by the real
-    values it stands for. Element scores are those of `oxiprune_gpu`, added in float64.
+    values it stands for. Element scores are those of `oxiprune_gpu`, added in float64. `progress`: told before each
+    weight, in elements.
 
     Raises:
         NonFiniteWeight, NonFiniteScore: NaN, with the name of the weight.
@@ -56,7 +62,8 @@ def score_groups(
     sums, highest, elements = np.zeros(count), np.zeros(count), np.zeros(count)
     root = gradients is None and isinstance(config.metric, L2Magnitude)
     with WeightReader(model) as reader:
-        for part in _parts(model, channels):
+        weighed = ((part.weight.name, part.weight.elements, part) for part in _parts(model, channels))
+        for part in told(weighed, progress):
             own = _slice_scores(part, reader, _metric_for(part.weight, config.metric, gradients))
             groups = channels.groups.of[part.factor.ids].reshape(-1)
             np.add.at(sums, groups, own)

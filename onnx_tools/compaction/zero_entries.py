@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.compaction.factors import Factor
+from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.compaction.tracing import Member
 from onnx_tools.errors import InvalidTensor
-from onnx_tools.graph_parts import Path, StoredTensor
+from onnx_tools.graph_parts import Path, StoredTensor, element_count
 from onnx_tools.model_file import DTYPES, ModelFile
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import Weight, find_weights
@@ -24,12 +25,15 @@ _BLOCK = 1 << 20
 """Elements looked at at a time."""
 
 
-def nonzero_entries(model: ModelFile, members: Iterable[Member]) -> dict[Member, Mask]:
+def nonzero_entries(
+    model: ModelFile, members: Iterable[Member], progress: Progress | None = None
+) -> dict[Member, Mask]:
     """For each member, in the shape of its factor's ids: whether anything but zero lies at these entries.
 
     A quantised weight is zero where its codes are the zero point. What can't be read as numbers (strings, integers that
     are no weights, data that doesn't fit its shape) counts as not zero, NaN too; -0.0 is zero. Raises
-    `InvalidExternalData` and `InvalidModelFile` if a file is not there or can't be read.
+    `InvalidExternalData` and `InvalidModelFile` if a file is not there or can't be read. `progress`: told before each
+    tensor, in elements.
     """
     by_tensor: dict[Path, list[Member]] = {}
     for member in members:
@@ -37,10 +41,16 @@ def nonzero_entries(model: ModelFile, members: Iterable[Member]) -> dict[Member,
     found: dict[Member, Mask] = {}
     with WeightReader(model) as reader:
         quantised = _quantised(model, [those[0].tensor for those in by_tensor.values()])
-        for path, those in by_tensor.items():
-            masks = _of_tensor(reader, those[0].tensor, quantised.get(path), [each.factor for each in those])
+        for those in told(_sized(by_tensor.values()), progress):
+            tensor = those[0].tensor
+            masks = _of_tensor(reader, tensor, quantised.get(tensor.path), [each.factor for each in those])
             found.update(zip(those, masks, strict=True))
     return found
+
+
+def _sized(by_tensor: Iterable[list[Member]]) -> Iterator[tuple[str, int, list[Member]]]:
+    for those in by_tensor:
+        yield those[0].tensor.name, element_count(those[0].tensor.shape), those
 
 
 def _quantised(model: ModelFile, tensors: Iterable[StoredTensor]) -> dict[Path, Weight]:

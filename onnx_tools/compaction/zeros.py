@@ -13,6 +13,7 @@ from onnx_tools.compaction.evaluating import Evaluator
 from onnx_tools.compaction.folds import Fold
 from onnx_tools.compaction.known import KnownValues, Mask
 from onnx_tools.compaction.looking import Price, folds_of, uses_of
+from onnx_tools.compaction.progress import Progress
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.tracing import ChannelMap, Member
 from onnx_tools.compaction.zero_entries import nonzero_entries
@@ -47,7 +48,9 @@ class Removable:
     notes: tuple[Note, ...]
 
 
-def removable(model: ModelFile, channels: ChannelMap, *, constants: str = KEEP) -> Removable:
+def removable(
+    model: ModelFile, channels: ChannelMap, *, constants: str = KEEP, progress: Progress | None = None
+) -> Removable:
     """The groups that may leave a model as it is: nobody looks at their values, or they are known constants.
 
     Nobody looks where every stored tensor that reads a group is zero, and one of two values that are multiplied with
@@ -55,14 +58,15 @@ def removable(model: ModelFile, channels: ChannelMap, *, constants: str = KEEP) 
     0. A constant, a number that a channel has everywhere, is folded into what takes it in. Where that can't be exact
     (a convolution that pads with zeros takes in less at its borders; operators that nothing can be folded into), with
     `constants` "keep" the group stays. With "drop" it goes all the same: a convolution gets what it takes in away from
-    the borders, others lose it. Of channels that would all leave an axis, one stays.
+    the borders, others lose it. Of channels that would all leave an axis, one stays. `progress`: told before each
+    stored tensor that is looked at.
 
     Raises `InvalidExternalData` and `InvalidModelFile` if a file is not there or can't be read, `ValueError` for other
     `constants`.
     """
     if constants not in (KEEP, DROP):
         raise ValueError(f"constants is {constants!r}: 'keep' or 'drop' is possible")
-    nonzero = nonzero_entries(model, [each for each in channels.members if each.role in _LOOKED_AT])
+    nonzero = nonzero_entries(model, [each for each in channels.members if each.role in _LOOKED_AT], progress)
     with ValueReader(model) as reader:
         values = _constants(channels, Evaluator(model, reader), nonzero)
         uses = uses_of(channels, values, nonzero)

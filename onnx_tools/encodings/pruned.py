@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from onnx_tools.encodings.choice import Prefer
+from onnx_tools.encodings.decode import Progress
 from onnx_tools.encodings.encode import encode_file, refuse_encoded
 from onnx_tools.encodings.report import EncodeReport
 from onnx_tools.file_facts import facts_of
@@ -29,12 +30,19 @@ class PrunedEncoding:
 
     @contextmanager
     def written(
-        self, model: pathlib.Path, output: pathlib.Path, prune: Callable[[pathlib.Path], PruneReport], *, force: bool
+        self,
+        model: pathlib.Path,
+        output: pathlib.Path,
+        prune: Callable[[pathlib.Path], PruneReport],
+        *,
+        force: bool,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[PruneReport, pathlib.Path]]:
         """Let `prune` write a temporary model beside `output`, and encode that into `output`.
 
         Gives the report, and the temporary model, which lies there while the block runs: `output` is written then. The
         report is that of the pruning, with the files as they are now, and the checks and warnings of the encoding.
+        `progress`: of the encoding.
         Raises what either raises, and `AlreadyEncoded`; nothing was written then.
         """
         source = ModelFile.open(model)
@@ -44,7 +52,9 @@ class PrunedEncoding:
         with folder_beside(output) as folder:
             dense = folder / output.name
             report = prune(dense)
-            encoded = encode_file(dense, output, encoding=self.encoding, prefer=self.prefer, force=force)
+            encoded = encode_file(
+                dense, output, encoding=self.encoding, prefer=self.prefer, force=force, progress=progress
+            )
             yield _joined(report, encoded, output), dense
 
 

@@ -12,6 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools import AlreadyEncoded, compact_file
+from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.pruning import prune_channels
 from onnx_tools.renderers.json_renderer import report_schema
 from oxiprune_gpu import InvalidOption
 from tests.command import refused, run, tree
@@ -204,3 +206,22 @@ def test_unknown_constants_are_refused(masked):
 def test_the_help_teaches():
     shown = run("compact", "--help").stdout
     assert "oxiprune compact zeros.onnx -o small.onnx" in shown
+
+
+def test_progress_grows_through_all_steps(masked, tmp_path):
+    told = []
+    compact_file(masked, tmp_path / "o.onnx", verify=None, progress=lambda *what: told.append(what))
+    names = [name for name, _, _ in told if name]
+    assert names == ["channels that go together", "w", "v", "w", "b", "v", "checking"]
+    done = [done for _, done, _ in told]
+    assert done == sorted(done)
+    assert {total for _, _, total in told} == {4 * masked.stat().st_size} == {done[-1]}
+
+
+def test_progress_of_pruning_channels(masked, tmp_path):
+    told = []
+    config = ChannelConfig(sparsity=0.5)
+    prune_channels(masked, tmp_path / "o.onnx", config=config, progress=lambda *what: told.append(what))
+    done = [done for _, done, _ in told]
+    assert done == sorted(done)
+    assert {total for _, _, total in told} == {3 * masked.stat().st_size} == {done[-1]}
