@@ -24,6 +24,9 @@ from onnx_tools.graph_parts import SPARSE, Node, StoredTensor, Value
 
 Mask = NDArray[np.bool_]
 
+_ONE_BY_ONE = 8
+"""Passes in which factors that share groups are aligned one by one; then all at once, which ends soon."""
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -195,8 +198,20 @@ def _members(trace: Trace, index: GraphIndex) -> Iterator[Member]:
 
 
 def _resolve(trace: Trace) -> Groups:
-    """Resolve all ties, until what leaves leaves rectangles."""
+    """Resolve all ties, until what leaves leaves rectangles.
+
+    Of factors that share groups one is aligned at a time: the others often are rectangles then, as behind a Transpose.
+    """
     factors: dict[int, Factor] = {id(f): f for traced in trace.all_traced().values() for f in traced if len(f.axes) > 1}
+    for _ in range(_ONE_BY_ONE):
+        groups = trace.channels.resolve()
+        aligned = np.zeros(len(groups.of), bool)
+        for factor in factors.values():
+            found = groups.of[factor.ids]
+            if not aligned[found].any():
+                aligned[found] = align(trace.channels, factor, groups.of)
+        if not aligned.any():
+            return groups
     while True:
         groups = trace.channels.resolve()
         if not sum(align(trace.channels, factor, groups.of) for factor in factors.values()):

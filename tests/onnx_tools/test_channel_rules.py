@@ -104,6 +104,13 @@ TIED = {
     "crd": ('b = DepthToSpace <blocksize = 2, mode = "CRD"> (e)', 2, 20, [[0, 1, 2, 3], [4, 5, 6, 7]]),
     "groups": ("b = GroupNormalization <num_groups = 2> (e, s, t)", 8, 21, [[0, 1, 2, 3], [4, 5, 6, 7]]),
     "halves": ("f, g = Split <axis = 1, num_outputs = 2> (e) b = Add(f, g)", 4, 20, [[0, 4], [1, 5], [2, 6], [3, 7]]),
+    "shuffled": (
+        "m = Constant <value_ints = [2, 2, 4, 4, 4]> () n = Constant <value_ints = [2, 8, 4, 4]> () "
+        "f = Reshape(e, m) g = Transpose <perm = [0, 2, 1, 3, 4]> (f) b = Reshape(g, n)",
+        8,
+        20,
+        [[0, 1, 2, 3], [4, 5, 6, 7]],
+    ),
 }
 
 
