@@ -10,7 +10,8 @@ import onnx
 from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
-from tests.graph_moves import CUSTOM, MOVES, layer
+from tests.graph_layers import MOVES, layer
+from tests.graph_moves import CUSTOM
 from tests.random_net import Net
 
 MOST_ELEMENTS = 4000
