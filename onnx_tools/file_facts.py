@@ -38,20 +38,25 @@ def bytes_on_disk(model: ModelFile) -> int:
     return sum(file.stat().st_size for file in (model.file, *model.data_files()))
 
 
-def file_reports(before: Sequence[FileFacts], after: Sequence[FileFacts] | None) -> tuple[FileReport, ...]:
-    """The model file and its data files, each as it was and as it is; `after` is None when nothing was written."""
-    pairs = zip(before, after if after is not None else [None] * len(before), strict=True)
+def file_reports(before: Sequence[FileFacts], after: Sequence[FileFacts | None] | None) -> tuple[FileReport, ...]:
+    """The model file and its data files, each as it was and as it is; `after` is None when nothing was written.
+
+    None in `after` stands for a file that is there no more: it has no name, and no bytes.
+    """
+    gone = FileFacts("", 0, None, 0)
+    now = [None] * len(before) if after is None else [each or gone for each in after]
+    pairs = zip(before, now, strict=True)
     return tuple(
         FileReport(
             role="data" if index else "model",
             name_before=old.name,
-            name_after=new.name if new else None,
+            name_after=(new.name or None) if new else None,
             bytes_before=old.size,
             bytes_after=new.size if new else None,
             sha256_before=old.sha256,
             sha256_after=new.sha256 if new else None,
             compressed_before=old.compressed,
-            compressed_after=new.compressed if new else None,
+            compressed_after=new.compressed if new and old.compressed is not None else None,
         )
         for index, (old, new) in enumerate(pairs)
     )

@@ -55,7 +55,9 @@ class CommittedFiles:
 
     model: pathlib.Path
     data: tuple[pathlib.Path, ...]
-    """The external data files that the new model uses, in the order of first use."""
+    """The external data files that the new model uses, in the order of first use in the old one."""
+    unused: frozenset[pathlib.Path] = frozenset()
+    """Those of the old model that no new one stands for."""
 
 
 class ModelCopy:
@@ -102,6 +104,7 @@ class ModelCopy:
         self._inserted: dict[Path, list[Written]] = {}
         self._data_ropes: dict[pathlib.Path, Rope] = {}
         self._moved: dict[Path, int] = {}
+        self._unused: set[pathlib.Path] = set()
         self._spool: Temporary | None = None
         self._placed: list[pathlib.Path] = []
         self._first: Temporary | None = None
@@ -179,6 +182,11 @@ class ModelCopy:
         self._check_open(())
         self._data_ropes[file] = rope
         self._moved |= offsets
+
+    def leave_out(self, file: pathlib.Path) -> None:
+        """Copy a data file no more: nothing in the new model lies in it."""
+        self._check_open(())
+        self._unused.add(file)
 
     def store(self, data: memoryview) -> FileSpan:
         """Keep bytes that a rope can refer to, in a temporary file: they may be more than memory holds."""
@@ -299,7 +307,7 @@ class ModelCopy:
         return status.st_size, status.st_mtime_ns
 
     def _commit(self, check: Callable[[pathlib.Path], None] | None) -> CommittedFiles:
-        names = self._names()
+        names = {file: name for file, name in self._names().items() if file not in self._unused}
         interim = self._interim(names)
         copies = {source: self._copy_of(source) for source in names}
         self._first = self._write_model(interim, reuse=interim == names)
@@ -316,8 +324,9 @@ class ModelCopy:
         if second is not None:
             names = self._move_data(interim, names, second)
         if self._in_place and self._delete_old_data:
-            delete(names)
-        return CommittedFiles(self._target, tuple(names.get(file, file) for file in self._data_files))
+            delete([*names, *self._unused])
+        data = tuple(names.get(file, file) for file in self._data_files if file not in self._unused)
+        return CommittedFiles(self._target, data, frozenset(self._unused))
 
     def _names(self) -> _Names:
         if not self._in_place:

@@ -180,7 +180,8 @@ class LeftAloneGroup:
 class FileReport:
     """A file of the model, by its name without folders. What is after is None where nothing was written.
 
-    `sha256_*` and `compressed_*` (bytes, zstd level 3) are None where they were not asked for.
+    A data file in which nothing is left has no name after, and 0 bytes. `sha256_*` and `compressed_*` (bytes, zstd
+    level 3) are None where they were not asked for.
     """
 
     role: Literal["model", "data"]

@@ -128,12 +128,12 @@ class _Account:
     before: list[FileFacts] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.before.extend(self.facts(self.model))
+        self.before.extend(self.facts(self.model.path, *self.model.data_files()))
 
-    def facts(self, model: ModelFile) -> list[FileFacts]:
-        """Facts about the files of a model."""
+    def facts(self, *files: pathlib.Path) -> list[FileFacts]:
+        """Facts about files, as far as they are asked for."""
         wanted = {"hashes": self.extras.hashes, "compressed": self.extras.compressed}
-        return [facts_of(file, **wanted) for file in (model.path, *model.data_files())]
+        return [facts_of(file, **wanted) for file in files]
 
     def checked(self, measured: _Measured | None) -> CompactReport:
         """The report; raises `ConditionMet` if a condition is."""
@@ -150,12 +150,12 @@ class _Account:
         remaining = channels.without(self.found.gone)
         before = stored_cost(channels.index)
         after = stored_without(channels, remaining) if measured is None else stored_cost(measured.index)
-        files = None if measured is None else measured.files
+        files = None if measured is None else _padded(measured.files, len(self.before))
         latency = None if measured is None else measured.latency
         staying = staying_notes(groups, self.found)
         return CompactReport(
             input=self.model.path.name,
-            output=None if files is None else files[0].name,
+            output=None if measured is None else measured.files[0].name,
             dry_run=self.dry_run,
             constants=self.constants,
             versions=versions(runtime_version()),
@@ -198,6 +198,7 @@ class _Job:
     def run(self) -> CompactReport:
         """Write what remains; the report is made, and may refuse it, before the file gets its name."""
         account, reports = self.account, list[CompactReport]()
+        sources = (account.model.file, *account.model.data_files())
 
         def check(finished: pathlib.Path) -> None:
             reports.append(account.checked(self._measured(finished)))
@@ -220,8 +221,9 @@ class _Job:
         else:
             check(account.model.path)
             return reports[0]
-        facts = account.facts(ModelFile.open(committed.model))
-        return replace(reports[0], output=facts[0].name, files=file_reports(account.before, facts))
+        facts = iter(account.facts(committed.model, *committed.data))
+        files = file_reports(account.before, [None if file in committed.unused else next(facts) for file in sources])
+        return replace(reports[0], output=files[0].name_after, files=files)
 
     def _measured(self, finished: pathlib.Path) -> _Measured:
         account = self.account
@@ -233,4 +235,10 @@ class _Job:
             verification = self.verify.run(account.model, account.channels, finished, self.shapes, exact=exact)
         data, seed = (self.verify.data, self.verify.seed) if self.verify is not None else (None, 0)
         timed = measure_latency(account.model.path, finished, data, seed, self.shapes) if self.latency else None
-        return _Measured(account.facts(model), GraphIndex(model.skeleton), verification, timed)
+        facts = account.facts(model.path, *model.data_files())
+        return _Measured(facts, GraphIndex(model.skeleton), verification, timed)
+
+
+def _padded(files: Sequence[FileFacts], count: int) -> list[FileFacts | None]:
+    """As many as there were; which of them are gone is known after the commit."""
+    return [*files, *[None] * (count - len(files))]

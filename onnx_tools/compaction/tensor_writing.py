@@ -11,7 +11,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from onnx_tools.compaction.elements import Elements, packed
 from onnx_tools.graph_parts import LITERAL, Path, StoredTensor
 from onnx_tools.model_copy import ModelCopy
-from onnx_tools.model_file import Location, ModelFile, message_at
+from onnx_tools.model_file import Location, ModelFile, iter_tensors, message_at
 from onnx_tools.records import INITIALIZER, tensor_message
 from onnx_tools.regions import Region, arrange, packed_region
 from onnx_tools.shared_bytes import Piece, clusters
@@ -43,6 +43,7 @@ class TensorWriter:
         self._appended: dict[tuple[Location, bytes], Region] = {}
         self._longer: set[pathlib.Path] = set()
         self._changed: dict[Path, Location] = {}
+        self._dropped: set[Path] = set()
 
     def write(self, tensor: StoredTensor, elements: Elements) -> None:
         """Give a tensor other elements, and their shape."""
@@ -59,6 +60,7 @@ class TensorWriter:
 
     def drop(self, path: Path) -> None:
         """Take a message out of the model, with the external data of the tensor that it is."""
+        self._dropped.add(path)
         message = message_at(self._model.skeleton, path)
         if isinstance(message, TensorProto) and message.data_location == TensorProto.EXTERNAL:
             location = self._model.location(path, message)
@@ -75,6 +77,16 @@ class TensorWriter:
             if len(places) == 1 and (place := places.pop()) is not None:
                 self._regions.append(packed_region(place, []))
         arrange(self._copy, self._model, self._regions)
+        for file in self._unused_files():
+            self._copy.leave_out(file)
+
+    def _unused_files(self) -> set[pathlib.Path]:
+        kept = (
+            self._model.data_file(tensor)
+            for path, tensor in iter_tensors(self._model.skeleton)
+            if not any(path[:end] in self._dropped for end in range(1, len(path) + 1))
+        )
+        return set(self._model.data_files()).difference(kept) if self._dropped else set()
 
     def _replace(self, path: Path, message: Rope) -> None:
         rope = field_record(_FIELDS[path[-1][0]], message)

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnx_tools import compact_file
 from onnx_tools.compaction.folds import Fold
 from onnx_tools.compaction.removal import write_without
 from onnx_tools.compaction.tracing import map_channels
@@ -226,3 +227,61 @@ def test_a_node_that_nobody_reads_any_more(tmp_path: pathlib.Path) -> None:
     assert [node.op_type for node in smaller.node] == ["Neg", "Gemm", "Gemm", "Relu", "Relu", "Add", "MatMul"]
     assert [tensor.name for tensor in smaller.initializer][-2:] == ["a_bias", "other_bias"]
     assert "unused" in {tensor.name for tensor in smaller.initializer}
+
+
+SHARED_BIAS = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 6] x) => (float[N, 5] y, float[N, 5] z)
+<float[6, 8] w, float[8] b, float[8, 5] v, float[8, 5] u, float[5] c>
+{ a = Gemm (x, w, b)  r = Relu (a)  y = Gemm (r, v, c)  z = Gemm (r, u, c) }
+"""
+"""`c` takes in constants that differ between its readers: each gets its own."""
+
+
+def in_two_data_files(folder: pathlib.Path, first: str) -> pathlib.Path:
+    """A model with half of its channels constant; the stored tensor `first` has a data file for itself."""
+    model = with_weights(SHARED_BIAS)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    weight = numpy_helper.to_array(stored["w"]).copy()
+    weight[:, ::2] = 0
+    stored["w"].CopyFrom(numpy_helper.from_array(weight, "w"))
+    for tensor in stored.values():
+        onnx.external_data_helper.set_external_data(tensor, "own.bin" if tensor.name == first else "others.bin")
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_data_file_in_which_nothing_is_left(tmp_path: pathlib.Path, in_place: bool) -> None:
+    path = in_two_data_files(tmp_path, "c")
+    before = tmp_path / "before.onnx"
+    before.write_bytes(path.read_bytes())
+    report = compact_file(path, None if in_place else tmp_path / "out.onnx", verify=None, delete_old_data=False)
+    written = path if in_place else tmp_path / "out.onnx"
+    compare(before, written, feeds_of(onnx.load(before)))
+    (name,) = {
+        tensor.external_data[0].value
+        for tensor in onnx.load(written, load_external_data=False).graph.initializer
+        if tensor.external_data
+    }
+    after = {(file.name_before, file.name_after, file.bytes_after) for file in report.files}
+    assert after == {
+        ("model.onnx", written.name, written.stat().st_size),
+        ("others.bin", name, (tmp_path / name).stat().st_size),
+        ("own.bin", None, 0),
+    }
+    extra = {"out.onnx"} if not in_place else set()
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "model.onnx",
+        "before.onnx",
+        "own.bin",
+        "others.bin",
+        name,
+        *extra,
+    }
+
+
+def test_data_that_nobody_uses_is_deleted_in_place(tmp_path: pathlib.Path) -> None:
+    path = in_two_data_files(tmp_path, "c")
+    compact_file(path, delete_old_data=True)
+    assert not {"own.bin", "others.bin"} & {file.name for file in tmp_path.iterdir()}
