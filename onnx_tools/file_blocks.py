@@ -108,7 +108,7 @@ class FileBlocks(BlockSource):
         """See `BlockSource.load`. Raises `InvalidModelFile` if the file cannot be read."""
         block = scratch[: stop - start]
         try:
-            read_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
+            self._read(block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
         except OSError as error:
             raise InvalidModelFile(f"the weights cannot be read: {error.strerror}; nothing was changed") from error
         return block
@@ -116,10 +116,16 @@ class FileBlocks(BlockSource):
     def store(self, start: int, block: NDArray[Any]) -> None:
         """See `BlockSource.store`. Raises `WriteFailed`, for instance when the disk is full."""
         try:
-            write_at(self._descriptor, block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
+            self._write(block.view(np.uint8).data, self._offset + start * self.dtype.itemsize)
         except OSError as error:
             raise write_failed(error, "the temporary copy") from error
 
     def put(self, start: int, values: NDArray[Any]) -> None:
         """See `BlockSource.put`; what lay there is not read. Raises as `store`."""
         self.store(start, values)
+
+    def _read(self, buffer: memoryview, offset: int) -> None:
+        read_at(self._descriptor, buffer, offset)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        write_at(self._descriptor, data, offset)

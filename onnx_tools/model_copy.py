@@ -10,6 +10,7 @@ A name that was free is taken only if it still is, and nothing is committed if t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pathlib
@@ -25,10 +26,10 @@ import onnx
 from onnx_tools.errors import InvalidModelFile, OnnxToolsError, OutputRefused
 from onnx_tools.file_blocks import FileBlocks, contents, write_at
 from onnx_tools.model_file import ModelFile, dtype_of, iter_tensors, serialised_for, tensor_at
+from onnx_tools.partial_copy import CopiedBlocks, PartialCopy
 from onnx_tools.temporaries import (
     Stamp,
     Temporary,
-    copy_file,
     delete,
     finishing,
     overwrite,
@@ -96,7 +97,7 @@ class ModelCopy:
         self._in_place = True
         self._data_files: tuple[pathlib.Path, ...] = ()
         self._temporaries: list[Temporary] = []
-        self._copies: dict[pathlib.Path, Temporary] = {}
+        self._copies: dict[pathlib.Path, PartialCopy] = {}
         self._patched: set[Path] = set()
         self._replaced: dict[Path, onnx.TensorProto] = {}
         self._metadata: dict[str, str] = {}
@@ -133,6 +134,8 @@ class ModelCopy:
         self._open = False
         if self._first is None or not self._first.is_at(self._target):
             delete(self._placed)
+        for copy in self._copies.values():
+            copy.close()
         for temporary in self._temporaries:
             temporary.discard()
 
@@ -154,7 +157,7 @@ class ModelCopy:
         if dtype is None or math.prod(shape) * dtype.itemsize != location.length:
             raise ValueError(f"tensor {tensor.name!r}: {dtype} of shape {shape} does not take {location.length} bytes")
         self._patched.add(path)
-        return FileBlocks(self._copy_of(location.file).descriptor, location.offset, shape, dtype)
+        return CopiedBlocks(self._begun(location.file), location.offset, shape, dtype)
 
     def replace_tensor(self, path: Path, tensor: onnx.TensorProto) -> None:
         """Put `tensor`, whose values are inside it, in the place of the one at `path` when committing."""
@@ -281,30 +284,25 @@ class ModelCopy:
         temporary.create()
         return temporary
 
-    def _copy_of(self, source: pathlib.Path) -> Temporary:
-        """Return the temporary copy of a file of the input, making it when first asked."""
+    def _begun(self, source: pathlib.Path) -> PartialCopy:
+        """Return the copy of a file of the input, beginning it when first asked."""
         if source not in self._copies:
             is_model = source == self._model.file
             like = source if self._in_place else self._target if is_model else self._output_names()[source]
             if stamp_of(source) != self._stamps[source]:
                 raise _changed(source)
             with writing(self._target):
-                temporary = self._temporary(like, source)
-                stamp = self._fill(temporary, source)
-            if stamp != self._stamps[source]:
-                raise _changed(source)
-            self._copies[source] = temporary
+                self._copies[source] = PartialCopy(source, self._temporary(like, source))
         return self._copies[source]
 
-    def _fill(self, temporary: Temporary, source: pathlib.Path) -> Stamp:
-        """Write what the copy of a file starts from; return the stamp of what was read."""
-        rope = self._data_ropes.get(source)
-        if rope is None:
-            return copy_file(source, temporary.descriptor)
-        with source.open("rb", buffering=0) as file:
-            write_rope(file.fileno(), rope, temporary.descriptor)
-            status = os.fstat(file.fileno())
-        return status.st_size, status.st_mtime_ns
+    def _copy_of(self, source: pathlib.Path) -> Temporary:
+        """Return the copy of a file of the input once all of it is copied."""
+        copy = self._begun(source)
+        with writing(self._target):
+            stamp = copy.complete(self._data_ropes.get(source))
+        if stamp != self._stamps[source]:
+            raise _changed(source)
+        return copy.temporary
 
     def _commit(self, check: Callable[[pathlib.Path], None] | None) -> CommittedFiles:
         names = {file: name for file, name in self._names().items() if file not in self._unused}
@@ -387,9 +385,12 @@ class ModelCopy:
         return [addition.SerializeToString()]
 
     def _place(self, temporary: Temporary, name: pathlib.Path) -> None:
-        """Give a data file its final name, which must be free; and a link beside the model's, if it was found there."""
+        """Give a data file its final name, which must be free; and a link beside the model's, if it was found there.
+
+        Not by replacing an empty file of that name: some file systems write a file to the disk before it replaces one.
+        """
         try:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            temporary.claim(name)
             self._placed.append(name)
             if self._in_place and self._model.path != self._model.file:
                 link = self._model.path.with_name(name.name)
@@ -397,7 +398,6 @@ class ModelCopy:
                 self._placed.append(link)
         except FileExistsError:
             raise OutputRefused(f"{name}: was created by someone else just now; start again") from None
-        os.replace(temporary.path, name)
 
     def _take_name(self, finished: Temporary) -> None:
         """The commit, unless the input changed, or an output that may not be overwritten came to be."""
@@ -440,7 +440,8 @@ class ModelCopy:
     def _copy_again(self, source: pathlib.Path, like: pathlib.Path) -> Temporary:
         """Copy a data file that was placed already, for the place of `like`, and flush it."""
         temporary = self._temporary(like, source)
-        copy_file(source, temporary.descriptor)
+        with contextlib.closing(PartialCopy(source, temporary)) as copy:
+            copy.complete()
         temporary.finish()
         return temporary
 

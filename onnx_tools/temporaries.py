@@ -1,4 +1,4 @@
-"""Temporary files beside the output, and what is done with whole files: copying, assembling, flushing, deleting."""
+"""Temporary files beside the output, and what is done with whole files: assembling, flushing, deleting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from onnx_tools.errors import InvalidModelFile
 from onnx_tools.file_blocks import read_at, write_at, write_failed
 from onnx_tools.wire import FileSpan, Rope
 
@@ -169,34 +168,18 @@ def stamp_of(file: pathlib.Path) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-def copy_file(source: pathlib.Path, descriptor: int) -> Stamp:
-    """Copy a file and return its size and modification time.
-
-    Real copies, never shared extents: the room for every byte is taken now, so a full disk shows before the work.
-    """
-    try:
-        file = source.open("rb", buffering=0)
-    except OSError as error:
-        raise InvalidModelFile(f"{source}: cannot be read: {error.strerror}") from error
-    with file:
-        buffer = memoryview(bytearray(CHUNK))
-        position = 0
-        while count := file.readinto(buffer):
-            write_at(descriptor, buffer[:count], position)
-            position += count
-        return position, os.fstat(file.fileno()).st_mtime_ns
-
-
 def overwrite(descriptor: int, data: bytes) -> None:
     """Make `data` the whole content of an open file."""
     write_at(descriptor, memoryview(data), 0)
     os.truncate(descriptor, len(data))
 
 
-def write_rope(source: int, rope: Rope, descriptor: int) -> None:
-    """Write the file that `rope` describes, whose spans lie in `source`; not through a map, to keep memory small."""
+def write_rope(source: int, rope: Rope, descriptor: int, position: int = 0) -> None:
+    """Write what `rope` describes from `position` on; its spans lie in `source`.
+
+    Not through a map, to keep memory small.
+    """
     buffer = memoryview(bytearray(CHUNK))
-    position = 0
     for piece in rope:
         if isinstance(piece, bytes):
             write_at(descriptor, memoryview(piece), position)

@@ -56,7 +56,8 @@ ORDER = {
         body_inputs function_calls
         einsum graph_parts
         values model_copy mask_file
-        temporaries model_file
+        partial_copy model_file
+        temporaries
         file_blocks float_lists records
         wire
         errors naming
