@@ -7,7 +7,7 @@ keeps its shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_tools.compaction.adjustments import Adjustment
@@ -15,7 +15,7 @@ from onnx_tools.compaction.channels import Channels, Ids
 from onnx_tools.compaction.factors import Dims, Factor, Traced, factor_on, joined, narrowed
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.shapes import Shapes
-from onnx_tools.graph_parts import Node, Value
+from onnx_tools.graph_parts import Node, Scope, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +61,15 @@ Sizes = tuple[SizeOf | Said | None, ...]
 
 
 class Trace:
-    """The channels of one model while they are followed. `opset`: its version of ai.onnx."""
+    """The channels of one model while they are followed.
 
-    def __init__(self, shapes: Shapes, opset: int) -> None:
+    `opset`: its version of ai.onnx. `branches`: the graphs of each If whose results channels may leave by, by the
+    identity of the node.
+    """
+
+    def __init__(self, shapes: Shapes, opset: int, branches: Mapping[int, Sequence[Scope]]) -> None:
         self.opset = opset
+        self.branches = branches
         self.channels = Channels()
         self.adjustments: list[Adjustment] = []
         self.meetings: list[Meeting] = []
@@ -96,11 +101,23 @@ class Trace:
             self._shapes.suppose(value, rank)
         if value is None or not traced:
             return
-        if value.output_of or value.handed_to or value.duplicated:
-            what = "an output of the model" if not value.handed_to else "handed to another graph"
-            what = "defined twice" if value.duplicated else what
+        if what := self._why_held(value):
             self.fix(traced, f"'{value.name}' is {what}")
         self._traced[id(value)] = traced
+
+    def _why_held(self, value: Value) -> str:
+        """What makes all channels of a value stay; "" if nothing does."""
+        if value.duplicated or value.handed_to:
+            return "defined twice" if value.duplicated else "handed to another graph"
+        scope = next((each for each in value.output_of if id(each.owner) not in self.branches), None)
+        if scope is None:
+            return ""
+        return "an output of the model" if scope.owner is None else f"an output of the subgraph {scope.label}"
+
+    def results(self, node: Node) -> list[list[Value | None]]:
+        """What the branches of an If give, a list a branch; empty for other nodes."""
+        scopes = self.branches.get(id(node), ())
+        return [[scope.resolve(output.name) for output in scope.graph.output] for scope in scopes]
 
     def sizes_in(self, value: Value | None) -> Sizes | None:
         """What is known of the numbers in a value that holds sizes; None for all other values."""
@@ -172,7 +189,7 @@ class Trace:
 
     def bar(self, node: Node, reason: str) -> None:
         """Everything that comes into `node` stays."""
-        for value in node.inputs:
+        for value in (*node.inputs, *(value for values in self.results(node) for value in values)):
             self.fix(self.of(value), reason)
 
 

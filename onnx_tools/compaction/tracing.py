@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from onnx_tools.compaction.rules.sizes import follow_sizes
 from onnx_tools.compaction.shapes import InputShapes, Shapes, with_shapes
 from onnx_tools.compaction.trace import Meeting, Trace, said
 from onnx_tools.graph_index import GraphIndex
-from onnx_tools.graph_parts import SPARSE, Node, StoredTensor, Value
+from onnx_tools.graph_parts import SPARSE, Node, Scope, StoredTensor, Value
 
 Mask = NDArray[np.bool_]
 
@@ -94,7 +94,7 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     """
     index = GraphIndex(with_shapes(model, input_shapes or {}))
     shapes = Shapes(index)
-    trace = Trace(shapes, _opset(model))
+    trace = Trace(shapes, _opset(model), _branches(index))
     ordered = _in_order(index)
     reached = {id(node) for node in ordered}
     for node in ordered:
@@ -140,22 +140,53 @@ def _visit(trace: Trace, node: Node) -> None:
         trace.bar(node, f"{said(node)}: no rule says how channels pass {node.op_type}{domain}")
 
 
+def _branches(index: GraphIndex) -> dict[int, list[Scope]]:
+    """The graphs of each If of the model itself."""
+    found: dict[int, list[Scope]] = {}
+    for scope in index.scopes:
+        node = scope.owner
+        if node is None or (node.domain, node.op_type) != ("", "If") or node.path[0][0] != "graph":
+            continue
+        if not node.local and not node.ambiguous:
+            found.setdefault(id(node), []).append(scope)
+    return found
+
+
 def _in_order(index: GraphIndex) -> list[Node]:
-    """The nodes in an order in which each follows those that it reads from; without those on cycles and behind."""
+    """The nodes in an order in which each follows those that it reads from; without those on cycles and behind.
+
+    A node with subgraphs follows those that make what these give.
+    """
     waiting: dict[int, int] = {}
     for node in index.nodes:
         waiting[id(node)] = sum(value is not None and value.producer is not None for value in node.inputs)
+    for node in index.nodes:
+        for owner in _owners(node):
+            waiting[id(owner)] += 1
     ready = deque(node for node in index.nodes if not waiting[id(node)])
     ordered = []
     while ready:
         node = ready.popleft()
         ordered.append(node)
         for output in node.outputs:
-            for reader, _ in output.readers if output is not None and output.producer is node else ():
-                waiting[id(reader)] -= 1
-                if not waiting[id(reader)]:
-                    ready.append(reader)
+            readers = output.readers if output is not None and output.producer is node else ()
+            _serve(waiting, ready, (reader for reader, _ in readers))
+        _serve(waiting, ready, _owners(node))
     return ordered
+
+
+def _owners(node: Node) -> list[Node]:
+    """The nodes that give what `node` makes as a result of their subgraphs, each as often as it does."""
+    made = (output for output in node.outputs if output is not None and output.producer is node)
+    return [scope.owner for output in made for scope in output.output_of if scope.owner is not None]
+
+
+def _serve(waiting: dict[int, int], ready: deque[Node], nodes: Iterable[Node]) -> None:
+    """One of the things that each of the nodes waits for is there."""
+    for node in nodes:
+        waiting[id(node)] -= 1
+        if not waiting[id(node)]:
+            ready.append(node)
 
 
 def _hold_the_shared(trace: Trace, index: GraphIndex) -> None:

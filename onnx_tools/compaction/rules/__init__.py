@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from onnx_tools.compaction.rules import (
     attention,
+    branching,
     contrib,
     elementwise,
     movement,
@@ -28,6 +29,7 @@ Rule = Callable[[Trace, Node], None]
 
 RULES: dict[tuple[str, str], Rule] = {
     **attention.RULES,
+    **branching.RULES,
     **contrib.RULES,
     **elementwise.RULES,
     **movement.RULES,
