@@ -37,8 +37,8 @@ class TracedAxis:
         """(stride, size) of the axis in the stored elements; size 1 for a new axis, None if it has no one stride."""
         if self.pieces is None:
             return None
-        joined = _joined(self.pieces)
-        return (joined or [(1, 1)])[0] if len(joined) <= 1 else None
+        joined = joined_pieces(self.pieces)
+        return (joined or ((1, 1),))[0] if len(joined) <= 1 else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ class Layout:
         together = prod(size for size in sizes[run.start : run.stop] if size is not None)
         return _regroup(self, [*sizes[: run.start], together, *sizes[run.stop :]], "joining axes")
 
+    def split(self, axis: int, outer: int) -> Layout:
+        """The same tensor with one axis seen as two, the first of `outer` entries."""
+        if self.axes is None or not self.axes[axis].size:
+            return self.lost(self.why or "a size is not known")
+        sizes: list[int | None] = [each.size for each in self.axes]
+        inner = (sizes[axis] or 0) // outer
+        return _regroup(self, [*sizes[:axis], outer, inner, *sizes[axis + 1 :]], "splitting an axis")
+
     def unit_axis(self, axis: int, groups: int = 1) -> UnitAxis | str:
         """The units of axis `axis` in the stored tensor, or the reason why there is no such view."""
         if self.axes is None:
@@ -96,8 +104,8 @@ class Layout:
         assert self.axes is not None
         if any(axis.cut or axis.pieces is None for axis in self.axes):
             return False
-        joined = _joined(tuple(piece for axis in self.axes for piece in axis.pieces or ()))
-        return not joined or joined == [(1, prod(self.stored))]
+        joined = joined_pieces(tuple(piece for axis in self.axes for piece in axis.pieces or ()))
+        return not joined or joined == ((1, prod(self.stored)),)
 
     def _ungrouped(self, stride: int, size: int) -> UnitAxis:
         for i, found in enumerate(zip(_strides(self.stored), self.stored, strict=True)):
@@ -129,7 +137,7 @@ def _checked(units: UnitAxis) -> UnitAxis | str:
     return units
 
 
-def _joined(pieces: tuple[Piece, ...]) -> list[Piece]:
+def joined_pieces(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     """Join neighbours that are one longer run; an outer piece whose stride is the inner one's extent."""
     joined: list[Piece] = []
     for stride, size in pieces:
@@ -137,7 +145,7 @@ def _joined(pieces: tuple[Piece, ...]) -> list[Piece]:
             joined[-1] = (stride, joined[-1][1] * size)
         elif size != 1:
             joined.append((stride, size))
-    return joined
+    return tuple(joined)
 
 
 Follow = Callable[[Node, int, Layout], Layout]
@@ -248,7 +256,7 @@ def _dealt_block(old: list[TracedAxis], new: list[int]) -> list[TracedAxis]:
     pieces = [piece for axis in old for piece in axis.pieces or ()]
     if any(axis.cut or axis.pieces is None for axis in old):
         return [TracedAxis(n, None) for n in new]
-    left = list(reversed(_joined(tuple(pieces))))
+    left = list(reversed(joined_pieces(tuple(pieces))))
     return [TracedAxis(n, _take(left, n)) for n in new]
 
 

@@ -32,7 +32,7 @@ ORDER = {
         compact_commands
         commands encoding_commands usage doctor
         onnx_tools
-        inspection masking comparison terminal preflight encodings compaction
+        inspection masking comparison terminal preflight encodings compaction calibration
         rewrite verify renderers value_comparison
         account
         report_parts payoff conditions

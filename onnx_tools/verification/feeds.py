@@ -18,7 +18,7 @@ from oxiprune_gpu.errors import InvalidOption
 Feed = dict[str, NDArray[Any]]
 """Arrays by the names of inputs, for one run."""
 
-_BATCH = 64
+LONGEST_BATCH = 64
 """How much of a long first axis is fed at once where the model leaves it open."""
 
 _MOST_RANDOM_ELEMENTS = 1 << 27
@@ -67,15 +67,21 @@ def read_data(path: pathlib.Path, inputs: Sequence[InputSpec]) -> Feed:
 
     Raises `InvalidOption`, naming the input and what it wants, where the arrays do not fit.
     """
-    arrays = _load(pathlib.Path(path))
+    return fitting(path, _load(pathlib.Path(path)), inputs, f"Make the file with {_savez(inputs)}")
+
+
+def fitting(where: object, arrays: Mapping[str, Any], inputs: Sequence[InputSpec], way_out: str) -> Feed:
+    """The arrays that go with the inputs; what else is there, such as labels, is left out. Raises as `read_data`.
+
+    `where` they are from and `way_out`, what to do where one is missing, are for errors.
+    """
     for spec in inputs:
         if spec.name not in arrays:
-            there = ", ".join(repr(name) for name in sorted(arrays)) or "none"
+            there = ", ".join(repr(name) for name in sorted(map(str, arrays))) or "none"
             raise InvalidOption(
-                f"{path}: no array for the input {spec.name!r}, which wants {spec}; there are: {there}. "
-                f"Make the file with {_savez(inputs)}"
+                f"{where}: no array for the input {spec.name!r}, which wants {spec}; there are: {there}. {way_out}"
             )
-        _check(path, spec, arrays[spec.name])
+        _check(where, spec, arrays[spec.name])
     return {spec.name: arrays[spec.name] for spec in inputs}
 
 
@@ -103,7 +109,7 @@ def _load(path: pathlib.Path) -> Feed:
         raise InvalidOption(f"{path}: not an .npz of plain arrays: {one_line(error)}") from None
 
 
-def _check(path: pathlib.Path, spec: InputSpec, array: NDArray[Any]) -> None:
+def _check(path: object, spec: InputSpec, array: NDArray[Any]) -> None:
     found = f"{array.dtype.name} of shape {array.shape}"
     if array.size == 0 and 0 not in spec.shape:
         raise InvalidOption(f"{path}: the array for the input {spec.name!r} is empty: {found}")
@@ -134,11 +140,11 @@ def _repeats(spec: InputSpec, shape: tuple[int, ...]) -> int | None:
     return shape[0] // first if first > 0 and shape[0] > 0 and shape[0] % first == 0 else None
 
 
-def sliced(data: Mapping[str, NDArray[Any]], inputs: Sequence[InputSpec]) -> Iterator[Feed]:
+def sliced(data: Mapping[str, NDArray[Any]], inputs: Sequence[InputSpec], batch: int = LONGEST_BATCH) -> Iterator[Feed]:
     """Cut `data`, which fits the inputs, along the first axis into the feeds of single runs.
 
     A fixed first dimension is fed in slices of that size, and what has just that size is fed to each of them. Open
-    ones are cut in batches where all inputs but scalars have the same length there; else all is fed at once.
+    ones are cut in batches of `batch` where all inputs but scalars have the same length there; else all is fed at once.
     """
     repeats = {_repeats(spec, data[spec.name].shape) or 1 for spec in inputs if data[spec.name].ndim} - {1}
     if len(repeats) > 1:
@@ -151,10 +157,10 @@ def sliced(data: Mapping[str, NDArray[Any]], inputs: Sequence[InputSpec]) -> Ite
     lengths = {data[spec.name].shape[0] for spec in inputs if data[spec.name].ndim}
     is_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in inputs if data[spec.name].ndim)
     length = lengths.pop() if len(lengths) == 1 and is_open else 0
-    if length <= _BATCH:
+    if length <= batch:
         yield dict(data)
-    for start in range(0, length if length > _BATCH else 0, _BATCH):
-        yield {name: array[start : start + _BATCH] if array.ndim else array for name, array in data.items()}
+    for start in range(0, length if length > batch else 0, batch):
+        yield {name: array[start : start + batch] if array.ndim else array for name, array in data.items()}
 
 
 def _part(spec: InputSpec, array: NDArray[Any], index: int, count: int) -> NDArray[Any]:

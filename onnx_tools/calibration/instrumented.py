@@ -1,0 +1,124 @@
+"""A model in onnxruntime with values of its graph as outputs, or their shapes. Its data is read where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnx_tools.calibration.observed import Place
+from onnx_tools.errors import InvalidModelFile, OnnxToolsError
+from onnx_tools.file_blocks import read_at
+from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.verification.feeds import one_line
+from onnx_tools.verification.runtime_check import NOT_INSTALLED
+
+_FATAL = 4
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+class RuntimeMissing(OnnxToolsError, ImportError):
+    """onnxruntime is not installed, or can't be imported."""
+
+
+class Tapped:
+    """A session of `model` that gives the values at `places`, in that order, or their shapes."""
+
+    def __init__(
+        self, model: ModelFile, places: Sequence[Place], providers: Sequence[str], *, shapes: bool = False
+    ) -> None:
+        proto = _referring(model)
+        self._names = _tap(proto, places, shapes=shapes)
+        self._session = _session(proto, model, providers)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What onnxruntime tells of the inputs of the model."""
+        return list(self._session.get_inputs())
+
+    def run(self, feed: dict[str, Any]) -> list[Any]:
+        """The values for one feed. Raises what onnxruntime raises."""
+        return list(self._session.run(self._names, feed)) if self._names else []
+
+
+def _session(proto: onnx.ModelProto, model: ModelFile, providers: Sequence[str]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        missing = error.name == "onnxruntime"
+        raise RuntimeMissing(
+            NOT_INSTALLED if missing else f"onnxruntime cannot be imported: {one_line(error)}"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry(_FOLDER, str(model.file.parent))
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        raise InvalidModelFile(f"{model.path}: onnxruntime does not load it: {one_line(error)}") from None
+
+
+def _referring(model: ModelFile) -> onnx.ModelProto:
+    """A copy of the model without its large initializers, which onnxruntime is to map from the file."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton)
+    with model.file.open("rb") as file:
+        for path, payload in model.payloads.items():
+            tensor = tensor_at(proto, path)
+            if len(path) == 2 and path[1][0] == "initializer":
+                _refer(tensor, model.file.name, payload.offset, payload.length)
+            else:
+                data = bytearray(payload.length)
+                read_at(file.fileno(), memoryview(data), payload.offset)
+                tensor.raw_data = bytes(data)
+    return proto
+
+
+def _refer(tensor: TensorProto, name: str, offset: int, length: int) -> None:
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", name), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _tap(proto: onnx.ModelProto, places: Sequence[Place], *, shapes: bool) -> list[str]:
+    """Add outputs for values, or for their shapes; returns their names. What no node gives comes through Identity."""
+    if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
+        proto.opset_import.add(version=13)
+    prefix = _unused(proto)
+    made = {name for node in proto.graph.node for name in node.output}
+    outputs = {output.name for output in proto.graph.output}
+    names = []
+    for number, place in enumerate(places):
+        source = name = place.name or _named(proto, place, f"{prefix}value{number}")
+        if shapes or (place.name and source not in made):
+            name = f"{prefix}{number}"
+            proto.graph.node.append(helper.make_node("Shape" if shapes else "Identity", [source], [name]))
+        if name not in outputs:
+            outputs.add(name)
+            proto.graph.output.append(onnx.ValueInfoProto(name=name))
+        names.append(name)
+    return names
+
+
+def _named(proto: onnx.ModelProto, place: Place, name: str) -> str:
+    """Give the output of a node that has no name one."""
+    node: Any = proto
+    for field, index in place.node:
+        node = getattr(node, field) if field == "graph" else getattr(node, field)[index]
+    if not node.output:
+        node.output.append("")
+    node.output[place.output] = name
+    return name
+
+
+def _unused(proto: onnx.ModelProto) -> str:
+    """What no name of the main graph starts with."""
+    prefix = "oxiprune_"
+    taken = [name for node in proto.graph.node for name in (*node.input, *node.output)]
+    while any(name.startswith(prefix) for name in taken):
+        prefix = f"_{prefix}"
+    return prefix
