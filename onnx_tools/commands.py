@@ -108,7 +108,7 @@ class PruneJob:
         try:
             return self._run(model, extras, tell)
         except ConditionMet as refusal:
-            refused: PruneReport = refusal.report
+            refused: AnyReport = refusal.report
             return refused
 
     def _run(self, model: Path, extras: Extras, tell: Progress | None) -> AnyReport:
@@ -211,16 +211,21 @@ def make_policy(file: Path | None, settings: Mapping[str, Any]) -> Policy:
     return policy
 
 
-def make_encoding(encoding: str, prefer: str) -> PrunedEncoding | None:
+def make_encoding(encoding: str, prefer: str) -> PrunedEncoding | PrunedCompaction | None:
     """The encoding for texts of the command line; None for "dense"."""
     return None if encoding == "dense" else PrunedEncoding(encoding, "load" if prefer == "load" else "size")
 
 
 def make_compaction(
-    constants: str, input_shapes: InputShapes, data: Path | None, seed: int, latency: bool
-) -> PrunedCompaction:
-    """What --compact asks for."""
-    return PrunedCompaction(constants, input_shapes, CompactionChecks(data, None, seed), latency)
+    constants: str,
+    input_shapes: InputShapes,
+    checks: Checks | None,
+    latency: bool,
+    conditions: tuple[Condition, ...],
+) -> PrunedEncoding | PrunedCompaction | None:
+    """What --compact asks for; `checks`: of the pruning."""
+    own = CompactionChecks() if checks is None else CompactionChecks(checks.data, None, checks.seed)
+    return PrunedCompaction(constants, input_shapes, own, latency, conditions)
 
 
 def read_masks(file: Path) -> Masks:

@@ -203,6 +203,20 @@ def pruning_conditions(
     return read_conditions(texts, "prune", [need for need, given in known.items() if not given])
 
 
+def one_step_conditions(
+    texts: Iterable[str], *, verify: bool, compressed: bool, latency: bool
+) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
+    """The conditions of `prune --compact`: those of the pruning, and those that name figures of the compaction only."""
+    parted: tuple[list[str], list[str]] = ([], [])
+    for text in texts:
+        found = _FORM.fullmatch(text[:_MOST_LETTERS])
+        name = found[1] if found is not None else ""
+        of_compaction = name in _COMPACT and (name not in _PRUNE or _PRUNE[name].needs == OUTPUT)
+        parted[of_compaction].append(text)
+    pruning = pruning_conditions(parted[0], verify=verify, compressed=compressed, dry_run=False, encoded=True)
+    return pruning, compaction_conditions(parted[1], verify=True, latency=latency, dry_run=False)
+
+
 def compaction_conditions(texts: Iterable[str], *, verify: bool, latency: bool, dry_run: bool) -> tuple[Condition, ...]:
     """The conditions of `compact`, for what it is asked to do; raises as `read_conditions`."""
     known = {CHECKED: verify and not dry_run, LATENCY: latency and not dry_run, COMPACTED: not dry_run}

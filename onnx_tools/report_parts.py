@@ -53,7 +53,7 @@ def changes(counts: Iterable[PruneCounts]) -> bool:
 
 def warnings(planned: Sequence[PlannedWeight], counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
     """What a reader must know; `equality`: what to say of an output that was written although nothing changed."""
-    return (*_unscaled(planned), *_unchanged(counts, equality), *_dense_remainders(planned))
+    return (*_unscaled(planned), *_unchanged(planned, counts, equality), *_dense_remainders(planned))
 
 
 def _unscaled(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:
@@ -66,11 +66,14 @@ def _unscaled(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:
     return (f"{which} scored by |code - zero point|: no stored scale was found behind {behind}",)
 
 
-def _unchanged(counts: list[PruneCounts], equality: str) -> tuple[str, ...]:
+def _unchanged(planned: Sequence[PlannedWeight], counts: list[PruneCounts], equality: str) -> tuple[str, ...]:
     if changes(counts):
         return ()
     falls = any(count.pruned for count in counts)
-    why = "all that would fall is zero already" if falls else "at this sparsity no element falls"
+    none = "at this sparsity no element falls"
+    if any(item.granularity.text == "channel" for item in planned):
+        none = "what was asked for, and what must stay of each layer, let no channel fall"
+    why = "all that would fall is zero already" if falls else none
     return (f"nothing changed: {why}{equality}",)
 
 

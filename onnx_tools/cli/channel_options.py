@@ -31,7 +31,7 @@ def _one_shape(text: str) -> str:
 def _bytes(text: str) -> int:
     """The number of bytes in a text like "4MB"."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?I?B|)", text.strip().upper())
-    if found is None or found[2] not in _UNITS or float(found[1]) <= 0:
+    if found is None or found[2] not in _UNITS or float(found[1]) * _UNITS[found[2]] < 1:
         raise typer.BadParameter(f"{text!r}: give a size, as in 400000, 4MB or 3.5MiB")
     return int(float(found[1]) * _UNITS[found[2]])
 

@@ -119,8 +119,10 @@ def prune(
         "round_to": round_to,
     }
     channels = channel.check_channel_options(settings, {"input_shape": input_shape, "compact": compact})
-    if compact and (in_place or dry_run or encoding != "dense"):
-        raise WrongUsage("--compact writes a new, dense file: it goes with --output, not --in-place or --dry-run")
+    if compact and encoding != "dense":
+        raise WrongUsage(f"--encoding {encoding} does not go with --compact; `oxiprune encode` encodes the result")
+    if compact and (in_place or dry_run):
+        raise WrongUsage("--compact writes a new file, give --output; or prune first, and then use `oxiprune compact`")
     if not compact and (latency or constants != "keep"):
         raise WrongUsage(f"{'--latency' if latency else '--constants'} goes with --compact")
     if channels and policy is not None:
@@ -136,10 +138,18 @@ def prune(
 
     def run() -> int:
         from onnx_tools import commands
-        from onnx_tools.conditions import pruning_conditions
+        from onnx_tools.conditions import one_step_conditions, pruning_conditions
         from onnx_tools.weight_selection import Selection
 
-        shapes = channel.read_input_shapes(input_shape)
+        shapes, checks = channel.read_input_shapes(input_shape), commands.Checks(data, max_drift, seed)
+        known = {"verify": verify, "compressed": compressed_sizes}
+        if compact:
+            conditions, later = one_step_conditions(fail_if or (), **known, latency=latency)
+            step = commands.make_compaction(constants, shapes, checks if verify else None, latency, later)
+        else:
+            encoded = encoding != "dense"
+            conditions = pruning_conditions(fail_if or (), **known, dry_run=dry_run, encoded=encoded)
+            step = commands.make_encoding(encoding, prefer)
         read = (policy, masks, data, commands.gradients_file(metric or ""))
         job = commands.PruneJob(
             output,
@@ -150,24 +160,16 @@ def prune(
             else commands.make_policy(policy, {name: settings[name] for name in option.POLICY_SETTINGS}),
             Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models),
             commands.read_gradients(metric or ""),
-            commands.Checks(data, max_drift, seed) if verify else None,
+            checks if verify else None,
             force=force,
             delete_old_data=delete_old_data,
             dry_run=dry_run,
             backend=backend,
             save_masks=save_masks,
             inputs=tuple(file for file in read if file is not None),
-            encoding=commands.make_compaction(constants, shapes, data, seed, latency)
-            if compact
-            else commands.make_encoding(encoding, prefer),
+            encoding=step,
             input_shapes=shapes,
-            conditions=pruning_conditions(
-                fail_if or (),
-                verify=verify,
-                compressed=compressed_sizes,
-                dry_run=dry_run,
-                encoded=encoding != "dense" or compact,
-            ),
+            conditions=conditions,
         )
         view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         return commands.prune_models(models, job, view)

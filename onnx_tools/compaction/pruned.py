@@ -12,9 +12,10 @@ from onnx_tools.compaction.checking import Checks
 from onnx_tools.compaction.compact import compact_file
 from onnx_tools.compaction.progress import Progress
 from onnx_tools.compaction.shapes import InputShapes
+from onnx_tools.conditions import Condition
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
-from onnx_tools.report import FileReport, PruneReport
+from onnx_tools.report import FileReport, PruneReport, VerificationReport
 from onnx_tools.rewrite import Extras
 from onnx_tools.temporaries import folder_beside
 
@@ -27,6 +28,7 @@ class PrunedCompaction:
     input_shapes: InputShapes = field(default_factory=dict)
     checks: Checks = field(default_factory=Checks)
     latency: bool = False
+    conditions: tuple[Condition, ...] = ()
 
     @contextmanager
     def written(
@@ -59,6 +61,7 @@ class PrunedCompaction:
                 force=force,
                 verify=self.checks,
                 latency=self.latency,
+                conditions=self.conditions,
                 extras=Extras(hashes=told.sha256_before is not None, compressed=told.compressed_before is not None),
                 progress=progress,
             )
@@ -72,9 +75,18 @@ def _joined(pruned: PruneReport, compacted: CompactReport) -> CompactReport:
         input=pruned.input,
         files=tuple(_file(before, after) for before, after in pairs),
         warnings=(*pruned.warnings, *compacted.warnings),
-        conditions=pruned.conditions,
+        conditions=(*pruned.conditions, *compacted.conditions),
+        verification=_both(pruned.verification, compacted.verification),
         pruning=pruned,
     )
+
+
+def _both(pruned: VerificationReport | None, compacted: VerificationReport | None) -> VerificationReport:
+    """The checks of both steps, each under the name of its step."""
+    steps = [(step, report) for step, report in (("pruning", pruned), ("removal", compacted)) if report is not None]
+    checks = (replace(check, name=f"{step}: {check.name}") for step, report in steps for check in report.checks)
+    drifts = (replace(drift, output=f"{drift.output} ({step})") for step, report in steps for drift in report.drifts)
+    return VerificationReport(tuple(checks), tuple(drifts))
 
 
 def _file(before: FileReport, after: FileReport) -> FileReport:

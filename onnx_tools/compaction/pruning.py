@@ -26,10 +26,11 @@ from onnx_tools.report import PruneReport
 from onnx_tools.rewrite import prune_file
 from onnx_tools.slice_masks import SliceMask, SliceMasks
 from onnx_tools.weight_selection import Selection, check_matched, matches
-from onnx_tools.weights import Weight, find_weights
+from onnx_tools.weights import find_weights
 from onnx_tools.wire import Path
 
 _EVERYTHING = Selection(min_elements=0, depthwise=True, embeddings=True, linear_models=True)
+_WEIGHTS = frozenset({Role.MAKES, Role.READS})
 _ZEROED = frozenset({Role.MAKES, Role.READS, Role.SHIFTS, Role.SCALES})
 
 
@@ -54,7 +55,8 @@ def prune_channels(
         path: the model; external data is found beside it.
         output: the new file; None replaces the model itself.
         config: how many channels, and which.
-        selection: `include` and `exclude` name the weights whose output channels may leave; the rest of it is ignored.
+        selection: `include` names the weights whose output channels may leave, `exclude` weights that lose nothing,
+            neither output nor input channels; the rest of it is ignored.
         gradients: of the loss, by the name of the weight; the score of an element is then |w * g|.
         input_shapes: sizes that the model leaves open, by the name of the input.
         progress: told before each step, and before each weight.
@@ -69,9 +71,10 @@ def prune_channels(
     mapping, scoring, pruning = parts(progress, 3, bytes_on_disk(model))
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
-    gone = choose_channels(model, channels, config, selection, gradients, scoring)
+    may_leave = groups_of_layers(model, channels, selection)
+    gone = choose_channels(model, channels, config, may_leave, gradients, scoring)
     configuration = config.configuration(selection, gradients is not None)
-    masks = SliceMasks(slice_masks(channels, gone), configuration, _reasons(channels))
+    masks = SliceMasks(slice_masks(channels, gone, may_leave), configuration, _reasons(channels, may_leave))
     return prune_file(path, output, config=masks, progress=pruning, **options)
 
 
@@ -79,30 +82,49 @@ def choose_channels(
     model: ModelFile,
     channels: ChannelMap,
     config: ChannelConfig,
-    selection: Selection = _EVERYTHING,
+    may_leave: Ids,
     gradients: Gradients | None = None,
     progress: Progress | None = None,
 ) -> Ids:
-    """The groups that leave, ascending. Arguments and errors as in `prune_channels`."""
-    found = find_weights(model.skeleton).weights
-    check_matched((*selection.include, *selection.exclude), found)
-    may_leave = _may_leave(channels, {weight.path: weight for weight in found}, selection)
+    """Those of the groups `may_leave` that leave, ascending. Other arguments and errors as in `prune_channels`."""
     scores = score_groups(model, channels, config, gradients, progress)
     measure = None if config.target is None else measure_for(model, channels, config.target)
     gone = Chooser(channels, scores, config, may_leave).choose(measure)
     return leaving_one(channels, gone)
 
 
-def slice_masks(channels: ChannelMap, gone: Ids) -> dict[Path, SliceMask]:
+def groups_of_layers(model: ModelFile, channels: ChannelMap, selection: Selection) -> Ids:
+    """The free groups that the patterns of `selection` permit.
+
+    A group must be made by a weight that is included, if any is, and no weight that makes or reads it may be excluded.
+    Raises `PatternMatchesNothing`.
+    """
+    found = find_weights(model.skeleton).weights
+    check_matched((*selection.include, *selection.exclude), found)
+    weights = {weight.path: weight for weight in found}
+    barred, included = np.zeros((2, len(channels.groups.of)), bool)
+    for member in channels.members:
+        weight = weights.get(member.tensor.path)
+        if weight is None or member.role not in _WEIGHTS:
+            continue
+        groups = channels.groups.of[member.factor.ids]
+        barred[groups] |= any(matches(weight, pattern) for pattern in selection.exclude)
+        included[groups] |= member.role is Role.MAKES and any(matches(weight, each) for each in selection.include)
+    free = channels.groups.free
+    return free[~barred[free] & (included[free] | (not selection.include))]
+
+
+def slice_masks(channels: ChannelMap, gone: Ids, may_leave: Ids) -> dict[Path, SliceMask]:
     """What becomes zero where the groups `gone` are made, shifted, scaled and read, by the path of the tensor.
 
-    All tensors are there that could lose channels, also those that lose none.
+    All tensors are there that could lose groups of `may_leave`, also those that lose none.
     """
     remaining = channels.without(gone)
+    possible = channels.without(may_leave)
     kept: dict[Path, dict[int, Mask]] = {}
     tensors: dict[Path, StoredTensor] = {}
     for member in channels.members:
-        if member.role not in _ZEROED or channels.groups.held[channels.groups.of[member.factor.ids]].all():
+        if member.role not in _ZEROED or not possible.gone[member.factor.ids].any():
             continue
         tensors[member.tensor.path] = member.tensor
         known = kept.setdefault(member.tensor.path, {})
@@ -117,34 +139,15 @@ def _slice_mask(tensor: StoredTensor, kept: Mapping[int, Mask]) -> SliceMask:
     return SliceMask(kept, op_types, tuple(dict.fromkeys(node.label for node in readers)))
 
 
-def _may_leave(channels: ChannelMap, weights: Mapping[Path, Weight], selection: Selection) -> Ids:
-    """The free groups of which no layer is left out by the patterns."""
-    if not selection.include and not selection.exclude:
-        return channels.groups.free
-    barred = np.zeros(len(channels.groups.of), bool)
-    for member in channels.members:
-        weight = weights.get(member.tensor.path)
-        if member.role is Role.MAKES and (weight is None or not _wanted(weight, selection)):
-            barred[channels.groups.of[member.factor.ids]] = True
-    free = channels.groups.free
-    return free[~barred[free]]
-
-
-def _wanted(weight: Weight, selection: Selection) -> bool:
-    included = not selection.include or any(matches(weight, pattern) for pattern in selection.include)
-    return included and not any(matches(weight, pattern) for pattern in selection.exclude)
-
-
-def _reasons(channels: ChannelMap) -> dict[Path, str]:
-    """Why tensors lose nothing: what holds the channels that they make or read."""
+def _reasons(channels: ChannelMap, may_leave: Ids) -> dict[Path, str]:
+    """Why tensors lose nothing: what holds the channels that they make."""
     found: dict[Path, str] = {}
+    kept = "all its channels were kept" if len(may_leave) else "the patterns leave out every layer that could lose any"
     for member in channels.members:
         if member.role is Role.MAKES:
             held = channels.groups.of[member.factor.ids].reshape(-1)
             reason = next(
                 (channels.groups.reasons[group] for group in held.tolist() if group in channels.groups.reasons), ""
             )
-            found.setdefault(
-                member.tensor.path, f"its channels stay: {reason}" if reason else "all its channels were kept"
-            )
+            found.setdefault(member.tensor.path, f"its channels stay: {reason}" if reason else kept)
     return found

@@ -186,6 +186,11 @@ def test_patterns_name_the_layers_whose_channels_leave(tmp_path: pathlib.Path) -
     path = model_file(tmp_path)
     after = pruned(path, selection=Selection(exclude=("w1",)))
     assert (zero_slices(after["w1"], 0), len(zero_slices(after["w2"], 0))) == ([], 3)
+    before = stored(path)
+    after = pruned(path, selection=Selection(exclude=("w3",)))
+    assert (len(zero_slices(after["w1"], 0)), after["w3"].tolist()) == (4, before["w3"].tolist())
+    with pytest.raises(NothingSelected, match="the patterns leave out every layer"):
+        pruned(path, selection=Selection(exclude=("w*",)))
     with pytest.raises(PatternMatchesNothing, match="'nothing\\*' matches no weight"):
         pruned(path, selection=Selection(include=("nothing*",)))
 
@@ -250,7 +255,7 @@ def test_so_few_channels_that_none_leaves(tmp_path: pathlib.Path) -> None:
     path = model_file(tmp_path)
     report = prune_channels(path, tmp_path / "out.onnx", config=ChannelConfig(0.01))
     assert not report.changed
-    assert "nothing changed" in report.warnings[0]
+    assert "let no channel fall" in report.warnings[0]
     assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
 
 
@@ -340,8 +345,43 @@ def test_compacting_in_one_step_equals_two_steps(tmp_path: pathlib.Path) -> None
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("options", ["--in-place", "--dry-run", "-o out.onnx --encoding packed"])
-def test_compacting_wants_a_new_dense_file(tmp_path: pathlib.Path, options: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--in-place", "--compact writes a new file"),
+        ("--dry-run", "--compact writes a new file"),
+        ("-o out.onnx --encoding packed", "--encoding packed does not go with --compact"),
+    ],
+)
+def test_compacting_wants_a_new_dense_file(tmp_path: pathlib.Path, options: str, text: str) -> None:
     path = model_file(tmp_path)
     wrong = run("prune", path, *options.split(), "-s", "0.5", "--granularity", "channel", "--compact")
-    refused(wrong, 2, "--compact writes a new, dense file")
+    refused(wrong, 2, text)
+
+
+@pytest.mark.parametrize(
+    ("condition", "met"),
+    [
+        ("macs_ratio>0.5", False),
+        ("parameters_ratio<0.5", True),
+        ("removed<100", True),
+        ("weights<1", False),
+        ("bytes_ratio<0.9", True),
+    ],
+)
+def test_conditions_of_both_steps(tmp_path: pathlib.Path, condition: str, met: bool) -> None:
+    path, out = model_file(tmp_path), tmp_path / "out.onnx"
+    how = ("-s", "0.5", "--granularity", "channel", "--compact", "--fail-if", condition)
+    result = run("prune", path, "-o", out, *how)
+    assert (result.exit_code, out.exists()) == (int(met), not met), result.output
+
+
+def test_the_report_of_one_step_has_the_checks_of_both(tmp_path: pathlib.Path) -> None:
+    path, report = model_file(tmp_path), tmp_path / "report.json"
+    how = ("-s", "0.5", "--granularity", "channel", "--compact", "--verify", "--report", report)
+    run("prune", path, "-o", tmp_path / "out.onnx", *how)
+    told = json.loads(report.read_text())["verification"]
+    names = [check["name"] for check in told["checks"]]
+    assert {"pruning: bytes", "pruning: drift", "removal: checker", "removal: drift"} <= {*names}
+    assert [drift["output"] for drift in told["drifts"]] == ["y (pruning)", "y (removal)"]
+    assert told["drifts"][0]["relative_l2"] > 0.01 > 1e-5 > told["drifts"][1]["relative_l2"]
