@@ -1,7 +1,8 @@
 """Shapes that depend on numbers computed from other shapes: worked out node by node, once those are known.
 
-onnx's own inference carries such numbers through few operators. Here a node that computes a few numbers from known
-ones is run, and what it says goes into the inference of those that read it. One pass over the main graph.
+onnx's own inference carries such numbers through few operators, and knows none of onnxruntime's. Here a node that
+computes a few numbers from known ones is run, and what it says goes into the inference of those that read it; others
+stand in for operators that it does not know. One pass over the main graph.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, numpy_helper, shape_inference
+
+from onnx_tools.compaction.stand_ins import inferred_by_another
 
 _MOST_NUMBERS = 1024
 """In a value that is computed here."""
@@ -72,13 +75,22 @@ class _Numbers:
         if len(types) < len(set(node.input) - {""}) or any(attribute.HasField("g") for attribute in node.attribute):
             return
         try:
-            schema = onnx.defs.get_schema(node.op_type, self._versions.get(node.domain, 1), node.domain)
-            found = shape_inference.infer_node_outputs(schema, node, types, known, opset_imports=self._opsets)
+            found = self._inferred(node, types, known)
         except Exception:  # onnx raises several kinds for what it can't infer; it stays unknown
             return
         for name, kind in found.items():
             if not self.is_known(name) and _is_better(kind, self.types.get(name)):
                 self.types[name] = kind
+
+    def _inferred(
+        self, node: NodeProto, types: dict[str, TypeProto], known: dict[str, TensorProto]
+    ) -> dict[str, TypeProto]:
+        version = self._versions.get(node.domain, 1)
+        if not onnx.defs.has(node.op_type, version, node.domain):
+            kind = inferred_by_another(node, types)
+            return {} if kind is None else {node.output[0]: kind}
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        return dict(shape_inference.infer_node_outputs(schema, node, types, known, opset_imports=self._opsets))
 
     def _computed(self, node: NodeProto) -> NDArray[Any] | None:
         if node.op_type == "Constant":

@@ -488,8 +488,7 @@ FUSED_PRODUCTS: dict[str, tuple[str, dict[str, Given]]] = {
 @pytest.mark.parametrize("way", FUSED_PRODUCTS)
 def test_fused_products(way):
     body, stored = FUSED_PRODUCTS[way]
-    known = "<float[2, 6] h, float[2, 6] g1, float[2, 6] g2>" if way == "biases" else "<float[2, 6] h>"
-    assert free_of(f"g (float[2, 4] x) => (float[2, 3] y) {known} {{ {body} }}", **stored) == {"h": 6}
+    assert free_of(f"g (float[2, 4] x) => (float[2, 3] y) {{ {body} }}", **stored) == {"h": 6}
 
 
 def test_batches_turned():

@@ -8,6 +8,7 @@ from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules.elementwise import adding
 from onnx_tools.compaction.rules.products import convolve, general_product, multiply
+from onnx_tools.compaction.stand_ins import batched_order
 from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
 from onnx_tools.operators import CONTRIB
@@ -28,9 +29,8 @@ def fused_product(trace: Trace, node: Node) -> None:
 
 def _order(node: Node, letter: str, rank: int) -> Sequence[int]:
     """The axes of an operand in the order in which MatMul would have them."""
-    batch = [*range(1, rank - 1), 0] if node.int_attribute(f"transBatch{letter}", 0) else [*range(rank - 1)]
-    axes = [*batch, rank - 1]
-    return [*axes[:-2], axes[-1], axes[-2]] if node.int_attribute(f"trans{letter}", 0) else axes
+    batch, last = (bool(node.int_attribute(f"{name}{letter}", 0)) for name in ("transBatch", "trans"))
+    return batched_order(rank, batch=batch, last=last)
 
 
 _SUMS = ("BiasGelu", "FastGelu", "BiasAdd")
