@@ -65,11 +65,15 @@ class PlannedWeight:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is pruned, and what is left alone. `model_elements`: of all weights, those that are left alone too."""
+    """What is pruned, and what is left alone. `model_elements`: of all weights, those that are left alone too.
+
+    `shadowed`: rules of the policy that decide about no weight.
+    """
 
     planned: tuple[PlannedWeight, ...]
     left_alone: tuple[LeftAlone, ...]
     model_elements: int
+    shadowed: tuple[Rule, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -96,7 +100,7 @@ class Plan:
         if not kept:
             raise NothingSelected(_why_nothing(left_alone))
         twice = sum(item.weight.elements for item in self.planned if item.weight.path in aliases)
-        return Plan(kept, left_alone, self.model_elements - twice)
+        return Plan(kept, left_alone, self.model_elements - twice, self.shadowed)
 
 
 def make_plan(
@@ -126,7 +130,8 @@ def make_plan(
     left_alone = (*moved, *selected.left_alone)
     if not kept:
         raise NothingSelected(_why_nothing(left_alone))
-    return Plan(kept, left_alone, sum(weight.elements for weight in found.weights))
+    total = sum(weight.elements for weight in found.weights)
+    return Plan(kept, left_alone, total, policy.shadowed(found.weights))
 
 
 def _left_alone(weight: Weight, reason: str) -> LeftAlone:

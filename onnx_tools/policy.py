@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from onnx_tools.errors import InvalidPolicy
@@ -138,6 +138,11 @@ class Policy:
     def rule_for(self, weight: Weight) -> Rule | None:
         """The rule that decides about a weight."""
         return next((rule for rule in self.rules if any(matches(weight, pattern) for pattern in rule.match)), None)
+
+    def shadowed(self, weights: Collection[Weight]) -> tuple[Rule, ...]:
+        """The rules that decide about none of the `weights`: an earlier one does about all that they match."""
+        deciding = {id(self.rule_for(weight)) for weight in weights}
+        return tuple(rule for rule in self.rules if id(rule) not in deciding)
 
     def settings(self, rule: Rule | None) -> PruningConfig | None:
         """How weights of this rule are pruned; None where no sparsity is given. Its sparsity is as asked for."""

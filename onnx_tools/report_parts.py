@@ -13,7 +13,7 @@ import onnx
 
 from onnx_tools.mask_file import Masks
 from onnx_tools.masks import How
-from onnx_tools.plan import Gradients, PlannedWeight
+from onnx_tools.plan import Gradients, Plan, PlannedWeight
 from onnx_tools.policy import Policy, Rule
 from onnx_tools.report import (
     Configuration,
@@ -54,6 +54,14 @@ def changes(counts: Iterable[PruneCounts]) -> bool:
 def warnings(planned: Sequence[PlannedWeight], counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
     """What a reader must know; `equality`: what to say of an output that was written although nothing changed."""
     return (*_unscaled(planned), *_unchanged(planned, counts, equality), *_dense_remainders(planned))
+
+
+def shadowed_rules(plan: Plan) -> tuple[str, ...]:
+    """Warnings about rules of the policy that nothing follows."""
+    return tuple(
+        f"the policy's rule '{rule.label}' decides about no weight: earlier rules match all that it does; put it first"
+        for rule in plan.shadowed
+    )
 
 
 def _unscaled(planned: Sequence[PlannedWeight]) -> tuple[str, ...]:

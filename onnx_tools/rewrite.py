@@ -30,6 +30,7 @@ from onnx_tools.report_parts import (
     equality_text,
     left_alone_reports,
     metadata_text,
+    shadowed_rules,
     versions,
     warnings,
     weight_report,
@@ -160,7 +161,7 @@ def prune_file(
         "" if dry_run or output is None else equality_text(sources[1:]),
         conditions,
         extras.compressed,
-        unused_masks(how, plan),
+        (*unused_masks(how, plan), *shadowed_rules(plan)),
     )
     if dry_run:
         counts = _count_only(model, plan, progress, backend, album)
@@ -211,7 +212,7 @@ def prune_model(
         weights=tuple(map(weight_report, plan.planned, counts, [None] * len(counts))),
         left_alone=left_alone_reports(plan.left_alone),
         files=(),
-        warnings=(*unused_masks(how, plan), *warnings(plan.planned, counts)),
+        warnings=(*unused_masks(how, plan), *shadowed_rules(plan), *warnings(plan.planned, counts)),
     )
     return with_verdict(report, weights_2_4(plan.planned, counts))
 

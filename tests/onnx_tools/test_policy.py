@@ -61,6 +61,16 @@ def test_the_first_rule_that_matches_decides() -> None:
     assert sparsities(policy) == {"stem": 0.25, "body": 0.75, "head": 0.75}
 
 
+def test_a_rule_that_decides_about_no_weight_is_told() -> None:
+    rules = Rule("*", sparsity=0.5), Rule(("head", "op:Conv"), prune=False)
+    assert pruned(Policy(rules)).warnings == (
+        "the policy's rule 'head, op:Conv' decides about no weight: earlier rules match all that it does; put it first",
+    )
+    assert pruned(Policy(rules[::-1])).warnings == ()
+    partly = Policy((Rule("head", prune=False), Rule(("head", "body"), sparsity=0.5)), sparsity=0.5)
+    assert pruned(partly).warnings == ()
+
+
 def test_what_a_rule_does_not_say_the_policy_says() -> None:
     rule = Rule("stem", metric="l2", granularity="row")
     weight = of(pruned(Policy((rule,), sparsity=0.5, metric="random:3")), "stem")
