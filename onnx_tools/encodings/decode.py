@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from onnx_tools.encodings.found import Found, find_encoded
 from onnx_tools.encodings.report import EncodedWeight, EncodeReport
 from onnx_tools.encodings.reread import refuse_broken
-from onnx_tools.errors import InvalidModelFile, InvalidTensor, NotEncoded
+from onnx_tools.errors import InvalidModelFile, InvalidTensor, NotEncoded, WriteFailed
 from onnx_tools.file_facts import facts_of, file_reports
 from onnx_tools.graph_parts import element_count
 from onnx_tools.model_copy import ModelCopy
@@ -47,6 +48,7 @@ def decode_file(
 
     Raises:
         NotEncoded: no weight is encoded.
+        WriteFailed: among others, when the weights take more than the disk has room for; nothing was written.
         InvalidTensor, InvalidModelFile: an encoded weight was changed since; nothing was written.
         PruningError: bad input, see `onnx_tools.errors`; nothing was written.
     """
@@ -56,6 +58,7 @@ def decode_file(
         raise NotEncoded(f"{model.path.name}: no weight is encoded; use the model as it is")
     before = [facts_of(file, hashes=False, compressed=False) for file in (model.path, *model.data_files())]
     with ModelCopy(model, pathlib.Path(output), force=force) as copy:
+        _refuse_more_than_fits(found, pathlib.Path(output))
         weights = _decode_into(copy, model, found, progress)
         committed = copy.commit(lambda finished: refuse_broken(finished, found))
     after = [facts_of(file, hashes=False, compressed=False) for file in (committed.model, *committed.data)]
@@ -86,6 +89,22 @@ def _decode_into(
     refuse_overlaps(model, regions, {path for item in found for path in item.pieces.values()})
     arrange(copy, model, regions)
     return weights
+
+
+def _refuse_more_than_fits(found: list[Found], output: pathlib.Path) -> None:
+    """See that there is room for the weights, twice: they are collected in a file that the model is made from.
+
+    A few bytes may claim to hold gigabytes of zeros. Raises `WriteFailed`.
+    """
+    sizes = [item.dense_bytes or 0 for item in found]
+    needed, free = 2 * sum(sizes), shutil.disk_usage(output.resolve().parent).free
+    if needed > free:
+        largest = max(sizes)
+        raise WriteFailed(
+            f"{output}: decoding takes {needed:,} bytes of disk, {free:,} are free. The largest weight, "
+            f"{found[sizes.index(largest)].name!r}, says that it has {largest:,}. Free some space, or write to another "
+            "disk"
+        )
 
 
 def _refuse_shared_records(found: list[Found]) -> None:

@@ -39,6 +39,14 @@ class Found:
     values_inside: tuple[str, ...]
     """Names of what its nodes compute on the way, itself included."""
 
+    @property
+    def dense_bytes(self) -> int | None:
+        """Bytes of its values, by what the marker says; None if that can't be."""
+        dtype, elements = WIDTHS.get(self.marker.data_type), element_count(self.marker.dims)
+        if dtype is None or elements > MOST_ELEMENTS or not self.marker.has_room_for(elements * dtype.itemsize):
+            return None
+        return elements * dtype.itemsize
+
     def blocks(self, model: ModelFile) -> Iterator[NDArray[Any]]:
         """The values of the weight, as unsigned integers, flat, in blocks.
 
@@ -46,8 +54,7 @@ class Found:
         were encoded.
         """
         dtype, elements = WIDTHS.get(self.marker.data_type), element_count(self.marker.dims)
-        fits = dtype is not None and self.marker.has_room_for(elements * dtype.itemsize)
-        if dtype is None or not fits or elements > MOST_ELEMENTS or self.marker.fill >> 8 * dtype.itemsize:
+        if dtype is None or self.dense_bytes is None or self.marker.fill >> 8 * dtype.itemsize:
             raise InvalidTensor(f"weight {self.name!r}: {_CHANGED}")
         try:
             pieces = {role: _bytes_of(model, path) for role, path in self.pieces.items()}

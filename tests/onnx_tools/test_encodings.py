@@ -6,7 +6,9 @@ import base64
 import contextlib
 import pathlib
 import re
+import shutil
 import tracemalloc
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +28,7 @@ from onnx_tools.errors import (
     NotEncoded,
     NothingSelected,
     OutputRefused,
+    WriteFailed,
 )
 from onnx_tools.reasons import PIECE
 from onnx_tools.verify import verify_files
@@ -443,6 +446,21 @@ def test_a_file_cannot_say_that_it_takes_more_memory_than_it_has_bytes(tmp_path)
     last.doc_string = with_length(last.doc_string.replace("[64,48]", "[8000,8000]"), 8000 * 8000 * 4)
     with refused_in_little_memory():
         decode_file(write(tmp_path, model), tmp_path / "out.onnx")
+
+
+def test_a_file_cannot_fill_the_disk(tmp_path, monkeypatch):
+    """Before its checksum is known to be wrong: so many zeros must have room."""
+    _, encoded = encode(matmul_file(tmp_path, np.zeros((64, 48), np.float32)))
+    model = onnx.load(encoded)
+    last = next(node for node in model.graph.node if node.doc_string)
+    last.doc_string = with_length(last.doc_string.replace("[64,48]", "[8000,8000]"), 8000 * 8000 * 4)
+    path, before = write(tmp_path, model), sorted(tmp_path.iterdir())
+    for free, error in ((511_999_999, WriteFailed), (512_000_000, InvalidTensor)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        with pytest.raises(error) as caught:
+            decode_file(path, tmp_path / "out.onnx")
+        assert sorted(tmp_path.iterdir()) == before
+        assert ("takes 512,000,000 bytes of disk, 511,999,999 are free" in str(caught.value)) == (error is WriteFailed)
 
 
 @contextlib.contextmanager
