@@ -43,9 +43,13 @@ def test_encode_and_decode(tmp_path, pruned):
 
 def test_encode_prints_json(tmp_path, pruned):
     report = json.loads(run("encode", pruned, "-o", tmp_path / "o.onnx", "--json", "--no-verify").stdout)
+    jsonschema.validate(report, report_schema())
     assert report["command"] == "encode"
     assert report["weights"][0]["encoding"] == "gaps4"
     assert [check["name"] for check in report["verification"]["checks"]] == ["decoded"]
+    decoded = json.loads(run("decode", tmp_path / "o.onnx", "-o", tmp_path / "back.onnx", "--json").stdout)
+    jsonschema.validate(decoded, report_schema())
+    assert (decoded["command"], decoded["weights"][0]["reason"]) == ("decode", "was gaps4")
 
 
 def test_what_warns_is_on_standard_error(tmp_path, pruned):
@@ -56,6 +60,7 @@ def test_what_warns_is_on_standard_error(tmp_path, pruned):
 
 def test_inspect_encodings(pruned):
     report = json.loads(run("inspect", pruned, "--encodings", "--load-time", "--json").stdout)
+    jsonschema.validate(report, report_schema())
     assert report["weights"][0]["smallest"] == "gaps4"
     assert [way["encoding"] for way in report["models"]] == ["dense", "packed", "packed", "sparse"]
     assert report["models"][0]["bytes"] == pruned.stat().st_size
