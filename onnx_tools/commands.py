@@ -26,7 +26,6 @@ from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.mask_file import Masks, save_masks
 from onnx_tools.masks import masks_of
-from onnx_tools.model_file import ModelFile
 from onnx_tools.naming import expand, is_folder, target_of
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.policy import Policy
@@ -39,7 +38,6 @@ from onnx_tools.report import ConditionOutcome, FileReport, PruneReport, Report,
 from onnx_tools.rewrite import Extras, Progress, prune_file
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
-from onnx_tools.weights import find_weights
 from oxiprune_gpu import InvalidOption, PruningError
 
 
@@ -150,8 +148,7 @@ class PruneJob:
         if self.save_masks is None or told is None:
             return
         try:
-            known = {weight.name for weight in find_weights(ModelFile.open(pruned).skeleton).weights}
-            names = [weight.name for weight in told.weights if weight.name in known]
+            names = [weight.name for weight in told.weights]
             save_masks(expand(self.save_masks, model), masks_of(pruned, names))
         except Exception as error:
             raise _MasksNotSaved(_but_written(error, report), report) from error

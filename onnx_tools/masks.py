@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx
 
 from onnx_tools.errors import InvalidMasks, NothingSelected
 from onnx_tools.mask_file import Entry, Mask, Masks, below_one
-from onnx_tools.model_file import DTYPES, ModelFile
+from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.policy import Policy
 from onnx_tools.shared_bytes import Overlap
@@ -28,7 +28,6 @@ from oxiprune_gpu import BlockSource, InvalidOption, PruneCounts, PruningConfig,
 _SLAB = 1 << 20
 """Elements worked on at a time."""
 _MOST_SHOWN = 3
-_FLOATS: dict[str, np.dtype[Any]] = {str(dtype): dtype for dtype in DTYPES.values()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +59,21 @@ def masks_of(path: str | os.PathLike[str], names: Collection[str] | None = None)
 
     Args:
         path: the model. Each mask is read when it is asked for, so the file must stay as it is meanwhile.
-        names: of which weights; the others are left dense. None: all weights.
+        names: of which weights, biases or normalisations; other weights are left dense. None: all weights.
 
     Raises:
         InvalidMasks: a name that no weight has.
         InvalidModelFile, InvalidExternalData.
     """
     model = ModelFile.open(path)
-    weights = {weight.name: weight for weight in find_weights(model.skeleton).weights}
-    chosen = list(weights) if names is None else list(names)
+    found = find_weights(model.skeleton)
+    weights = found.maskable()
+    chosen = [weight.name for weight in found.weights] if names is None else list(names)
     missing = [name for name in chosen if name not in weights]
     if missing:
         raise InvalidMasks(f"{model.path}: no weight is named '{missing[0]}', so it has no mask")
     entries = {name: Entry(weights[name].shape, partial(_read, model, weights[name])) for name in chosen}
-    return Masks(entries, weights.keys() - entries.keys(), model.path.name)
+    return Masks(entries, {weight.name for weight in found.weights} - entries.keys(), model.path.name)
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ def _plan_masks(model: onnx.ModelProto, masks: Masks, selection: Selection) -> P
     wanted = select_weights(found, selection)
     any_kind = replace(selection, min_elements=0, depthwise=True, embeddings=True, linear_models=True)
     masked = [weight for weight in select_weights(found, any_kind).weights if weight.name in masks]
+    known = {weight.name for weight in found.weights}
+    masked += [other for name, other in found.maskable().items() if name in masks and name not in known]
     dense = [weight for weight in wanted.weights if weight.name not in masks]
     _check(masked, dense, masks)
     planned = {weight.path for weight in masked}
@@ -185,9 +187,9 @@ def _plan_slices(model: onnx.ModelProto, how: SliceMasks) -> Plan:
     Raises NothingSelected if none does.
     """
     found = find_weights(model)
-    others = {item.path: item for item in found.left_alone if item.dtype_name in _FLOATS}
     weights = {weight.path: weight for weight in found.weights}
-    weights |= {path: _as_weight(item, how.masks[path]) for path, item in others.items() if path in how.masks}
+    others = (weight for weight in found.maskable().values() if weight.path in how.masks.keys() - weights.keys())
+    weights |= {other.path: _read_by(other, how.masks[other.path]) for other in others}
     planned = tuple(_sliced(weights[path], mask, how) for path, mask in how.masks.items() if path in weights)
     if not planned:
         reasons = "; ".join(dict.fromkeys(how.reasons.values())) or "no channel of the model may leave"
@@ -203,11 +205,13 @@ def _plan_slices(model: onnx.ModelProto, how: SliceMasks) -> Plan:
     return Plan(planned, left_alone, sum(weight.elements for weight in weights.values()))
 
 
-def _as_weight(item: LeftAlone, mask: SliceMask) -> Weight:
-    """A stored tensor that is no weight by itself."""
-    dtype = _FLOATS[item.dtype_name]
-    what = (item.name, item.path, item.shape, dtype, item.elements, mask.op_types, mask.consumers)
-    return Weight(*what, rows=None, columns=None, rows_missing=item.reason, columns_missing=item.reason)
+def _read_by(weight: Weight, mask: SliceMask) -> Weight:
+    return replace(weight, op_types=mask.op_types, consumers=mask.consumers)
+
+
+def _metric(text: str) -> str:
+    """The metric of a report as one that needs no array."""
+    return "taylor" if text.startswith("taylor") else text
 
 
 def _sliced(weight: Weight, mask: SliceMask, how: SliceMasks) -> PlannedWeight:
@@ -215,7 +219,7 @@ def _sliced(weight: Weight, mask: SliceMask, how: SliceMasks) -> PlannedWeight:
         int(np.count_nonzero(mask.kept[axis])) if axis in mask.kept else size for axis, size in enumerate(weight.shape)
     )
     sparsity = below_one(weight.elements - kept, weight.elements)
-    config = PruningConfig(sparsity, how.configuration.metric.partition(":")[0], min_nonzero=0)
+    config = PruningConfig(sparsity, _metric(how.configuration.metric), min_nonzero=0)
     return MaskedWeight(weight, weight.shape, config, Channel(), mask=partial(mask.elements, weight.shape))
 
 

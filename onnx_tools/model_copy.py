@@ -242,9 +242,7 @@ class ModelCopy:
         if any(target.samefile(file) for file in self._data_files):
             raise OutputRefused(f"{target}: holds the weights of the input; choose another output name")
         if self._is_input(target):
-            raise OutputRefused(
-                f"{target}: is the input; choose another output name; only prune --in-place replaces it"
-            )
+            raise OutputRefused(f"{target}: is the input; choose another output name; only --in-place replaces it")
         if not self._force:
             raise OutputRefused(f"{target}: exists; choose another output name, or overwrite it with --force")
 

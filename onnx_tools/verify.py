@@ -91,8 +91,9 @@ def verify_files(
 def _weights(path: pathlib.Path, masks: Masks | None) -> set[Path]:
     """The weights of a model, whatever their size, or those that have a mask; and what lies on their bytes."""
     model = ModelFile.open(path)
-    weights = find_weights(model.skeleton).weights
-    return same_bytes(model, {weight.path for weight in weights if masks is None or weight.name in masks})
+    found = find_weights(model.skeleton)
+    masked = [] if masks is None else [weight for name, weight in found.maskable().items() if name in masks]
+    return same_bytes(model, {weight.path for weight in (found.weights if masks is None else masked)})
 
 
 def bytes_check(comparison: ByteComparison) -> Check:

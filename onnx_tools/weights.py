@@ -85,6 +85,13 @@ class LeftAlone:
     reason: str
     zeros: int | None = None
 
+    def as_weight(
+        self, dtype: np.dtype[Any], op_types: tuple[str, ...] = (), consumers: tuple[str, ...] = ()
+    ) -> Weight:
+        """The same as a weight without rows and columns, to be pruned by a mask."""
+        what = (self.name, self.path, self.shape, dtype, self.elements, op_types, consumers)
+        return Weight(*what, rows=None, columns=None, rows_missing=self.reason, columns_missing=self.reason)
+
 
 @dataclass(frozen=True)
 class FoundWeights:
@@ -92,6 +99,13 @@ class FoundWeights:
 
     weights: tuple[Weight, ...]
     left_alone: tuple[LeftAlone, ...]
+
+    def maskable(self) -> dict[str, Weight]:
+        """By name: the weights, and what else is stored as floats (biases, normalisations) as if it were one."""
+        floats = {str(dtype): dtype for dtype in DTYPES.values()}
+        others = (item for item in self.left_alone if item.dtype_name in floats and item.zeros is None)
+        found = {item.name: item.as_weight(floats[item.dtype_name]) for item in others}
+        return found | {weight.name: weight for weight in self.weights}
 
 
 def find_weights(model: ModelProto) -> FoundWeights:

@@ -32,7 +32,9 @@ ORDER = {
         compact_commands
         commands encoding_commands usage doctor
         onnx_tools
-        inspection masking comparison terminal preflight encodings compaction calibration
+        compaction
+        compaction calibration
+        inspection masking comparison terminal preflight encodings
         rewrite verify renderers value_comparison
         account
         report_parts payoff conditions

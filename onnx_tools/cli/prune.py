@@ -118,7 +118,10 @@ def prune(
         "min_channels": min_channels,
         "round_to": round_to,
     }
-    channels = channel.check_channel_options(settings, {"input_shape": input_shape, "compact": compact})
+    if masks is not None:
+        _check_masks({**settings, "policy": policy})
+    shaped = input_shape if not compact else None
+    channels = channel.check_channel_options(settings, {"input_shape": shaped})
     if compact and encoding != "dense":
         raise WrongUsage(f"--encoding {encoding} does not go with --compact; `oxiprune encode` encodes the result")
     if compact and (in_place or dry_run):
@@ -127,9 +130,7 @@ def prune(
         raise WrongUsage(f"{'--latency' if latency else '--constants'} goes with --compact")
     if channels and policy is not None:
         raise WrongUsage("--policy does not go with --granularity channel; --include and --exclude name layers")
-    if masks is not None:
-        _check_masks({**settings, "policy": policy})
-    elif policy is None and not channels:
+    if masks is None and policy is None and not channels:
         _check_settings(settings)
     if save_masks is not None and dry_run:
         raise WrongUsage("--save-masks reads the pruned model; leave out --dry-run")

@@ -18,7 +18,8 @@ from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.compaction.tracing import ChannelMap, map_channels
 from onnx_tools.compaction.zeros import DROP, KEEP, Removable, removable
 from onnx_tools.conditions import Condition, outcomes_of
-from onnx_tools.errors import AlreadyEncoded, ConditionMet
+from onnx_tools.encodings.encode import refuse_encoded
+from onnx_tools.errors import ConditionMet
 from onnx_tools.file_facts import FileFacts, bytes_on_disk, facts_of, file_reports
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_copy import ModelCopy
@@ -81,6 +82,7 @@ def compact_file(
     if constants not in (KEEP, DROP):
         raise InvalidOption(f"constants {constants!r}: use {KEEP} or {DROP}")
     model = ModelFile.open(path)
+    refuse_encoded(model)
     target = None if output is None else pathlib.Path(output)
     if not dry_run:
         with ModelCopy(model, target, force=force, delete_old_data=delete_old_data):
@@ -88,7 +90,6 @@ def compact_file(
     mapping, looking, writing, checking = parts(progress, 4, bytes_on_disk(model))
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
-    _refuse_encoded(model, channels)
     found = removable(model, channels, constants=constants, progress=looking)
     account = _Account(model, channels, found, constants, dry_run, conditions, extras or Extras())
     if dry_run:
@@ -97,11 +98,6 @@ def compact_file(
     report = job.run()
     checking("", 1, 1)
     return report
-
-
-def _refuse_encoded(model: ModelFile, channels: ChannelMap) -> None:
-    if any(node.ends_encoded for node in channels.index.nodes):
-        raise AlreadyEncoded(f"{model.path.name}: weights are encoded; decode the model first (oxiprune decode)")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnx_tools.compaction.scoring import score_groups
 from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.compaction.tracing import ChannelMap, Mask, map_channels
 from onnx_tools.compaction.zeros import leaving_one
+from onnx_tools.encodings.encode import refuse_encoded
 from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.graph_parts import StoredTensor
 from onnx_tools.model_file import ModelFile
@@ -68,6 +69,7 @@ def prune_channels(
         InvalidInputShape, PatternMatchesNothing, PruningError: as `prune_file`.
     """
     model = ModelFile.open(path)
+    refuse_encoded(model)
     mapping, scoring, pruning = parts(progress, 3, bytes_on_disk(model))
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
@@ -87,7 +89,7 @@ def choose_channels(
     progress: Progress | None = None,
 ) -> Ids:
     """Those of the groups `may_leave` that leave, ascending. Other arguments and errors as in `prune_channels`."""
-    scores = score_groups(model, channels, config, gradients, progress)
+    scores = score_groups(model, channels, config, may_leave, gradients, progress)
     measure = None if config.target is None else measure_for(model, channels, config.target)
     gone = Chooser(channels, scores, config, may_leave).choose(measure)
     return leaving_one(channels, gone)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.config import ChannelConfig
 from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.progress import Progress, told
@@ -43,10 +44,11 @@ def score_groups(
     model: ModelFile,
     channels: ChannelMap,
     config: ChannelConfig,
+    may_leave: Ids,
     gradients: Gradients | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """The score of each group, by its number; that of a group without weights is 0.
+    """The score of each of the groups `may_leave`, by its number; that of a group without weights is 0.
 
     One weight is in memory at a time. Each weight counts once, however many nodes read it; a quantised one by the real
     values it stands for. Element scores are those of `oxiprune_gpu`, added in float64. `progress`: told before each
@@ -62,7 +64,7 @@ def score_groups(
     sums, highest, elements = np.zeros(count), np.zeros(count), np.zeros(count)
     root = gradients is None and isinstance(config.metric, L2Magnitude)
     with WeightReader(model) as reader:
-        weighed = ((part.weight.name, part.weight.elements, part) for part in _parts(model, channels))
+        weighed = ((part.weight.name, part.weight.elements, part) for part in _parts(model, channels, may_leave))
         for part in told(weighed, progress):
             own = _slice_scores(part, reader, _metric_for(part.weight, config.metric, gradients))
             groups = channels.groups.of[part.factor.ids].reshape(-1)
@@ -77,15 +79,16 @@ def score_groups(
     return found / np.maximum(elements, 1) if config.group_score == "saved" else found
 
 
-def _parts(model: ModelFile, channels: ChannelMap) -> Iterator[_Part]:
-    """The weights that make or read channels, in the order of the model."""
+def _parts(model: ModelFile, channels: ChannelMap, may_leave: Ids) -> Iterator[_Part]:
+    """The weights that make or read these groups, in the order of the model."""
+    wanted = channels.without(may_leave)
     weights = {weight.path: weight for weight in find_weights(model.skeleton).weights}
     seen: set[tuple[Any, tuple[int, ...]]] = set()
     for member in channels.members:
         weight, key = weights.get(member.tensor.path), (member.tensor.path, member.factor.axes)
         if weight is None or member.role not in (Role.MAKES, Role.READS) or key in seen:
             continue
-        if weight.shape == member.tensor.shape:
+        if weight.shape == member.tensor.shape and wanted.gone[member.factor.ids].any():
             seen.add(key)
             yield _Part(weight, member.factor)
 

@@ -25,8 +25,8 @@ def check_masks(before: Path, after: Path, masks: Masks) -> Check:
     weights that the model does not have are a warning: a weight that is gone has nothing to prune.
     """
     old, new = ModelFile.open(before), ModelFile.open(after)
-    weights = [weight for weight in find_weights(old.skeleton).weights if weight.name in masks]
-    others = {weight.name: weight for weight in find_weights(new.skeleton).weights}
+    weights = [weight for name, weight in find_weights(old.skeleton).maskable().items() if name in masks]
+    others = find_weights(new.skeleton).maskable()
     with WeightReader(old) as old_values, WeightReader(new) as new_values:
         wrong = []
         for weight in weights:

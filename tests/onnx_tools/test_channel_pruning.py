@@ -13,7 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools import NothingSelected, PatternMatchesNothing, Selection, load_masks
+from onnx_tools import (
+    AlreadyEncoded,
+    NothingSelected,
+    PatternMatchesNothing,
+    Selection,
+    encode_file,
+    load_masks,
+    prune_file,
+)
 from onnx_tools.cli.channel_options import GROUP_SCORES as KNOWN
 from onnx_tools.cli.channel_options import _bytes
 from onnx_tools.compaction.config import GROUP_SCORES, ChannelConfig, Target
@@ -23,7 +31,7 @@ from onnx_tools.compaction.tracing import map_channels
 from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import InvalidInputShape
 from onnx_tools.model_file import ModelFile
-from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, ShapeMismatch
+from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, PruningConfig, ShapeMismatch
 from tests.command import refused, run
 
 MODEL = """
@@ -104,7 +112,8 @@ def test_scores_of_groups(tmp_path: pathlib.Path, metric: str, group_score: str)
     model = ModelFile.open(path)
     channels = map_channels(model.skeleton)
     config = ChannelConfig(0.5, metric, group_score=group_score)
-    scores = score_groups(model, channels, config)[channels.groups.free]
+    free = channels.groups.free
+    scores = score_groups(model, channels, config, free)[free]
     wanted = [group_score_of([tensors["w1"][c], tensors["w2"][:, c]], metric, group_score) for c in range(8)] + [
         group_score_of([tensors["w2"][c], tensors["w3"][:, c]], metric, group_score) for c in range(6)
     ]
@@ -333,7 +342,7 @@ def test_pruning_and_compacting_in_one_step(tmp_path: pathlib.Path) -> None:
     assert (told["command"], told["input"], told["output"]) == ("compact", "model.onnx", "out.onnx")
     assert told["files"][0]["bytes_before"] == path.stat().st_size
     assert told["pruning"]["configuration"]["granularity"] == "channel"
-    assert sorted(load_masks(tmp_path / "masks.npz")) == ["w1", "w2", "w3"]
+    assert sorted(load_masks(tmp_path / "masks.npz")) == ["b1", "beta", "gamma", "w1", "w2", "w3"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["masks.npz", "model.onnx", "out.onnx", "report.json"]
 
 
@@ -385,3 +394,35 @@ def test_the_report_of_one_step_has_the_checks_of_both(tmp_path: pathlib.Path) -
     assert {"pruning: bytes", "pruning: drift", "removal: checker", "removal: drift"} <= {*names}
     assert [drift["output"] for drift in told["drifts"]] == ["y (pruning)", "y (removal)"]
     assert told["drifts"][0]["relative_l2"] > 0.01 > 1e-5 > told["drifts"][1]["relative_l2"]
+
+
+def test_masks_of_channels_are_verified_and_applied_again(tmp_path: pathlib.Path) -> None:
+    path, masks = model_file(tmp_path), tmp_path / "masks.npz"
+    channels = ("-s", "0.5", "--granularity", "channel")
+    run("prune", path, "-o", tmp_path / "zeros.onnx", *channels, "--save-masks", masks)
+    assert run("verify", path, tmp_path / "zeros.onnx", "--masks", masks).exit_code == 0
+    result = run("prune", path, "-o", tmp_path / "again.onnx", "--masks", masks, "--compact")
+    assert result.exit_code == 0, result.output
+    run("compact", tmp_path / "zeros.onnx", "-o", tmp_path / "small.onnx")
+    again, small = stored(tmp_path / "again.onnx"), stored(tmp_path / "small.onnx")
+    assert {name: values.tolist() for name, values in again.items()} == {n: v.tolist() for n, v in small.items()}
+
+
+def test_random_channels(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path)
+    gone = [zero_slices(pruned(path, metric=f"random:{seed}")["w1"], 0) for seed in (1, 1, 2)]
+    assert gone[0] == gone[1] != gone[2]
+    assert len(gone[2]) == 4
+
+
+def test_excluded_weights_are_not_read(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path, w3=np.full(SHAPES["w3"], np.nan, np.float32))
+    assert len(zero_slices(pruned(path, selection=Selection(exclude=("w3",)))["w1"], 0)) == 4
+
+
+def test_encoded_weights_are_refused(tmp_path: pathlib.Path) -> None:
+    path = model_file(tmp_path, w3=np.eye(5, 6, dtype=np.float32))
+    prune_file(path, tmp_path / "zeros.onnx", config=PruningConfig(0.9), selection=Selection(min_elements=0))
+    encode_file(tmp_path / "zeros.onnx", tmp_path / "packed.onnx")
+    with pytest.raises(AlreadyEncoded, match="decode the model first"):
+        prune_channels(tmp_path / "packed.onnx", tmp_path / "out.onnx", config=ChannelConfig(0.5))
