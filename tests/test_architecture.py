@@ -32,7 +32,6 @@ ORDER = {
         compact_commands
         commands encoding_commands usage doctor
         onnx_tools
-        compaction
         compaction calibration
         inspection masking comparison terminal preflight encodings
         rewrite verify renderers value_comparison
