@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
-_MOST = 1 << 27
+_MOST = 1 << 24
 """Channels that are followed in one model; each takes a few dozen bytes."""
 
 

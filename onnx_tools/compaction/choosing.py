@@ -70,7 +70,7 @@ class Chooser:
 
     def _fractions(self) -> list[float]:
         """The sparsities at which a layer loses one more group."""
-        sizes = {limit for limit in self._limits if limit}
+        sizes = {len(layer.groups) for layer in self._layers}
         exact = {np.float32(count / size) for size in sizes for count in range(1, size + 1)}
         return [0.0, *sorted(float(np.nextafter(fraction, np.float32(2))) for fraction in exact)]
 

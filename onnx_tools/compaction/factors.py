@@ -21,7 +21,7 @@ Size = int | str | None
 
 Dims = tuple[Size, ...]
 
-_MOST_ENTRIES = 1 << 22
+MOST_ENTRIES = 1 << 22
 """Of a factor; a larger one is not followed."""
 
 
@@ -37,6 +37,13 @@ class Factor:
         axes = [to[axis] for axis in self.axes]
         order = np.argsort(axes)
         return Factor(tuple(sorted(axes)), self.ids.transpose(order))
+
+    def fits(self, dims: Dims | None) -> bool:
+        """Whether a value of these sizes can have it, as far as they are known."""
+        sizes = zip(self.axes, self.ids.shape, strict=True)
+        return dims is None or all(
+            axis < len(dims) and (not isinstance(dims[axis], int) or dims[axis] == size) for axis, size in sizes
+        )
 
     def over(self, axes: Sequence[int]) -> Ids:
         """The channels for broadcasting along ascending `axes`, which hold those of the factor; the others get 1."""
@@ -176,13 +183,20 @@ def _reshaped(
             shape += [int(after[axis] or 0) for axis in new]
         old_axes += old
         axes += new
-    if prod(expanded) > _MOST_ENTRIES or prod(expanded) != prod(shape):
+    if prod(expanded) > MOST_ENTRIES or prod(expanded) != prod(shape):
         return None
     return Factor(tuple(axes), np.broadcast_to(factor.over(old_axes), expanded).reshape(shape))
 
 
 def _known(sizes: Iterable[Size]) -> bool:
     return all(isinstance(size, int) for size in sizes)
+
+
+def tiled(factor: Factor, times: Sequence[int]) -> Factor:
+    """`factor` so many times along each of its axes. Raises `ValueError` for more than can be followed."""
+    if not 0 < factor.ids.size * prod(times) <= MOST_ENTRIES or min(times) < 1:
+        raise ValueError(f"{factor.ids.size} channels can't be followed {times} times")
+    return Factor(factor.axes, np.tile(factor.ids, times))
 
 
 def align(channels: Channels, factor: Factor, groups: Ids) -> bool:

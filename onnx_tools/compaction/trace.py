@@ -7,7 +7,7 @@ keeps its shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_tools.compaction.adjustments import Adjustment
@@ -77,6 +77,7 @@ class Trace:
         self._traced: dict[int, Traced] = {}
         self._claims: dict[int, list[Claim]] = {}
         self._sizes: dict[int, Sizes] = {}
+        self._looked_at: dict[int, set[int] | None] = {}
 
     def dims(self, value: Value | None) -> Dims | None:
         """The sizes of a value's axes; None if not even their number is known."""
@@ -84,7 +85,21 @@ class Trace:
 
     def of(self, value: Value | None) -> Traced:
         """The factors of a value; of a constant those that its readers gave it so far."""
-        return () if value is None else self._traced.get(id(value), ())
+        if value is None:
+            return ()
+        self._looked_at[id(value)] = None
+        return self._traced.get(id(value), ())
+
+    def begin(self) -> None:
+        """A rule begins: from here on is noted which inputs it looks at."""
+        self._looked_at.clear()
+
+    def overlooked(self, node: Node) -> Iterator[Factor]:
+        """Factors of inputs of `node` that are computed, which its rule neither asked for nor let meet anything."""
+        for value in node.inputs:
+            axes = None if value is None or value.constant else self._looked_at.get(id(value), set())
+            if value is not None and axes is not None:
+                yield from (factor for factor in self._traced.get(id(value), ()) if not axes.issuperset(factor.axes))
 
     def all_traced(self) -> dict[int, Traced]:
         """The factors of all values, by the identity of the value."""
@@ -101,6 +116,9 @@ class Trace:
             self._shapes.suppose(value, rank)
         if value is None or not traced:
             return
+        dims = self.dims(value)
+        self.fix((each for each in traced if not each.fits(dims)), f"{said(node)} doesn't fit the shape of its output")
+        traced = tuple(each for each in traced if each.fits(dims))
         if what := self._why_held(value):
             self.fix(traced, f"'{value.name}' is {what}")
         self._traced[id(value)] = traced
@@ -162,15 +180,23 @@ class Trace:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return
-        if value.constant:
+        if not factor.fits(self.dims(value) if value.tensor is None else value.tensor.shape):
+            self.channels.fix(factor.ids, f"'{value.name}' doesn't fit {said(node)}")
+        elif value.constant:
             self._claims.setdefault(id(value), []).append(Claim(node, index, factor, role))
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
-            return
-        known = {axis for each in self.of(value) for axis in each.axes}
+        else:
+            self._meet_computed(node, value, factor, role)
+
+    def _meet_computed(self, node: Node, value: Value, factor: Factor, role: Role) -> None:
+        traced = self._traced.get(id(value), ())
+        if (axes := self._looked_at.setdefault(id(value), set())) is not None:
+            axes.update(factor.axes)
+        known = {axis for each in traced for axis in each.axes}
         if role is Role.READS:
             self.channels.fix(factor.ids, f"{said(node)} reads it with '{value.name}', which is computed")
         elif set(factor.axes) <= known:
-            self._traced[id(value)] = joined(self.channels, self.of(value), factor)
+            self._traced[id(value)] = joined(self.channels, traced, factor)
         else:
             self.channels.fix(factor.ids, f"{said(node)} takes '{value.name}' with it, which stays as it is")
 
@@ -180,11 +206,13 @@ class Trace:
         return None if dims is None else len(dims)
 
     def axes(self, node: Node, given: Sequence[int] | None) -> tuple[int, ...] | None:
-        """Axes of input 0 that may count from the end; None where they can't be told."""
+        """Axes of input 0 that may count from the end; None where they can't be told; `ValueError` for none."""
         dims = self.dims(node.inputs[0])
         if given is None or (dims is None and min(given, default=0) < 0):
             return None
         rank = 0 if dims is None else len(dims)
+        if dims is not None and not all(-rank <= axis < rank for axis in given):
+            raise ValueError(f"axes {given} of {rank}")
         return tuple(axis + rank if axis < 0 else axis for axis in given)
 
     def bar(self, node: Node, reason: str) -> None:

@@ -128,9 +128,11 @@ def _visit(trace: Trace, node: Node) -> None:
     in_function = node.path[0][0] == "functions"
     rule = None if node.local or in_function or node.ambiguous else RULES.get((node.domain, node.op_type))
     follow_sizes(trace, node)
+    trace.begin()
     if rule is not None and node.inputs:
         try:
             rule(trace, node)
+            trace.fix(trace.overlooked(node), f"{said(node)} reads it in a way that can't be followed")
         except (IndexError, KeyError, ValueError):  # too few inputs, axes beyond the rank: no runtime takes it either
             trace.bar(node, f"{said(node)} doesn't fit its inputs")
     elif in_function:

@@ -8,6 +8,9 @@ from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
 from onnx_tools.operators import CONTRIB
 
+_NUMPY_LIKE = 7
+"""The opset from which on operands are broadcast from their last axes; before, a node says where, or the operator."""
+
 
 def passing(trace: Trace, node: Node) -> None:
     """All outputs have the channels of input 0; further inputs are numbers for all of it."""
@@ -25,11 +28,21 @@ def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None
         trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
         return
     rank = max(len(each) for each in dims if each is not None)
+    if trace.opset < _NUMPY_LIKE and any(len(each or ()) not in (0, rank) for each in dims):
+        trace.bar(node, f"{said(node)} is broadcast as before opset {_NUMPY_LIKE}")
+        return
     operands = [
         Operand(index, letters_of(each or (), rank), roles[index] if index < len(roles) else Role.DESCRIBES)
         for index, each in zip(given, dims, strict=True)
     ]
     trace.give(node, meet(trace, node, operands, rank, makes=False), rank=rank)
+
+
+def casting(trace: Trace, node: Node) -> None:
+    """CastLike: nothing but the type of input 1 matters."""
+    for value in node.inputs[1:]:
+        trace.of(value)
+    passing(trace, node)
 
 
 def by_feature(trace: Trace, node: Node) -> None:
@@ -62,6 +75,7 @@ OF_SEVERAL = (
 
 RULES = {
     **{("", name): passing for name in OF_ONE.split()},
+    ("", "CastLike"): casting,
     **{("", name): broadcasting for name in OF_SEVERAL.split()},
     **{("", name): adding for name in ("Add", "Sub", "Sum")},
     ("", "Mul"): multiplying,

@@ -82,7 +82,8 @@ def _sum(
     having = [each for each in computed if letter in each.letters]
     factors = [factor for each in having if (factor := factor_on(found[each.index], letter)) is not None]
     simple = [factor for factor in factors if factor.axes == (letter,)]
-    if not having or len(simple) < len(having):
+    alone = len(having) == 1 and not any(letter in each.letters for each in stored)
+    if alone or not having or len(simple) < len(having):
         trace.fix(factors, f"{said(node)} sums it with what stays as it is")
         return
     first, *others = simple

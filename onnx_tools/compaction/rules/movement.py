@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from math import prod
 
 import numpy as np
 
 from onnx_tools.compaction.adjustments import Parts
 from onnx_tools.compaction.channels import Ids
-from onnx_tools.compaction.factors import Factor, Size, Traced, factor_on, joined, moved, narrowed, reshaped
+from onnx_tools.compaction.factors import (
+    Dims,
+    Factor,
+    Size,
+    Traced,
+    factor_on,
+    joined,
+    moved,
+    narrowed,
+    reshaped,
+    tiled,
+)
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules.sizes import fit_sizes
 from onnx_tools.compaction.trace import Trace, said
@@ -36,11 +48,26 @@ def reshape(trace: Trace, node: Node) -> None:
     if before is None or after is None:
         trace.bar(node, f"{said(node)} has an input or output of unknown shape; --input-shape may tell it")
         return
-    reason = f"{said(node)} mixes it with axes that can't be followed"
+    after = _completed(before, after)
+    reason = f"{said(node)} mixes it with axes that can't be followed; --input-shape may tell them"
     found = reshaped(trace.channels, traced, before, after, reason)
     if node.op_type == "Reshape":
         found = fit_sizes(trace, node, 1, found)
     trace.give(node, found)
+
+
+def _completed(before: Dims, after: Dims) -> Dims:
+    """`after` with its only size that is told nowhere: it is what is left of `before`."""
+    told = {size for size in before if size is not None}
+    open_axes = [axis for axis, size in enumerate(after) if not isinstance(size, int) and size not in told]
+    names = [sorted(size for size in dims if isinstance(size, str)) for dims in (before, after)]
+    for axis in open_axes:
+        names[1] = [name for name in names[1] if name != after[axis]]
+    known = prod(size for size in after if isinstance(size, int))
+    whole = prod(size for size in before if isinstance(size, int))
+    if len(open_axes) != 1 or None in before or names[0] != names[1] or whole % known:
+        return after
+    return tuple(whole // known if axis in open_axes else size for axis, size in enumerate(after))
 
 
 def squeezing(trace: Trace, node: Node) -> None:
@@ -138,6 +165,8 @@ def depth_to_space(trace: Trace, node: Node) -> None:
     """DepthToSpace: channels that become one, of blocks of pixels, go together."""
     ids = trace.along(node, 0, 1, "spreads it over pixels")
     block = node.int_attribute("blocksize", 1)
+    if block < 1:
+        raise ValueError(f"blocks of {block}")
     if ids is not None:
         crd = node.text_attribute("mode") == "CRD"
         together = ids.reshape(-1, block * block).T if crd else ids.reshape(block * block, -1)
@@ -149,7 +178,7 @@ def space_to_depth(trace: Trace, node: Node) -> None:
     """SpaceToDepth: each channel becomes several."""
     ids = trace.along(node, 0, 1, "makes channels of pixels")
     if ids is not None:
-        trace.give(node, (Factor((1,), np.tile(ids, node.int_attribute("blocksize", 1) ** 2)),))
+        trace.give(node, (tiled(Factor((1,), ids), (node.int_attribute("blocksize", 1) ** 2,)),))
 
 
 RULES = {

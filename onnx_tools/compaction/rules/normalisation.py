@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_tools.compaction.adjustments import Counts
 from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.roles import Role
+from onnx_tools.compaction.rules.meeting import Operand, let_meet, letters_of
 from onnx_tools.compaction.rules.reduction import flattened_from, over
 from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
@@ -38,8 +39,21 @@ def _by_channel(trace: Trace, node: Node, roles: tuple[Role, ...]) -> None:
 
 
 def layer_normalisation(trace: Trace, node: Node) -> None:
-    """All axes from `axis` on together."""
+    """All axes from `axis` on together. Scale and shift may have axes in front of these too."""
     flattened_from(trace, node, node.int_attribute("axis", -1), _OVER)
+    for index, role in ((1, Role.SCALES), (2, Role.SHIFTS)):
+        if node.has_input(index):
+            _meet_in_front(trace, node, index, role)
+
+
+def _meet_in_front(trace: Trace, node: Node, index: int, role: Role) -> None:
+    rank, dims, traced = trace.rank(node.inputs[0]), trace.dims(node.inputs[index]), trace.of(node.outputs[0])
+    if dims is None or rank is None:
+        held = dims is None or len(dims) > 1
+        trace.fix(traced if held else (), f"{said(node)} has an input of unknown shape; --input-shape may tell it")
+        return
+    for factor in traced:
+        let_meet(trace, node, Operand(index, letters_of(dims, rank), role), factor)
 
 
 def local_response(trace: Trace, node: Node) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_tools.compaction.adjustments import Counts
 from onnx_tools.compaction.channels import Ids
-from onnx_tools.compaction.factors import Factor, Traced
+from onnx_tools.compaction.factors import MOST_ENTRIES, Factor, Traced
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules.meeting import NONE, Operand, let_meet, letters_of, meet
 from onnx_tools.compaction.trace import Trace, said
@@ -44,6 +44,9 @@ def convolve(
         if ids is not None:
             trace.meet(node, weight, Factor((in_axis,), ids), Role.READS)
     else:
+        count = int(sizes[0] or 0)
+        if not 0 < groups <= count or count % groups or groups * in_size > MOST_ENTRIES:
+            raise ValueError(f"{groups} groups")
         per_in, per_out = (in_size, out_size // groups) if in_axis == 1 else (in_size // groups, out_size)
         if ids is None or len(ids) != groups * per_in:
             ids = np.repeat(trace.channels.staying(1, f"{said(node)} reads what stays as it is"), groups * per_in)

@@ -80,7 +80,7 @@ def expansion(trace: Trace, node: Node) -> None:
     repeated = [more + axis for axis in lone] + list(range(more))
     for factor in born(trace, tuple(size if offset + at in repeated else None for at, size in enumerate(sizes))):
         passing = joined(trace.channels, passing, factor.moved({axis: axis + offset for axis in factor.axes}))
-    trace.give(node, fit_sizes(trace, node, 1, passing) if passing or _has_sizes(sizes) else ())
+    trace.give(node, fit_sizes(trace, node, 1, passing, rank) if passing or _has_sizes(sizes) else ())
 
 
 def _has_sizes(sizes: tuple[object, ...]) -> bool:

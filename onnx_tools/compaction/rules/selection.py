@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_tools.compaction.adjustments import Bounds, Picks
-from onnx_tools.compaction.factors import Factor, Traced, factor_on
+from onnx_tools.compaction.factors import MOST_ENTRIES, Factor, Traced, factor_on, tiled
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
@@ -112,6 +112,8 @@ def padding(trace: Trace, node: Node) -> None:
     if given is None or axes is None or len(given) != 2 * len(axes) or (dims is not None and max(axes) >= len(dims)):
         trace.bar(node, f"{said(node)} has pads that can't be told")
         return
+    if max(map(abs, given), default=0) > MOST_ENTRIES:
+        raise ValueError(f"pads {given}")
     pads = {axis: pad for axis, *pad in zip(axes, given, given[len(axes) :], strict=False) if any(pad)}
     plain = node.text_attribute("mode") in ("", "constant")
     can = {axis for axis, pad in pads.items() if plain and min(pad) >= 0} - _joint(traced, axes)
@@ -134,8 +136,7 @@ def tiling(trace: Trace, node: Node) -> None:
         trace.bar(node, f"{said(node)} repeats it, nobody can say how often")
     elif traced:
         times = [[repeats[axis] for axis in factor.axes] for factor in traced]
-        repeated = (np.tile(factor.ids, each) for factor, each in zip(traced, times, strict=True))
-        trace.give(node, tuple(Factor(factor.axes, ids) for factor, ids in zip(traced, repeated, strict=True)))
+        trace.give(node, tuple(tiled(factor, each) for factor, each in zip(traced, times, strict=True)))
 
 
 RULES = {

@@ -46,9 +46,14 @@ def born(trace: Trace, sizes: Sizes) -> Traced:
     return found
 
 
-def fit_sizes(trace: Trace, node: Node, index: int, found: Traced) -> Traced:
-    """The factors `found` of the output as far as input `index`, which gives its sizes, gives those of what remains."""
+def fit_sizes(trace: Trace, node: Node, index: int, found: Traced, rank: int = 0) -> Traced:
+    """The factors `found` of the output as far as input `index`, which gives its sizes, gives those of what remains.
+
+    If it gives fewer than `rank`, they are those of the last axes; the others are as if it said 1 of them.
+    """
     sizes = sizes_at(trace, node, index)
+    if sizes is not None:
+        sizes = (*(Said(1, node, index, 0) for _ in range(rank - len(sizes))), *sizes)
     output = node.outputs[0]
     labelled = sorted(axis for factor in found for axis in factor.axes)
     reason = f"{said(node)} makes it in sizes that can't be adjusted"

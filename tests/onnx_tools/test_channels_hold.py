@@ -1,0 +1,109 @@
+"""What channels must not pass unseen: inputs that a rule does not expect them in, and models that fit no runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from tests.channel_oracle import check_channels
+from tests.onnx_tools.compacting import with_weights
+
+STORED = "float[8,3,3,3] w, float[8] b, float[4,8,1,1] v"
+
+
+def channels_of(body: str, stored: str = "", *, opset: int = 17, inputs: str = "", **lists: list[int]) -> ChannelMap:
+    """The channels of `h`, a convolution of `x`, in front of `body`, which makes `y`. `lists`: more stored integers."""
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]> g (float[n, 3, 8, 8] x{inputs}) => (float[a, b, c, d] y)
+        <{STORED}{stored}> {{ h = Conv(x, w, b) {body} }}"""
+    model = with_weights(text)
+    stored_lists = [numpy_helper.from_array(np.array(values, np.int64), name) for name, values in lists.items()]
+    model.graph.initializer.extend(stored_lists)
+    return map_channels(model)
+
+
+def free_in(channels: ChannelMap) -> int:
+    """How many channels of `h` may leave."""
+    (factor,) = channels.of(channels.index.scopes[0].values["h"])
+    return len(np.intersect1d(channels.groups.of[factor.ids], channels.groups.free))
+
+
+UNSEEN = {
+    "summed alone": ('y = Einsum <equation = "bchw->bhw"> (h)', "", ""),
+    "summed beside": ('f = Flatten(h) y = Einsum <equation = "bc,bd->bd"> (f, z)', "", ", float[n, 5] z"),
+    "scale of what has none": ("p = ReduceMean <axes = [0, 2, 3], keepdims = 0> (h) y = LayerNormalization(z, p)", "",
+                               ", float[n, 8] z"),
+    "scale of an input": ("p = ReduceMean <axes = [0, 2, 3], keepdims = 0> (h) y = InstanceNormalization(z, p, b)", "",
+                          ", float[n, 8, 4, 4] z"),
+    "added to a product of inputs": ("f = ReduceMean <axes = [2, 3], keepdims = 0> (h) y = Gemm(z, t, f)", "",
+                                     ", float[n, 5] z, float[5, 8] t"),
+    "weight of an input": ("y = Conv(z, h)", "", ", float[n, 8, 9, 9] z"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_no_rule_expects_there_stays(case):
+    body, stored, inputs = UNSEEN[case]
+    assert free_in(channels_of(body, stored, inputs=inputs)) == 0
+
+
+def test_of_casting_like_another_only_the_type_matters():
+    assert free_in(channels_of("k = CastLike(z, h) y = Conv(h, v)", inputs=", float z")) == 8
+
+
+@pytest.mark.parametrize("body", ["e = Add <broadcast = 1, axis = 1> (h, t)", "e = PRelu(h, t)"])
+def test_broadcast_of_old_opsets_holds(body):
+    assert free_in(channels_of(f"{body} y = Conv(e, v)", ", float[8] t", opset=6)) == 0
+
+
+NONSENSE = {
+    "no group": "e = Conv <group = 0> (h, v)",
+    "many groups": "e = Conv <group = 100000000000> (h, v)",
+    "many times": "e = Tile(h, many)",
+    "never": "e = Tile(h, never)",
+    "many blocks": "e = SpaceToDepth <blocksize = 100000000> (h)",
+    "no blocks": "e = SpaceToDepth <blocksize = 0> (h)",
+    "negative blocks": "e = DepthToSpace <blocksize = -2> (h)",
+    "many pads": "e = Pad(h, wide)",
+    "an axis that is not there": "e = Concat <axis = 77> (h, h)",
+    "another axis that is not there": "e = Softmax <axis = -99> (h)",
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_what_fits_no_runtime_stays(case):
+    channels = channels_of(
+        f"{NONSENSE[case]} y = Conv(e, v)", many=[1, 1 << 26, 1, 1], never=[1, 0, 1, 1], wide=[0, 1 << 40, *[0] * 6]
+    )
+    assert free_in(channels) == 0
+
+
+def test_a_weight_of_another_size_is_not_cut():
+    assert free_in(channels_of("e = Add(h, t) y = Conv(e, u)", ", float[1, 8, 1, 1] t, float[4, 7, 1, 1] u")) == 0
+
+
+def checked(body: str, stored: str = "", **lists: list[int]) -> int:
+    """How many channels of `h` may leave, held against onnxruntime."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
+        <{STORED}{stored}> {{ h = Conv(x, w, b) {body} }}"""
+    model = with_weights(text)
+    for name, values in lists.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    return free_in(check_channels(model))
+
+
+def test_a_scale_in_front_of_the_axes_that_are_normalised():
+    assert checked("e = LayerNormalization <axis = 3> (h, t) y = Conv(e, v)", ", float[8, 6, 6] t") == 8
+
+
+def test_expand_to_the_sizes_of_the_last_axes():
+    channels = channels_of("e = Expand(h, sizes) y = Conv(e, v)", sizes=[8, 1, 1])
+    assert free_in(channels) == 8
+    assert len(channels.adjustments) == 1
+
+
+def test_all_but_the_batch_made_one_axis():
+    body = """s = Shape(h) z = Constant <value_int = 0> () m = Constant <value_ints = [-1]> () i = Gather(s, z)
+        j = Unsqueeze(i, never) k = Concat <axis = 0> (j, m) f = Reshape(h, k) y = MatMul(f, t)"""
+    assert checked(body, ", float[288, 5] t", never=[0]) == 8
