@@ -23,7 +23,8 @@ class LayerReport:
 
     `channels_*`: of its result, as far as they were followed (heads times width, where both can leave); None where they
     were not. `parameters_*`, `bytes_*`: stored elements that it reads. `macs_*`: multiply-accumulates of one run, None
-    where a shape is not known; with `open_sizes` a size of its result is not known either, and counts as 1.
+    where a shape is not known, or the operator has no formula; with `open_sizes` a size of its result is not known
+    either, and counts as 1.
     """
 
     name: str

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 from onnx_tools.compaction.factors import Size, factor_on
-from onnx_tools.compaction.macs import PRODUCTS, Length, Term, input_of
+from onnx_tools.compaction.macs import Length, Term, input_of, multiplies_known, multiplies_unknown, terms_of
 from onnx_tools.compaction.tracing import ChannelMap, Remaining
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Node, Path, StoredTensor, element_count
@@ -25,7 +25,7 @@ _MOST_STEPS = 64
 
 @dataclass(frozen=True)
 class Cost:
-    """`parameters`: stored elements that are read; `bytes` of them; `macs`: None where shapes are not known."""
+    """`parameters`: stored elements that are read; `bytes` of them; `macs`: None where they are not known."""
 
     parameters: int
     bytes: int
@@ -36,7 +36,7 @@ class Cost:
 class LayerCost:
     """A node that multiplies, or reads stored data that has channels. `tensors`: what it reads, also through constants.
 
-    `terms`: products of sizes whose sum is its MACs; None where a shape is not known.
+    `terms`: products of sizes whose sum is its MACs; None where a shape is not known, or the operator has no formula.
     """
 
     channels: ChannelMap
@@ -64,12 +64,12 @@ def layer_costs(channels: ChannelMap) -> list[LayerCost]:
     """The layers of a model, in model order: what multiplies, and what reads stored data with channels."""
     found = []
     for node in channels.index.nodes:
-        multiplies = _multiplies(node)
         if node.constant and node.outputs:
             continue
         tensors = tuple(_stored_behind(node))
+        multiplies = multiplies_known(node) or multiplies_unknown(node)
         if multiplies or any(channels.of(value) for tensor in tensors for value in tensor.values):
-            terms = PRODUCTS[node.domain, node.op_type](node, channels.shapes.of) if multiplies else []
+            terms = terms_of(node, channels.shapes.of)
             found.append(LayerCost(channels, node, tensors, None if terms is None else tuple(terms)))
     return found
 
@@ -168,10 +168,6 @@ def _size(channels: ChannelMap, length: Length) -> Size:
     size = (channels.shapes.of(length.value) or ())[length.axis]
     factor = None if isinstance(size, int) else factor_on(channels.of(length.value), length.axis)
     return size if factor is None else factor.ids.shape[factor.axes.index(length.axis)]
-
-
-def _multiplies(node: Node) -> bool:
-    return not node.local and (node.domain, node.op_type) in PRODUCTS
 
 
 def _stored_behind(node: Node) -> Iterator[StoredTensor]:

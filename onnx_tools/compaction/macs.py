@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from onnx_tools.compaction.factors import Dims
 from onnx_tools.graph_parts import Node, Value
-from onnx_tools.operators import CONTRIB
+from onnx_tools.op_table import attribute_slot, uncovered_slot, weight_slot
+from onnx_tools.operators import CONTRIB, EMBEDDING
 
 DimsOf = Callable[[Value | None], Dims | None]
 
@@ -169,4 +170,36 @@ PRODUCTS: dict[tuple[str, str], Formula] = dict(
         *_rows(CONTRIB, "MultiHeadAttention GroupQueryAttention", _attention),
     ]
 )
-"""By (domain, op type). An operator without a row multiplies nothing that counts."""
+"""By (domain, op type). An operator without a row multiplies nothing that counts, or `multiplies_unknown`."""
+
+_DOMAINS = ("", "ai.onnx.ml", CONTRIB)
+"""Operators of others may do anything with a stored tensor."""
+
+
+def terms_of(node: Node, dims: DimsOf) -> list[Term] | None:
+    """The terms whose sum is a node's MACs; None where that is not known."""
+    if multiplies_known(node):
+        return PRODUCTS[node.domain, node.op_type](node, dims)
+    return None if multiplies_unknown(node) else []
+
+
+def multiplies_known(node: Node) -> bool:
+    """Whether there is a formula for a node."""
+    return not node.local and (node.domain, node.op_type) in PRODUCTS
+
+
+def multiplies_unknown(node: Node) -> bool:
+    """Whether a node has weights, but no formula: a known operator's, or stored tensors that look like some."""
+    if node.local or multiplies_known(node):
+        return False
+    stored = [at for at, value in enumerate(node.inputs) if value is not None and value.constant]
+    if node.domain not in _DOMAINS:
+        return any(len(node.input_shape(at) or ()) > 1 for at in stored)
+    listed = (attribute_slot(node, name) for name in node.attributes)
+    return any(_is_weight(node, at) for at in stored) or any(slot is not None for slot in listed)
+
+
+def _is_weight(node: Node, index: int) -> bool:
+    slot, uncovered = weight_slot(node, index), uncovered_slot(node, index)
+    looked_up = slot is None or slot.kind == EMBEDDING
+    return not looked_up or (uncovered is not None and uncovered.what.endswith("weight"))

@@ -81,7 +81,7 @@ def sizes_note(report: CompactReport) -> str:
     elif any(layer.open_sizes for layer in report.layers):
         notes.append("sizes that are not known count as 1")
     if totals.unknown_macs:
-        notes.append(f"layers whose shape is not known count nothing: {totals.unknown_macs:,}")
+        notes.append(f"layers whose MACs are not known count nothing: {totals.unknown_macs:,}")
     return f"MACs: {'; '.join(notes)}; --input-shape may tell them" if notes else ""
 
 

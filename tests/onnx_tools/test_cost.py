@@ -153,3 +153,26 @@ def test_sizes_that_only_the_channels_tell():
     after = [layer.cost(channels.without(channels.groups.free[:3])).macs for layer in layers]
     assert layers[1].cost().macs == 8 * 5
     assert after[1] == 5 * 5
+
+
+WITHOUT_FORMULA = {
+    "experts": (
+        "<float[2,8,6] w1, float[2,8] b1, float[2,6,8] w2> { y = com.microsoft.MoE (x, x, w1, b1, w2) }",
+        [(2 * 8 * 6 * 2 + 16, 4 * (2 * 8 * 6 * 2 + 16), None)],
+    ),
+    "packed": ("<uint8[3,9] w, float[3] s> { y = com.microsoft.MatMulPacked (x, w, s) }", [(30, 39, None)]),
+    "somebody's": ("<float[6,6] w> { y = elsewhere.Mix (x, w) }", [(36, 144, None)]),
+    "a number of somebody's": ("<float[6] w> { y = elsewhere.Mix (x, w) }", []),
+    "a list": (
+        "{ y = ai.onnx.ml.LinearRegressor <coefficients = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]> (x) }",
+        [(0, 0, None)],
+    ),
+    "looked up": ("<float[9,6] w, int64[3] i> { e = Gather (w, i)  y = Add (x, e) }", []),
+    "nothing stored": ("{ y = elsewhere.Mix (x, x) }", []),
+}
+
+
+@pytest.mark.parametrize("way", WITHOUT_FORMULA)
+def test_what_has_no_formula_is_unknown(way):
+    body, expected = WITHOUT_FORMULA[way]
+    assert figures(f"g (float[3,6] x) => (float[] y) {body}") == expected
