@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +21,12 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from onnx_tools.shared_bytes import same_bytes
 from onnx_tools.verification import CHECKS
-from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes, signs_text
+from onnx_tools.verification.byte_check import METADATA_KEY, ByteComparison, ZeroedTensor, compare_bytes, signs_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
 from onnx_tools.verification.mask_check import check_masks
 from onnx_tools.verification.runtime_check import check_runtime
-from onnx_tools.weights import find_weights
+from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption
 
@@ -59,7 +61,8 @@ def verify_files(
     too is no failure.
 
     `allowed`: the tensors that may have new zeros; without, the weights that pruning could select, so that a bias or
-    a normalisation that was zeroed fails; with `masks`, those of them that have a mask.
+    a normalisation that was zeroed fails, unless the model at `after` says that whole channels were pruned; with
+    `masks`, what has a mask.
 
     `masks`: a file of masks, or arrays of bool by name of weight. One more check, "masks": what they prune is zero,
     what they keep is unchanged.
@@ -74,7 +77,7 @@ def verify_files(
         raise InvalidOption(f"max_drift {max_drift} must be a number, 0 or more")
     before, after = pathlib.Path(before), pathlib.Path(after)
     given = None if masks is None else Masks.of(masks)
-    allowed = _weights(before, given) if allowed is None else allowed
+    allowed = _prunable(before, after, given) if allowed is None else allowed
     compared = _hinted(bytes_check(compare_bytes(before, after, allowed=allowed)), before, after)
     checks = [compared, checker_check(before, after)]
     drifts: list[OutputDrift] = []
@@ -88,12 +91,29 @@ def verify_files(
     return VerificationReport(tuple(checks), tuple(drifts))
 
 
-def _weights(path: pathlib.Path, masks: Masks | None) -> set[Path]:
-    """The weights of a model, whatever their size, or those that have a mask; and what lies on their bytes."""
-    model = ModelFile.open(path)
+def _prunable(before: pathlib.Path, after: pathlib.Path, masks: Masks | None) -> set[Path]:
+    """The weights of a model, whatever their size, or what has a mask; and what lies on their bytes.
+
+    With whole channels biases and normalisations fall too.
+    """
+    model = ModelFile.open(before)
     found = find_weights(model.skeleton)
-    masked = [] if masks is None else [weight for name, weight in found.maskable().items() if name in masks]
-    return same_bytes(model, {weight.path for weight in (found.weights if masks is None else masked)})
+    weights: Iterable[Weight] = found.weights
+    if masks is not None:
+        weights = (weight for name, weight in found.maskable().items() if name in masks)
+    elif _of_channels(ModelFile.open(after)):
+        weights = found.maskable().values()
+    return same_bytes(model, {weight.path for weight in weights})
+
+
+def _of_channels(model: ModelFile) -> bool:
+    """Whether the metadata of a model says that whole channels were pruned."""
+    for entry in model.skeleton.metadata_props:
+        if entry.key == METADATA_KEY:
+            with contextlib.suppress(ValueError):
+                told = json.loads(entry.value)
+                return isinstance(told, dict) and told.get("granularity") == "channel"
+    return False
 
 
 def bytes_check(comparison: ByteComparison) -> Check:

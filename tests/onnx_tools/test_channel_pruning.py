@@ -401,6 +401,7 @@ def test_masks_of_channels_are_verified_and_applied_again(tmp_path: pathlib.Path
     channels = ("-s", "0.5", "--granularity", "channel")
     run("prune", path, "-o", tmp_path / "zeros.onnx", *channels, "--save-masks", masks)
     assert run("verify", path, tmp_path / "zeros.onnx", "--masks", masks).exit_code == 0
+    assert run("verify", path, tmp_path / "zeros.onnx").exit_code == 0
     result = run("prune", path, "-o", tmp_path / "again.onnx", "--masks", masks, "--compact")
     assert result.exit_code == 0, result.output
     run("compact", tmp_path / "zeros.onnx", "-o", tmp_path / "small.onnx")
