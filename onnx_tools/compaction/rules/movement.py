@@ -95,29 +95,36 @@ def unsqueezing(trace: Trace, node: Node) -> None:
 
 def concatenation(trace: Trace, node: Node) -> None:
     """Concat: channels along its axis stand one behind the other, those along others are tied."""
-    dims = [trace.dims(value) for value in node.inputs]
+    concatenate(trace, node, range(len(node.inputs)))
+
+
+def concatenate(trace: Trace, node: Node, indices: Sequence[int]) -> None:
+    """The same for the inputs `indices`."""
+    values = [node.inputs[index] for index in indices]
+    dims = [trace.dims(value) for value in values]
     known = next((each for each in dims if each), None)
-    if not any(trace.of(value) for value in node.inputs):
+    if not any(trace.of(value) for value in values):
         return
     if known is None or any(each and len(each) != len(known) for each in dims):
         trace.bar(node, f"{said(node)} has inputs of unknown shape; --input-shape may tell it")
         return
     axis = node.int_attribute("axis", 1) % len(known)
+    computed = [() if value is None or value.constant else trace.of(value) for value in values]
     result: Traced = ()
-    for value in node.inputs:
-        for factor in trace.of(value) if value is not None and not value.constant else ():
-            if axis not in factor.axes:
-                result = joined(trace.channels, result, factor)
-    for index in range(len(node.inputs)):
+    for factor in (factor for traced in computed for factor in traced if axis not in factor.axes):
+        result = joined(trace.channels, result, factor)
+    for index in indices:
         _match(trace, node, index, result)
-    along = _one_behind_the_other(trace, node, axis, [each[axis] if each else None for each in dims])
+    along = _one_behind_the_other(trace, node, axis, computed, [each[axis] if each else None for each in dims])
     trace.give(node, result if along is None else (*result, Factor((axis,), along)))
 
 
-def _one_behind_the_other(trace: Trace, node: Node, axis: int, sizes: Sequence[Size]) -> Ids | None:
+def _one_behind_the_other(
+    trace: Trace, node: Node, axis: int, computed: Sequence[Traced], sizes: Sequence[Size]
+) -> Ids | None:
     """The channels of the inputs along the axis of a Concat; None if they have none there, or an unknown size."""
     reason = f"{said(node)} puts it beside what stays as it is"
-    found = [None if value is None or value.constant else factor_on(trace.of(value), axis) for value in node.inputs]
+    found = [factor_on(traced, axis) for traced in computed]
     factors = [factor for factor in found if factor is not None]
     if any(own is None and not isinstance(size, int) for own, size in zip(found, sizes, strict=True)):
         trace.fix(factors, reason)

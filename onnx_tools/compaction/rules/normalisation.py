@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx_tools.compaction.adjustments import Counts
 from onnx_tools.compaction.factors import Factor
 from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.rules.meeting import Operand, let_meet, letters_of
+from onnx_tools.compaction.rules.meeting import NONE, Operand, let_meet, letters_of, meet
 from onnx_tools.compaction.rules.reduction import flattened_from, over
 from onnx_tools.compaction.trace import Trace, said
 from onnx_tools.graph_parts import Node
@@ -90,9 +90,22 @@ def _by_group(trace: Trace, node: Node, name: str, axis: int) -> None:
     trace.give(node, (Factor((axis,), ids),))
 
 
-def holding(trace: Trace, node: Node) -> None:
-    """Sums of several inputs normalised over their last axis."""
-    trace.bar(node, f"{said(node)} {_OVER}")
+def skip_normalisation(trace: Trace, node: Node) -> None:
+    """The sum of inputs 0 and 1, which is broadcast, normalised over the last axis; then numbers along that."""
+    dims = [trace.dims(value) for value in node.inputs[:2]]
+    if len(dims) < 2 or not all(dims):
+        trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
+        return
+    rank = len(dims[0] or ())
+    operands = []
+    for index, each in enumerate(dims):
+        trace.narrow(node, index, (len(each or ()) - 1,), _OVER)
+        operands.append(Operand(index, (*letters_of(each or (), rank)[:-1], NONE), Role.SHIFTS))
+    for value in node.inputs[2:]:
+        trace.fix(trace.of(value), f"{said(node)} reads it for all of its sum")
+    result = meet(trace, node, operands, rank, makes=False)
+    for index in range(len(node.outputs)):
+        trace.give(node, result, index, rank)
 
 
 RULES = {
@@ -104,6 +117,5 @@ RULES = {
     ("", "LRN"): local_response,
     ("", "MeanVarianceNormalization"): mean_variance,
     (CONTRIB, "GroupNorm"): contrib_group_normalisation,
-    (CONTRIB, "SkipLayerNormalization"): holding,
-    (CONTRIB, "SkipSimplifiedLayerNormalization"): holding,
+    **{(CONTRIB, f"Skip{name}LayerNormalization"): skip_normalisation for name in ("", "Simplified")},
 }

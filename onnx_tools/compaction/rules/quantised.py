@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_tools.compaction.factors import Dims, Factor, Traced, narrowed
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules.meeting import NONE, Operand, let_meet, letters_of, meet
+from onnx_tools.compaction.rules.movement import concatenate
 from onnx_tools.compaction.rules.products import convolve, multiply, multiply_and_add
 from onnx_tools.compaction.rules.reduction import pooling
 from onnx_tools.compaction.trace import Trace, said
@@ -131,6 +132,11 @@ def quantised_softmax(trace: Trace, node: Node) -> None:
     trace.give(node, trace.narrow(node, 0, range(axis, last), "works along it"))
 
 
+def quantised_concatenation(trace: Trace, node: Node) -> None:
+    """QLinearConcat: scale and zero point of the result, then inputs, each with its own for all of it."""
+    concatenate(trace, node, range(2, len(node.inputs), 3))
+
+
 _LINEAR = ("QuantizeLinear", "DequantizeLinear")
 _PASSING = ("QLinearSigmoid", "QLinearLeakyRelu")
 _POOLING = ("QLinearGlobalAveragePool", "QLinearAveragePool")
@@ -147,4 +153,5 @@ RULES = {
     **{(CONTRIB, name): quantised_passing for name in _PASSING},
     **{(CONTRIB, name): quantised_pooling for name in _POOLING},
     (CONTRIB, "QLinearSoftmax"): quantised_softmax,
+    (CONTRIB, "QLinearConcat"): quantised_concatenation,
 }

@@ -111,6 +111,8 @@ def follow_sizes(trace: Trace, node: Node) -> None:
     carried = carrier(trace, node) if carrier is not None and (sized == [0] or node.op_type == "Concat") else None
     if carried is not None:
         trace.give_sizes(node, carried)
+    if not node.domain and node.op_type in _OF_ITS_LENGTH:
+        return
     for index in sized if carried is None and (node.domain, node.op_type, sized[-1]) not in _FITTED else ():
         trace.hold_sizes(trace.sizes_in(node.inputs[index]) or (), f"{said(node)} computes with its size")
 
@@ -157,10 +159,20 @@ _CARRIERS: dict[str, Callable[[Trace, Node], Sizes | None]] = {
     "Concat": _put_together,
 }
 
+_OF_ITS_LENGTH = ("Shape", "Size")
+"""How many numbers there are: the same whatever they are."""
+
 _FITTED = {("", "Reshape", 1), ("", "Expand", 1), ("", "Resize", 3), ("", "ConstantOfShape", 0)}
 """Operators whose rules look at the sizes that they get as this input."""
 
+
+def size(trace: Trace, node: Node) -> None:
+    """Size: a number of elements, which nobody can take apart again."""
+    trace.bar(node, f"{said(node)} counts its elements")
+
+
 RULES = {
+    ("", "Size"): size,
     ("", "Shape"): shape,
     ("", "ConstantOfShape"): constant_of_shape,
 }

@@ -1,0 +1,108 @@
+"""Channels through operators that few models have, against onnxruntime."""
+
+from __future__ import annotations
+
+import pathlib
+from itertools import product
+
+import numpy as np
+import pytest
+
+from onnx_tools.operators import CONTRIB
+from tests.channel_oracle import check_channels
+from tests.onnx_tools.compacting import feeds_of, halved
+from tests.onnx_tools.test_channel_rules_more import Given, bytes_of, counted, model_of, number
+
+TURNED = {
+    "as wide as the table": "{} (q, {})",
+    "counted": "{} <num_heads = 3> (q, {})",
+    "a part of each": "{} <num_heads = 3, rotary_embedding_dim = 2> (q, {})",
+}
+
+
+@pytest.mark.parametrize(("domain", "way"), [("", "counted"), ("", "a part of each"), *product((CONTRIB,), TURNED)])
+def test_heads_that_are_turned(tmp_path: pathlib.Path, domain: str, way: str) -> None:
+    """Three heads of four; whole ones leave."""
+    half = 1 if "part" in way else 2
+    tables, name = ("p, c, s" if domain else "c, s, p"), f"{domain}.RotaryEmbedding".lstrip(".")
+    body = f"q = MatMul (x, w)\n r = {TURNED[way].format(name, tables)}\n y = MatMul (r, v)"
+    random = np.random.default_rng(3)
+    stored: dict[str, Given] = {"w": (6, 12), "v": (12, 5), "p": np.tile(np.arange(4), (2, 1))}
+    stored |= {name: random.standard_normal((8, half)).astype(np.float32) for name in "cs"}
+    model = model_of(f"g (float[2, 4, 6] x) => (float[2, 4, 5] y) {{ {body} }}", stored)
+    model.opset_import[0].version = 23
+    assert counted(check_channels(model)) == {"q": 3}
+    halved(model, tmp_path, feeds_of(model))
+
+
+SKIPPED: dict[str, tuple[str, dict[str, Given]]] = {
+    "two convolutions": ("b = Conv (x, w2)\n s = com.microsoft.SkipLayerNormalization (a, b, f, f)", {"w2": (6, 4, 1)}),
+    "a stored one": ("s = com.microsoft.SkipLayerNormalization (a, b, f)", {"b": (6, 5)}),
+    "simplified": ("s = com.microsoft.SkipSimplifiedLayerNormalization (a, a, f)", {}),
+    "its sum": ("t, , , s = com.microsoft.SkipLayerNormalization (a, a, f, f)", {}),
+}
+
+
+@pytest.mark.parametrize("way", SKIPPED)
+def test_sums_that_are_normalised_behind_channels(tmp_path: pathlib.Path, way: str) -> None:
+    body, stored = SKIPPED[way]
+    text = f"g (float[2, 4, 5] x) => (float[2, 3, 5] y) {{ a = Conv (x, w)\n {body}\n y = Conv (s, v) }}"
+    model = model_of(text, {"w": (6, 4, 1), "v": (3, 6, 1), "f": (5,), **stored})
+    assert counted(check_channels(model)) == {"a": 6}
+    halved(model, tmp_path, feeds_of(model))
+
+
+def test_what_is_normalised_stays() -> None:
+    body = "a = MatMul (x, w)\n s = com.microsoft.SkipLayerNormalization (a, a, f)\n y = MatMul (s, v)"
+    model = model_of(f"g (float[2, 4, 5] x) => (float[2, 4, 3] y) {{ {body} }}", {"w": (5, 6), "v": (6, 3), "f": (6,)})
+    assert counted(check_channels(model, fewest=0)) == {}
+
+
+PLACES: dict[str, tuple[str, dict[str, Given]]] = {
+    "gathered": ("b = GatherND (t, i)", {"i": np.array([[1], [0], [4]])}),
+    "gathered in batches": ("b = GatherND <batch_dims = 1> (a, i)", {"i": np.array([[[1], [0]], [[4], [4]]])}),
+    "scattered": (
+        "u = GatherND (t, i)\n r = Relu (u)\n b = ScatterND (t, j, r)",
+        {"i": np.array([[1], [0]]), "j": np.array([[2], [4]])},
+    ),
+    "scattered into stored data": ("b = ScatterND (d, i, a)", {"i": np.array([[4], [1]]), "d": (7, 5, 6)}),
+    "stored data scattered": ("b = ScatterND (a, i, d)", {"i": np.array([[1, 4], [0, 0]]), "d": (2, 6)}),
+}
+
+
+@pytest.mark.parametrize("way", PLACES)
+def test_places_along_other_axes(tmp_path: pathlib.Path, way: str) -> None:
+    body, stored = PLACES[way]
+    text = f"a = MatMul (x, w)\n t = Transpose <perm = [1, 0, 2]> (a)\n {body}\n y = MatMul (b, v)"
+    model = model_of(f"g (float[2, 5, 4] x) => (float[A, B, 3] y) {{ {text} }}", {"w": (4, 6), "v": (6, 3), **stored})
+    assert counted(check_channels(model)) == {"a": 6}
+    halved(model, tmp_path, feeds_of(model))
+
+
+@pytest.mark.parametrize(
+    "body", ["b = GatherND (a, i)", "u = GatherND (a, i)\n b = ScatterND (a, i, u)", "s = Size (a)\n b = Mul (a, s)"]
+)
+def test_places_among_channels_hold_them(body: str) -> None:
+    text = f"g (float[2, 5, 4] x) => (float[A, B, C] y) {{ a = MatMul (x, w)\n {body}\n y = Identity (b) }}"
+    model = model_of(text, {"w": (4, 6), "i": np.array([[[1, 2, 0]]])})
+    assert counted(check_channels(model, fewest=0)) == {}
+
+
+def test_the_number_of_sizes_is_not_a_size() -> None:
+    body = "a = MatMul (x, w)\n s = Shape (a)\n n = Size (s)\n r = Range (zero, n, one)\n y = MatMul (a, v)"
+    model = model_of(
+        f"g (float[2, 4] x) => (float[2, 3] y, int64[2] r) {{ {body} }}",
+        {"w": (4, 6), "v": (6, 3), "zero": np.array(0), "one": np.array(1)},
+    )
+    assert counted(check_channels(model)) == {"a": 6}
+
+
+def test_quantised_parts_beside_each_other(tmp_path: pathlib.Path) -> None:
+    made = "p = QLinearConv (x, s, z, w, s, z, s, z)\n q = QLinearConv (x, s, z, u, s, z, s, z)"
+    body = f"{made}\n c = com.microsoft.QLinearConcat <axis = 1> (s, z, p, s, z, q, s, z)"
+    stored: dict[str, Given] = {"w": bytes_of(6, 4, 1), "u": bytes_of(2, 4, 1), "v": bytes_of(3, 8, 1)}
+    stored |= {"s": number(0.1), "z": np.array(0, np.int8)}
+    text = f"g (int8[2, 4, 5] x) => (int8[2, 3, 5] y) {{ {body}\n y = QLinearConv (c, s, z, v, s, z, s, z) }}"
+    model = model_of(text, stored)
+    assert counted(check_channels(model)) == {"p": 6, "q": 2}
+    halved(model, tmp_path, feeds_of(model))
