@@ -18,7 +18,7 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.policy import Policy
 from onnx_tools.shared_bytes import Overlap
-from onnx_tools.slice_masks import SliceMask, SliceMasks
+from onnx_tools.slice_masks import STAY, SliceMask, SliceMasks
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import LeftAlone, Weight, find_weights
@@ -192,8 +192,7 @@ def _plan_slices(model: onnx.ModelProto, how: SliceMasks) -> Plan:
     weights |= {other.path: _read_by(other, how.masks[other.path]) for other in others}
     planned = tuple(_sliced(weights[path], mask, how) for path, mask in how.masks.items() if path in weights)
     if not planned:
-        reasons = "; ".join(dict.fromkeys(how.reasons.values())) or "no channel of the model may leave"
-        raise NothingSelected(f"no channel was selected, nothing was written: {reasons}")
+        raise NothingSelected(f"no channel was selected, nothing was written: {_why_none(how)}")
     left_alone = (
         *(
             _left_alone(weight, how.reasons.get(path, "no layer's channels lie along its axes"))
@@ -203,6 +202,13 @@ def _plan_slices(model: onnx.ModelProto, how: SliceMasks) -> Plan:
         *(item for item in found.left_alone if item.path not in weights),
     )
     return Plan(planned, left_alone, sum(weight.elements for weight in weights.values()))
+
+
+def _why_none(how: SliceMasks) -> str:
+    """What holds the channels of a model, the first few reasons."""
+    reasons = [*dict.fromkeys(reason.removeprefix(STAY) for reason in how.reasons.values())]
+    more = f"; and {len(reasons) - _MOST_SHOWN} more" if len(reasons) > _MOST_SHOWN else ""
+    return "; ".join(reasons[:_MOST_SHOWN]) + more if reasons else "no layer of the model makes channels"
 
 
 def _read_by(weight: Weight, mask: SliceMask) -> Weight:

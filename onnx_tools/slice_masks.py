@@ -13,6 +13,9 @@ from onnx_tools.wire import Path
 
 Kept = NDArray[np.bool_]
 
+STAY = "its channels stay: "
+"""How the reason of a tensor starts whose channels something holds."""
+
 
 @dataclass(frozen=True, eq=False)
 class SliceMask:

@@ -112,9 +112,9 @@ GroupScore = Annotated[
     typer.Option(
         metavar="HOW",
         callback=_group_score,
-        show_default="sum",
-        help="How the scores of all weights of a group make one: sum, mean (over its elements), max (over its "
-        "weights), or saved (their sum over the parameters that leave with it).",
+        show_default="sum; saved with --allocation global",
+        help="How the scores of all weights of a group make one: sum, mean, max, or saved (their sum over the "
+        "parameters that leave with it).",
         rich_help_panel=CHANNELS,
     ),
 ]
@@ -157,8 +157,11 @@ def read_input_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, ...]]
     return {name: tuple(int(size) for size in re.split("[,x]", sizes)) for name, sizes in pairs}
 
 
-def check_channel_options(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Whether channels are pruned. Raises `WrongUsage` for options that don't go with what is asked for."""
+def check_channel_options(settings: Mapping[str, Any], others: Mapping[str, Any], ignored: Mapping[str, Any]) -> bool:
+    """Whether channels are pruned. Raises `WrongUsage` for options that don't go with what is asked for.
+
+    `others`: options besides `settings` that only channels have; `ignored`: those that channels don't have.
+    """
     wanted = settings["granularity"] == "channel"
     given = [name for name in _ONLY_CHANNELS if settings[name] is not None]
     given += [name for name, value in others.items() if value]
@@ -167,8 +170,10 @@ def check_channel_options(settings: Mapping[str, Any], others: Mapping[str, Any]
     if not wanted:
         return False
     wrong = [name for name in _NOT_CHANNELS if settings[name] is not None]
+    wrong += [name for name, value in ignored.items() if value]
     if wrong:
-        raise WrongUsage(f"{_option(wrong[0])} does not go with --granularity channel; see --min-channels, --ceiling")
+        instead = "see --min-channels, --ceiling, --exclude"
+        raise WrongUsage(f"{_option(wrong[0])} does not go with --granularity channel; {instead}")
     if settings["allocation"] not in (None, "uniform", "global"):
         raise WrongUsage(f"--allocation {settings['allocation']}: of channels it is uniform or global")
     how_many = [name for name in ("sparsity", *_ONLY_CHANNELS[:3]) if settings[name] is not None]

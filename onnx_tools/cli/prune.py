@@ -27,6 +27,8 @@ from onnx_tools.cli.options import (
 )
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
+DEFAULT_MIN_ELEMENTS = 2048
+
 
 @app.command(cls=SectionedCommand, epilog=EXIT_CODES)
 def prune(
@@ -60,7 +62,7 @@ def prune(
     backend: option.BackendOption = "auto",
     include: option.Include = None,
     exclude: option.Exclude = None,
-    min_elements: option.MinElements = 2048,
+    min_elements: option.MinElements = DEFAULT_MIN_ELEMENTS,
     depthwise: option.Depthwise = False,
     embeddings: option.Embeddings = False,
     linear_models: option.LinearModels = False,
@@ -121,7 +123,9 @@ def prune(
     if masks is not None:
         _check_masks({**settings, "policy": policy})
     shaped = input_shape if not compact else None
-    channels = channel.check_channel_options(settings, {"input_shape": shaped})
+    of_weights = {"depthwise": depthwise, "embeddings": embeddings, "linear_models": linear_models}
+    of_weights["min_elements"] = min_elements != DEFAULT_MIN_ELEMENTS
+    channels = channel.check_channel_options(settings, {"input_shape": shaped}, of_weights)
     if compact and encoding != "dense":
         raise WrongUsage(f"--encoding {encoding} does not go with --compact; `oxiprune encode` encodes the result")
     if compact and (in_place or dry_run):

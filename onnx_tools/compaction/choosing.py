@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.compaction.channels import Ids
-from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.config import ChannelConfig, Target
 from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.tracing import ChannelMap
 from oxiprune_gpu import InvalidOption
@@ -51,6 +51,14 @@ class Chooser:
         self._layers, self._limits = _layers(channels, scores, config, may_leave)
         self._count = sum(len(layer.groups) for layer in self._layers)
 
+    @property
+    def wanted(self) -> int:
+        """How many groups a sparsity asks for, whatever must stay of each layer; 0 for a target."""
+        sparsity = self._config.sparsity or 0.0
+        if self._config.scope == "global":
+            return _part_of(self._count, sparsity)
+        return sum(_part_of(len(layer.groups), sparsity) for layer in self._layers)
+
     def choose(self, measure: Measure | None = None) -> Ids:
         """The groups that leave, by the sparsity or by the target, which `measure` counts."""
         target = self._config.target
@@ -59,7 +67,8 @@ class Chooser:
         steps: Sequence[float] = range(self._count + 1) if self._config.scope == "global" else self._fractions()
         low, high = 0, len(steps) - 1
         if measure(self._at(steps[high])) > target.amount:
-            raise InvalidOption(_unreachable(target.of, target.amount, measure(self._at(steps[high])), self._count))
+            most = self._at(steps[high])
+            raise InvalidOption(_unreachable(target, measure(most), len(most), self._count))
         while low < high:
             middle = (low + high) // 2
             if measure(self._at(steps[middle])) <= target.amount:
@@ -136,9 +145,12 @@ def _sizes(channels: ChannelMap) -> NDArray[np.int64]:
     return sizes
 
 
-def _unreachable(of: str, wanted: float, least: float, count: int) -> str:
-    shown = f"{least:,.0f}" if of == "bytes" else f"{least:.4g}"
+def _unreachable(target: Target, least: float, gone: int, count: int) -> str:
+    left = f"{least:,.0f} bytes" if target.of == "bytes" else f"{least:.4g} of them"
+    why = "`oxiprune compact --dry-run` says what holds the others"
+    if gone < count:
+        why = f"--min-channels, --ceiling and --round-to keep {count - gone:,} more, and one of each layer stays"
     return (
-        f"target {of} {wanted:,g} can't be reached: with all {count:,} groups of channels gone that may leave, {shown} "
-        "are left; `oxiprune compact --dry-run` says what holds the others"
+        f"target {target.of} {target.amount:,g} can't be reached: {left} are left when {gone:,} groups of channels "
+        f"leave, as many as may; {why}"
     )

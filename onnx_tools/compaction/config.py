@@ -48,8 +48,8 @@ class ChannelConfig:
         target: what shall be left, instead of a sparsity: as few channels leave as reach it.
         scope: "layer": every layer loses the same fraction. "global": the lowest scores of all layers leave.
         group_score: how the scores of all weights of a group make one: their "sum" (for l2: the root of the sum of all
-            squares), the "mean" over the group's elements, the "max" over its weights; or "saved", their sum divided by
-            the parameters that leave with the group.
+            squares), "mean" or "max"; or "saved", their sum divided by the parameters that leave with the group. None:
+            "sum" where groups of one layer compete, "saved" where those of all do, which differ in size.
         min_channels: so many groups of each layer stay.
         ceiling: the largest fraction of a layer that leaves.
         round_to: what stays of a layer's channels is a multiple of this; hardware likes 8 or 16.
@@ -73,7 +73,7 @@ class ChannelConfig:
         *,
         target: Target | None = None,
         scope: str = "layer",
-        group_score: str = "sum",
+        group_score: str | None = None,
         min_channels: int = 1,
         ceiling: float = 1.0,
         round_to: int = 1,
@@ -83,7 +83,7 @@ class ChannelConfig:
         set_field(self, "metric", parse_metric(metric))
         set_field(self, "target", target)
         set_field(self, "scope", scope)
-        set_field(self, "group_score", group_score)
+        set_field(self, "group_score", group_score or ("saved" if scope == "global" else "sum"))
         set_field(self, "min_channels", min_channels)
         set_field(self, "ceiling", ceiling)
         set_field(self, "round_to", round_to)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients
 from onnx_tools.report import PruneReport
 from onnx_tools.rewrite import prune_file
-from onnx_tools.slice_masks import SliceMask, SliceMasks
+from onnx_tools.slice_masks import STAY, SliceMask, SliceMasks
 from onnx_tools.weight_selection import Selection, check_matched, matches
 from onnx_tools.weights import find_weights
 from onnx_tools.wire import Path
@@ -33,6 +34,13 @@ from onnx_tools.wire import Path
 _EVERYTHING = Selection(min_elements=0, depthwise=True, embeddings=True, linear_models=True)
 _WEIGHTS = frozenset({Role.MAKES, Role.READS})
 _ZEROED = frozenset({Role.MAKES, Role.READS, Role.SHIFTS, Role.SCALES})
+
+
+class Chosen(NamedTuple):
+    """The groups that leave, ascending, and how many were asked for; 0 where a target was."""
+
+    gone: Ids
+    wanted: int
 
 
 def prune_channels(
@@ -74,10 +82,12 @@ def prune_channels(
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
     may_leave = groups_of_layers(model, channels, selection)
-    gone = choose_channels(model, channels, config, may_leave, gradients, scoring)
+    chosen = choose_channels(model, channels, config, may_leave, gradients, scoring)
+    gone = chosen.gone
     configuration = config.configuration(selection, gradients is not None)
     masks = SliceMasks(slice_masks(channels, gone, may_leave), configuration, _reasons(channels, may_leave))
-    return prune_file(path, output, config=masks, progress=pruning, **options)
+    report = prune_file(path, output, config=masks, progress=pruning, **options)
+    return replace(report, warnings=(*_fewer(chosen), *report.warnings))
 
 
 def choose_channels(
@@ -87,12 +97,20 @@ def choose_channels(
     may_leave: Ids,
     gradients: Gradients | None = None,
     progress: Progress | None = None,
-) -> Ids:
-    """Those of the groups `may_leave` that leave, ascending. Other arguments and errors as in `prune_channels`."""
+) -> Chosen:
+    """Those of the groups `may_leave` that leave. Other arguments and errors as in `prune_channels`."""
     scores = score_groups(model, channels, config, may_leave, gradients, progress)
     measure = None if config.target is None else measure_for(model, channels, config.target)
-    gone = Chooser(channels, scores, config, may_leave).choose(measure)
-    return leaving_one(channels, gone)
+    chooser = Chooser(channels, scores, config, may_leave)
+    return Chosen(leaving_one(channels, chooser.choose(measure)), chooser.wanted)
+
+
+def _fewer(chosen: Chosen) -> tuple[str, ...]:
+    """A warning where fewer groups leave than a sparsity asks for."""
+    if len(chosen.gone) >= chosen.wanted:
+        return ()
+    why = "--min-channels, --ceiling and --round-to keep the others, and one of each layer stays"
+    return (f"{chosen.wanted:,} groups of channels were asked for, {len(chosen.gone):,} leave: {why}",)
 
 
 def groups_of_layers(model: ModelFile, channels: ChannelMap, selection: Selection) -> Ids:
@@ -151,5 +169,5 @@ def _reasons(channels: ChannelMap, may_leave: Ids) -> dict[Path, str]:
             reason = next(
                 (channels.groups.reasons[group] for group in held.tolist() if group in channels.groups.reasons), ""
             )
-            found.setdefault(member.tensor.path, f"its channels stay: {reason}" if reason else kept)
+            found.setdefault(member.tensor.path, f"{STAY}{reason}" if reason else kept)
     return found

@@ -61,7 +61,7 @@ def score_groups(
     count = len(channels.groups.of)
     if isinstance(config.metric, Random):
         return np.asarray(compute_importance(np.ones(count, np.float32), config.metric).scores, np.float64)
-    sums, highest, elements = np.zeros(count), np.zeros(count), np.zeros(count)
+    sums, highest, elements, weights = np.zeros((4, count))
     root = gradients is None and isinstance(config.metric, L2Magnitude)
     with WeightReader(model) as reader:
         weighed = ((part.weight.name, part.weight.elements, part) for part in _parts(model, channels, may_leave))
@@ -71,9 +71,10 @@ def score_groups(
             np.add.at(sums, groups, own)
             np.add.at(elements, groups, part.weight.elements / len(groups))
             numbers, places = np.unique(groups, return_inverse=True)
+            weights[numbers] += 1
             total = np.bincount(places, own)
             highest[numbers] = np.maximum(highest[numbers], np.sqrt(total) if root else total)
-    found = {"sum": sums, "mean": sums / np.maximum(elements, 1), "max": highest, "saved": sums}[config.group_score]
+    found = {"sum": sums, "mean": sums / np.maximum(weights, 1), "max": highest, "saved": sums}[config.group_score]
     if root and config.group_score != "max":
         found = np.sqrt(found)
     return found / np.maximum(elements, 1) if config.group_score == "saved" else found

@@ -123,12 +123,12 @@ def test_scores_of_groups(tmp_path: pathlib.Path, metric: str, group_score: str)
 def group_score_of(parts: list[NDArray[np.float64]], metric: str, group_score: str) -> float:
     """Slow and plain; `parts`: the slices of the weights of one group."""
     totals = [float(np.abs(part).sum() if metric == "l1" else (part * part).sum()) for part in parts]
-    elements = sum(part.size for part in parts)
+    elements, weights = sum(part.size for part in parts), len(parts)
     finish = float if metric == "l1" else np.sqrt
     if group_score == "max":
         return float(finish(max(totals)))
     if group_score == "mean":
-        return float(finish(sum(totals) / elements))
+        return float(finish(sum(totals) / weights))
     return float(finish(sum(totals))) / (elements if group_score == "saved" else 1)
 
 
@@ -156,6 +156,9 @@ def test_global_scope_compares_layers(tmp_path: pathlib.Path) -> None:
 def test_limits_of_a_layer(tmp_path: pathlib.Path, options: dict[str, Any], left: int) -> None:
     after = pruned(model_file(tmp_path), 0.7, selection=Selection(include=("w1",)), **options)
     assert 8 - len(zero_slices(after["w1"], 0)) == left
+    config = ChannelConfig(0.7, **options)
+    report = prune_channels(tmp_path / "model.onnx", tmp_path / "out.onnx", config=config)
+    assert any("groups of channels were asked for" in warning for warning in report.warnings)
 
 
 def test_one_channel_stays(tmp_path: pathlib.Path) -> None:
@@ -275,7 +278,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     with pytest.raises(NonFiniteWeight, match="'w2'"):
         pruned(path)
     path = model_file(tmp_path)
-    with pytest.raises(InvalidOption, match=r"target params 0.01 can't be reached: .* 14 groups"):
+    with pytest.raises(InvalidOption, match=r"target params 0.01 can't be reached: .* when 12 groups"):
         pruned(path, None, target=Target("params", 0.01))
     with pytest.raises(InvalidInputShape, match="no input 'z'"):
         pruned(path, input_shapes={"z": (1, 3, 8, 8)})
