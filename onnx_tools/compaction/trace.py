@@ -75,7 +75,7 @@ class Trace:
         self.meetings: list[Meeting] = []
         self._shapes = shapes
         self._traced: dict[int, Traced] = {}
-        self._claims: dict[int, list[Claim]] = {}
+        self._claims: dict[int, dict[tuple[int, int, tuple[int, ...], Role], Claim]] = {}
         self._sizes: dict[int, Sizes] = {}
         self._looked_at: dict[int, set[int] | None] = {}
 
@@ -106,8 +106,8 @@ class Trace:
         return self._traced
 
     def claims_on(self, value: Value) -> list[Claim]:
-        """Who reads a constant with channels."""
-        return self._claims.get(id(value), [])
+        """Who reads a constant with channels: one claim for each role and axes, those of others like it are tied."""
+        return list(self._claims.get(id(value), {}).values())
 
     def give(self, node: Node, traced: Traced, index: int = 0, rank: int | None = None) -> None:
         """Say the factors of an output, and of how many axes if that is known. What leaves the graph there stays."""
@@ -183,7 +183,8 @@ class Trace:
         if not factor.fits(self.dims(value) if value.tensor is None else value.tensor.shape):
             self.channels.fix(factor.ids, f"'{value.name}' doesn't fit {said(node)}")
         elif value.constant:
-            self._claims.setdefault(id(value), []).append(Claim(node, index, factor, role))
+            claims = self._claims.setdefault(id(value), {})
+            claims.setdefault((id(node), index, factor.axes, role), Claim(node, index, factor, role))
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
         else:
             self._meet_computed(node, value, factor, role)

@@ -107,3 +107,10 @@ def test_all_but_the_batch_made_one_axis():
     body = """s = Shape(h) z = Constant <value_int = 0> () m = Constant <value_ints = [-1]> () i = Gather(s, z)
         j = Unsqueeze(i, never) k = Concat <axis = 0> (j, m) f = Reshape(h, k) y = MatMul(f, t)"""
     assert checked(body, ", float[288, 5] t", never=[0]) == 8
+
+
+def test_a_weight_made_of_sums_of_itself_many_times_over():
+    doubled = " ".join(f"t{depth + 1} = Add(t{depth}, t{depth})" for depth in range(40))
+    channels = channels_of(f"{doubled} e = Conv(h, t40) y = Conv(e, v)", ", float[8, 8, 1, 1] t0")
+    assert free_in(channels) == 8
+    assert len(channels.members) < 20
