@@ -7,11 +7,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from onnx_tools.operators import CONTRIB
 from tests.channel_oracle import check_channels
 from tests.onnx_tools.compacting import feeds_of, halved
-from tests.onnx_tools.test_channel_rules_more import Given, bytes_of, counted, model_of, number
+from tests.onnx_tools.test_channel_rules_more import Given, bytes_of, counted, ints, model_of, number
 
 TURNED = {
     "as wide as the table": "{} (q, {})",
@@ -106,3 +107,32 @@ def test_quantised_parts_beside_each_other(tmp_path: pathlib.Path) -> None:
     model = model_of(text, stored)
     assert counted(check_channels(model)) == {"p": 6, "q": 2}
     halved(model, tmp_path, feeds_of(model))
+
+
+SHAPE = "s = Shape (x)\n t = Cast <to = 6> (s)\n n = Slice (t, zero, one)\n k = Concat <axis = 0> (n, heads, width)"
+"""int32 numbers, as TensorFlow computes shapes: the batch, 3 heads and 4."""
+
+
+@pytest.mark.parametrize("more", ["", "o = Concat <axis = 0> (n, heads)\n p = Relu (o)"])
+def test_shapes_put_together_and_cast(tmp_path: pathlib.Path, more: str) -> None:
+    """The list of heads is cut where that Concat reads it; who else reads it keeps his own."""
+    body = f"a = MatMul (x, w)\n {SHAPE}\n j = Cast <to = 7> (k)\n b = Reshape (a, j)\n c = Reshape (b, flat)\n {more}"
+    stored: dict[str, Given] = {"w": (6, 12), "v": (12, 5), "zero": ints(0), "one": ints(1), "flat": ints(0, -1)}
+    stored |= {"heads": np.array([3], np.int32), "width": np.array([4], np.int32)}
+    text = f"g (float[2, 6] x) => (float[2, 5] y{', int32[2] p' if more else ''}) {{ {body}\n y = MatMul (c, v) }}"
+    model = model_of(text, stored)
+    assert counted(check_channels(model)) == {"a": 3}
+    small = halved(model, tmp_path, feeds_of(model))
+    lists = [numpy_helper.to_array(each).tolist() for each in small.graph.initializer if each.data_type == 6]
+    assert lists == ([[3], [4], [2]] if more else [[2], [4]])
+
+
+@pytest.mark.parametrize("reader", ["o = Identity (k)", "o = Add (k, k)"])
+def test_a_shape_that_others_read_too_holds(reader: str) -> None:
+    body = (
+        f"a = MatMul (x, w)\n {SHAPE}\n j = Cast <to = 7> (k)\n b = Reshape (a, j)\n c = Reshape (b, flat)\n {reader}"
+    )
+    stored: dict[str, Given] = {"w": (6, 12), "v": (12, 5), "zero": ints(0), "one": ints(1), "flat": ints(0, -1)}
+    stored |= {"heads": np.array([3], np.int32), "width": np.array([4], np.int32)}
+    text = f"g (float[2, 6] x) => (float[2, 5] y, int32[3] o) {{ {body}\n y = MatMul (c, v) }}"
+    assert counted(check_channels(model_of(text, stored), fewest=0)) == {}

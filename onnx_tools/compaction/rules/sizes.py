@@ -13,7 +13,7 @@ import numpy as np
 from onnx_tools.compaction.adjustments import Follows
 from onnx_tools.compaction.factors import Factor, Traced, factor_on, narrowed
 from onnx_tools.compaction.trace import Said, SizeOf, Sizes, Trace, said
-from onnx_tools.graph_parts import Node
+from onnx_tools.graph_parts import Node, Reader, Value
 
 
 def shape(trace: Trace, node: Node) -> None:
@@ -61,7 +61,7 @@ def fit_sizes(trace: Trace, node: Node, index: int, found: Traced, rank: int = 0
         trace.hold_sizes(sizes or (), reason)
         trace.fix(found, reason)
         return ()
-    wrong = [axis for axis in labelled if not _fits(trace, node, found, axis, sizes[axis])]
+    wrong = [axis for axis in labelled if not _fits(trace, Reader(node, index), found, axis, sizes[axis])]
     right = [(axis, sizes[axis]) for axis in labelled if axis not in wrong]
     trace.hold_sizes(tuple(size for axis, size in enumerate(sizes) if (axis, size) not in right), reason)
     adjusted = [(axis, size) for axis, size in right if isinstance(size, Said) and size.number > 1]
@@ -72,18 +72,31 @@ def fit_sizes(trace: Trace, node: Node, index: int, found: Traced, rank: int = 0
     return narrowed(trace.channels, found, wrong, reason)
 
 
-def _fits(trace: Trace, node: Node, found: Traced, axis: int, size: SizeOf | Said | None) -> bool:
-    """Whether an entry of the shape says, or can be made to say, the size of this axis of the output."""
-    value, own = node.inputs[0], factor_on(found, axis)
+def _fits(trace: Trace, reader: Reader, found: Traced, axis: int, size: SizeOf | Said | None) -> bool:
+    """Whether an entry of the shape that is read says, or can be made to say, the size of this axis of the output."""
+    value, own = reader.node.inputs[0], factor_on(found, axis)
     if isinstance(size, Said) and size.number == 0 and value is not None:
         size = SizeOf(value, axis)
     if isinstance(size, SizeOf):
         other = factor_on(trace.of(size.value), size.axis)
         return own is not None and other is not None and _tied(trace, own, axis, other, size.axis)
-    if size is None or size.number <= 1 or size.node is node:
+    if size is None or size.number <= 1 or size.node is reader.node:
         return size is not None
-    handed = size.node.outputs[0]
-    return handed is node.inputs[1] and len(handed.readers) == 1 if handed is not None else False
+    return _is_only_for(size.node.outputs[0], reader)
+
+
+def _is_only_for(value: Value | None, reader: Reader) -> bool:
+    """Whether nobody but `reader` gets a value, perhaps through Cast."""
+    for _ in range(_MOST):
+        if value is None or len(value.readers) != 1 or value.output_of or value.handed_to or value.duplicated:
+            return False
+        found = value.readers[0]
+        if found == reader:
+            return True
+        if found.node.local or (found.node.domain, found.node.op_type) != ("", "Cast"):
+            return False
+        value = found.node.outputs[0]
+    return False
 
 
 def _tied(trace: Trace, own: Factor, axis: int, other: Factor, other_axis: int) -> bool:
@@ -103,9 +116,13 @@ def sizes_at(trace: Trace, node: Node, index: int) -> Sizes | None:
 
 
 def follow_sizes(trace: Trace, node: Node) -> None:
-    """Carry sizes on through what only moves them; what computes with one holds it."""
+    """Carry sizes on through what only moves them; what computes with one holds it.
+
+    Stored numbers that a Concat puts beside others are followed too: they may be sizes.
+    """
     sized = [index for index, value in enumerate(node.inputs) if trace.sizes_in(value) is not None]
-    if not sized:
+    stored = node.op_type == "Concat" and any(node.input_ints(index) for index in range(len(node.inputs)))
+    if not sized and not stored:
         return
     carrier = None if node.local or node.domain else _CARRIERS.get(node.op_type)
     carried = carrier(trace, node) if carrier is not None and (sized == [0] or node.op_type == "Concat") else None
@@ -146,6 +163,8 @@ def _put_together(trace: Trace, node: Node) -> Sizes | None:
         if part is None:
             return None
         found = (*found, *part)
+        if len(found) > _MOST:
+            return None
     return found
 
 
