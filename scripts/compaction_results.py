@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ MOST_REASONS = 6
 TEXT = """Whole channels leave every model of the corpus, those of the lowest L1 norm of what makes and reads them:
 `oxiprune prune --granularity channel --sparsity S --compact`. Nothing is retrained. Cells hold the figures of
 {runs} of the channels of each layer, as far as they may leave. "In eights" is
-`--round-to 8`: a multiple of 8 channels stays, or all; convolutions of other numbers take onnxruntime longer.
+`--round-to 8`: a multiple of 8 channels stays, or all; other numbers can be slower in onnxruntime.
 
 - **parameters**, **bytes**, **MACs**: what is left, of all stored elements, of the files, of the multiply-accumulates.
 - **faster**: time of the original over that of the compacted model in onnxruntime on one thread, both run in turns on
@@ -167,7 +168,7 @@ def compaction_section(results: Iterable[CompactionResult]) -> str:
     """The table, and why channels stay."""
     known = list(results)
     text = TEXT.format(runs=" / ".join(name for name, _ in RUNS), rounds=ROUNDS, last=RUNS[-1][0])
-    reasons = "\n".join(f"- **{result.name}**: {reasons_of(result)}" for result in known if result.staying)
+    reasons = "\n".join(bullet(f"**{result.name}**: {reasons_of(result)}") for result in known if result.staying)
     table = markdown([row(result) for result in known])
     return f"{text}\n\n{table}\n\nChannels that stay, whatever is asked for, and what holds them:\n\n{reasons}"
 
@@ -193,6 +194,10 @@ def row(result: CompactionResult) -> dict[str, str]:
 def cells(values: Iterable[float | None], how: str) -> str:
     found = ["-" if value is None else format(value, how) for value in values]
     return " / ".join(found) if set(found) != {"-"} else "-"
+
+
+def bullet(text: str) -> str:
+    return textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def reasons_of(result: CompactionResult) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 import onnxruntime
 from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, speed
-from compaction_results import compaction_section, measure_compaction
+from compaction_results import bullet, compaction_section, measure_compaction
 
 from onnx_tools import Extras, NothingSelected, PruneReport, Selection, find_weights, prune_file
 from onnx_tools.report import Versions, fraction, left_alone_groups
@@ -284,10 +284,6 @@ def details(results: list[Result], expected: dict[str, float]) -> str:
     for result in results:
         lines += [bullet(f"**{result.name}**: {text}") for text in remarks(result)]
     return "\n".join([*lines, "", "## Beside the corpus' own figures", "", agreement(results, expected)])
-
-
-def bullet(text: str) -> str:
-    return textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def remarks(result: Result) -> list[str]:
