@@ -114,3 +114,18 @@ def test_a_weight_made_of_sums_of_itself_many_times_over():
     channels = channels_of(f"{doubled} e = Conv(h, t40) y = Conv(e, v)", ", float[8, 8, 1, 1] t0")
     assert free_in(channels) == 8
     assert len(channels.members) < 20
+
+
+TURNED = """q = MatMul(z, wq) r = Reshape(q, heads) t = Transpose <perm = [0, 2, 1, 3]> (r) a, o = Split <axis = -1> (t)
+    n = Neg(o) u = Concat <axis = -1> (n, a) i = Mul(t, cosines) j = Mul(u, cosines) k = Add(i, j)
+    l = Transpose <perm = [0, 2, 1, 3]> (k) m = Reshape(l, flat) h = Conv(x, w, b) e = Conv(h, v) y = MatMul(m, wo)"""
+
+
+@pytest.mark.parametrize("cosines", ["", "cosines = Cos(angles)"])
+def test_heads_that_are_turned_by_a_table_for_all_of_them_leave_whole(cosines):
+    stored = ", float[6, 12] wq, float[12, 2] wo" + ("" if cosines else ", float[5, 4] cosines")
+    inputs = ", float[1, 5, 6] z" + (", float[5, 4] angles" if cosines else "")
+    channels = channels_of(cosines + TURNED, stored, inputs=inputs, opset=13, heads=[1, 5, 3, 4], flat=[1, 5, 12])
+    (factor,) = channels.of(channels.index.scopes[0].values["q"])
+    assert np.ptp(channels.groups.of[factor.ids].reshape(3, 4), 1).tolist() == [0, 0, 0]
+    assert len(np.intersect1d(channels.groups.of[factor.ids], channels.groups.free)) == 3

@@ -104,22 +104,26 @@ def _carried(trace: Trace, node: Node, computed: Sequence[Operand], found: dict[
         for factor in found[each.index]:
             if max(factor.axes) < rank:
                 result = joined(trace.channels, result, factor)
-    for factor in result:
-        for each in computed:
-            own = {letter for other in found[each.index] for letter in other.axes}
-            if any(letter in each.letters and letter not in own for letter in factor.axes):
-                name = getattr(node.inputs[each.index], "name", "")
-                trace.channels.fix(factor.ids, f"{said(node)} takes '{name}' with it, which stays as it is")
+    for each in computed:
+        own = {letter for other in found[each.index] for letter in other.axes}
+        name = getattr(node.inputs[each.index], "name", "")
+        reason = f"{said(node)} takes '{name}' with it, which stays as it is"
+        result = narrowed(trace.channels, result, set(each.letters) - own, reason)
     return result
 
 
 def let_meet(trace: Trace, node: Node, operand: Operand, factor: Factor) -> None:
-    """An operand has the channels of the result along the letters that it has of them."""
+    """An operand has the channels of the result along the letters that it has of them.
+
+    One that lacks the first, as a table for the width of all heads, keeps its size: heads leave whole.
+    """
     axes = operand.axes(factor.axes)
     if not axes:
         return
-    (part,) = narrowed(trace.channels, (factor,), set(factor.axes) - set(axes), said(node))
-    trace.meet(node, operand.index, part.moved(axes), operand.role)
+    whole = factor.axes[0] not in axes
+    (part,) = narrowed(trace.channels, (factor,), set(axes) if whole else set(factor.axes) - set(axes), said(node))
+    if not whole:
+        trace.meet(node, operand.index, part.moved(axes), operand.role)
 
 
 def _made(trace: Trace, node: Node, computed: Sequence[Operand], stored: Sequence[Operand], rank: int) -> Traced:
