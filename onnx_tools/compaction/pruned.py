@@ -77,7 +77,7 @@ def _joined(pruned: PruneReport, compacted: CompactReport) -> CompactReport:
         warnings=(*pruned.warnings, *compacted.warnings),
         conditions=(*pruned.conditions, *compacted.conditions),
         verification=_both(pruned.verification, compacted.verification),
-        pruning=pruned,
+        pruning=replace(pruned, output=None, files=(), payoff="", conditions=()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.pictures import WeightPictures
@@ -206,12 +206,17 @@ def _compared_page(report: CompareReport) -> Page:
 def _compacted_page(report: CompactReport) -> Page:
     verification = report.verification
     notes = {"Channels that stay": report.staying, "Channels that left a constant behind": report.dropped}
+    more = [(title, html_compaction.notes_table(given)) for title, given in notes.items() if given]
+    pruning = report.pruning
+    if pruning is not None:
+        more.append(("Weights pruned before", pruned_table(pruning.weights)))
+    what = "Compaction" if pruning is None else "Pruning and compaction"
     return Page(
-        kind="Compaction of a model",
-        title=f"Compaction of {text.printable(report.input)}",
+        kind=f"{what} of a model",
+        title=f"{what} of {text.printable(report.input)}",
         name=text.printable(report.input),
         result=text.printable(report.output or ""),
-        how="" if report.pruning is None else text.how(report.pruning.configuration),
+        how="" if pruning is None else text.how(pruning.configuration),
         state=compaction_text.state(report),
         refused=report.refused,
         warnings=tuple(map(text.printable, report.warnings)),
@@ -221,13 +226,15 @@ def _compacted_page(report: CompactReport) -> Page:
         had_zeros=False,
         weights=html_compaction.layers_table(report.layers),
         pictures=(),
-        left_alone=(),
+        left_alone=() if pruning is None else _groups(pruning.left_alone),
         files=files_table(report.files),
         versions=tuple(text.version_rows(report.versions)),
         conditions=conditions_table(report.conditions),
         checks=checks_table(verification) if verification and verification.checks else None,
         drifts=drifts_table(verification) if verification and verification.drifts else None,
-        more=tuple((title, html_compaction.notes_table(given)) for title, given in notes.items() if given),
+        more=tuple(more),
+        options=() if pruning is None else tuple(text.configuration_rows(pruning.configuration)),
+        command="" if pruning is None else f"{_command(replace(pruning, output=report.output))} --compact",
         heading="Layers",
         about=compaction_text.sizes_note(report),
     )

@@ -120,8 +120,18 @@ def _compacted(report: CompactReport) -> list[str]:
             for title, given in notes.items()
             if given
         ),
+        *([] if report.pruning is None else _pruned_before(report.pruning)),
         _files(report.files),
         _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
+    ]
+
+
+def _pruned_before(report: PruneReport) -> list[str]:
+    """The pruning that went before the compaction."""
+    return [
+        _folded(f"Weights pruned before ({len(report.weights):,})", _weights_table(report.weights)),
+        _left_alone(report.left_alone),
+        _folded("Configuration", _table(("Option", "Value"), text.configuration_rows(report.configuration))),
     ]
 
 

@@ -298,3 +298,11 @@ def test_what_stands_beside_others_of_unknown_shape_stays():
     body = "a = Conv(x, w) b = com.microsoft.Unknown(x) d = Concat <axis = 1> (b, a) y = Conv(d, v)"
     model = model_of(body, "(float[2, 3, 4, 4] x) => (float[A, B, C, D] y)", 20, w=(6, 3, 1, 1), v=(5, 8, 1, 1))
     assert free_of(map_channels(model)) == []
+
+
+def test_a_zero_in_a_shape_that_copies_a_size_with_channels_holds_them() -> None:
+    body = """s = Constant <value_ints = [-1, 0, 1]> () back = Constant <value_ints = [2, -1, 4]> ()
+        a = Conv (x, w) c = Reshape (a, s) r = Mul (c, k) d = Reshape (r, back) y = Conv (d, v)"""
+    head = "(float[2, 3, 4] x) => (float[2, 5, 4] y)"
+    channels = map_channels(model_of(body, head, 20, w=(4, 3, 1), v=(5, 4, 1), k=(4, 1)))
+    assert len(channels.groups.free) == 0

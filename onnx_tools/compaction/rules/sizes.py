@@ -54,6 +54,7 @@ def fit_sizes(trace: Trace, node: Node, index: int, found: Traced, rank: int = 0
     sizes = sizes_at(trace, node, index)
     if sizes is not None:
         sizes = (*(Said(1, node, index, 0) for _ in range(rank - len(sizes))), *sizes)
+        sizes = tuple(_copied(node, axis, size) for axis, size in enumerate(sizes))
     output = node.outputs[0]
     labelled = sorted(axis for factor in found for axis in factor.axes)
     reason = f"{said(node)} makes it in sizes that can't be adjusted"
@@ -72,11 +73,17 @@ def fit_sizes(trace: Trace, node: Node, index: int, found: Traced, rank: int = 0
     return narrowed(trace.channels, found, wrong, reason)
 
 
+def _copied(node: Node, axis: int, size: SizeOf | Said | None) -> SizeOf | Said | None:
+    """An entry of a shape; the 0 of a Reshape copies the size of the same axis of its input."""
+    value = node.inputs[0]
+    copies = node.op_type == "Reshape" and not node.int_attribute("allowzero", 0)
+    zero = isinstance(size, Said) and size.number == 0
+    return SizeOf(value, axis) if copies and zero and value is not None else size
+
+
 def _fits(trace: Trace, reader: Reader, found: Traced, axis: int, size: SizeOf | Said | None) -> bool:
     """Whether an entry of the shape that is read says, or can be made to say, the size of this axis of the output."""
-    value, own = reader.node.inputs[0], factor_on(found, axis)
-    if isinstance(size, Said) and size.number == 0 and value is not None:
-        size = SizeOf(value, axis)
+    own = factor_on(found, axis)
     if isinstance(size, SizeOf):
         other = factor_on(trace.of(size.value), size.axis)
         return own is not None and other is not None and _tied(trace, own, axis, other, size.axis)
