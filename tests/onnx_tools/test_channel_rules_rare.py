@@ -136,3 +136,40 @@ def test_a_shape_that_others_read_too_holds(reader: str) -> None:
     stored |= {"heads": np.array([3], np.int32), "width": np.array([4], np.int32)}
     text = f"g (float[2, 6] x) => (float[2, 5] y, int32[3] o) {{ {body}\n y = MatMul (c, v) }}"
     assert counted(check_channels(model_of(text, stored), fewest=0)) == {}
+
+
+STARTS = {
+    "each its own": "k = Concat <axis = 0> (one, n, units)\n h = ConstantOfShape (k)\n"
+    "m = Concat <axis = 0> (one, n, units)\n c = ConstantOfShape <value = float[1] {0.5}> (m)",
+    "one list": "k = Concat <axis = 0> (one, n, units)\n h = ConstantOfShape (k)\n c = ConstantOfShape (k)",
+    "one state": "k = Concat <axis = 0> (one, n, units)\n h = ConstantOfShape (k)\n c = Tanh (h)",
+    "cast": "k = Concat <axis = 0> (one, n, units)\n j = Cast <to = 7> (k)\n h = ConstantOfShape (j)\n c = Cos (h)",
+}
+
+
+@pytest.mark.parametrize("way", STARTS)
+def test_states_that_are_made_for_the_batch(tmp_path: pathlib.Path, way: str) -> None:
+    """As exporters write states of zeros, where the batch is open."""
+    start = f"s = Shape (x)\n n = Slice (s, one, two)\n {STARTS[way]}"
+    body = f"{start}\n q, a, b = LSTM <hidden_size = 6> (x, w, r, , , h, c)"
+    random = np.random.default_rng(4)
+    stored: dict[str, Given] = {
+        "w": (1, 24, 4),
+        "r": (1, 24, 6),
+        "v": random.standard_normal((6, 3)).astype(np.float32),
+    }
+    stored |= {"one": ints(1), "two": ints(2), "units": ints(6)}
+    text = f"g (float[5, B, 4] x) => (float[5, 1, B, 3] y) {{ {body}\n y = MatMul (q, v) }}"
+    model = model_of(text, stored)
+    assert counted(check_channels(model)) == {"q": 6}
+    halved(model, tmp_path, feeds_of(model))
+
+
+@pytest.mark.parametrize("reader", ["o = Mul (k, one)", "o = Gather (k, one)"])
+def test_sizes_of_a_state_that_are_read_again_hold(reader: str) -> None:
+    start = f"k = Concat <axis = 0> (one, n, units)\n h = ConstantOfShape (k)\n {reader}"
+    body = f"s = Shape (x)\n n = Slice (s, one, two)\n {start}\n q, a, b = LSTM (x, w, r, , , h)\n y = MatMul (q, v)"
+    stored: dict[str, Given] = {"w": (1, 24, 4), "r": (1, 24, 6), "v": (6, 3)}
+    stored |= {"one": ints(1), "two": ints(2), "units": ints(6)}
+    model = model_of(f"g (float[5, B, 4] x) => (float[A, C, D, E] y, int64[F] o) {{ {body} }}", stored)
+    assert counted(check_channels(model, fewest=0)) == {}

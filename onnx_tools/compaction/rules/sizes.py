@@ -29,11 +29,6 @@ def shape(trace: Trace, node: Node) -> None:
     trace.give_sizes(node, tuple(SizeOf(value, axis) for axis in range(len(dims)))[ends])
 
 
-def constant_of_shape(trace: Trace, node: Node) -> None:
-    """ConstantOfShape: an axis of the size of another has its channels."""
-    trace.give(node, born(trace, trace.sizes_in(node.inputs[0]) or ()))
-
-
 def born(trace: Trace, sizes: Sizes) -> Traced:
     """The factors of a value that is the same all along its axes; a size that can't be followed stays."""
     found: Traced = ()
@@ -200,5 +195,4 @@ def size(trace: Trace, node: Node) -> None:
 RULES = {
     ("", "Size"): size,
     ("", "Shape"): shape,
-    ("", "ConstantOfShape"): constant_of_shape,
 }
