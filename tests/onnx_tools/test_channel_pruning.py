@@ -182,6 +182,11 @@ def test_targets_are_reached_with_the_fewest_channels(tmp_path: pathlib.Path, of
     assert max(cost(first + 1, last), cost(first, last + 1)) > 0.5 * cost(8, 6) or scope == "layer"
 
 
+def test_no_step_towards_a_target_is_left_out_below_a_ceiling(tmp_path: pathlib.Path) -> None:
+    after = pruned(model_file(tmp_path), None, target=Target("params", 0.95), ceiling=0.5)
+    assert (len(zero_slices(after["w1"], 0)), len(zero_slices(after["w2"], 0))) == (1, 0)
+
+
 def test_a_target_in_bytes_counts_the_file(tmp_path: pathlib.Path) -> None:
     path = model_file(tmp_path)
     after = pruned(path, None, target=Target("bytes", path.stat().st_size - 1000))

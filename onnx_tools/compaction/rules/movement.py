@@ -49,7 +49,8 @@ def reshape(trace: Trace, node: Node) -> None:
         trace.bar(node, f"{said(node)} has an input or output of unknown shape; --input-shape may tell it")
         return
     after = _completed(before, after)
-    reason = f"{said(node)} mixes it with axes that can't be followed; --input-shape may tell them"
+    hint = "" if all(isinstance(size, int) for size in before) else "; --input-shape may tell them"
+    reason = f"{said(node)} mixes it with axes that can't be followed{hint}"
     found = reshaped(trace.channels, traced, before, after, reason)
     if node.op_type == "Reshape":
         found = fit_sizes(trace, node, 1, found)
