@@ -154,7 +154,7 @@ def bench_model(folder: Path, rounds: int, quick: bool, result: Result) -> None:
     if "onnxsim" in jobs:
         result.figures.append(common.ratio("390 MB: latency before / after onnxsim", before, timed[str(theirs)]))
         result.figures.append(common.ratio("390 MB: latency after onnxsim / oxiprune", timed[str(theirs)], after))
-    result.raw["latency"] = timed
+    result.raw["latency"] = {Path(name).stem: taken for name, taken in timed.items()}
 
 
 def bench_deep(folder: Path, rounds: int, quick: bool, result: Result) -> None:
