@@ -46,6 +46,10 @@ class Shapes:
         self._types: dict[int, int] = {}
         for scope in index.scopes:
             self._note(scope)
+        main = index.scopes[0]
+        fed = [main.values.get(info.name) for info in getattr(main.graph, "input", ())]
+        shapes = [self.of(value) for value in fed if value is not None and value.tensor is None]
+        self._open = any(dims is None or not all(isinstance(size, int) for size in dims) for dims in shapes)
         for tensor in index.tensors:
             for value in tensor.values:
                 self._known[id(value)] = tuple(map(_believed, tensor.shape))
@@ -61,6 +65,11 @@ class Shapes:
             if dims is not None:
                 self._known[id(value)] = dims
             self._types[id(value)] = info.type.tensor_type.elem_type
+
+    @property
+    def are_open(self) -> bool:
+        """Whether the model leaves the size of an input open."""
+        return self._open
 
     def suppose(self, value: Value, rank: int) -> None:
         """A rule knows how many axes a value has."""

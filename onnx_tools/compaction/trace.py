@@ -60,6 +60,10 @@ Sizes = tuple[SizeOf | Said | None, ...]
 """A list of numbers, or one, of which some are sizes. None: a number that is the same whatever leaves."""
 
 
+HINT = "; --input-shape may tell"
+"""How the advice starts that a reason ends with."""
+
+
 class Trace:
     """The channels of one model while they are followed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -18,7 +18,8 @@ from onnx_tools.compaction.roles import Role
 from onnx_tools.compaction.rules import RULES
 from onnx_tools.compaction.rules.sizes import follow_sizes
 from onnx_tools.compaction.shapes import InputShapes, Shapes, with_shapes
-from onnx_tools.compaction.trace import Meeting, Trace, said
+from onnx_tools.compaction.trace import HINT, Meeting, Trace, said
+from onnx_tools.errors import InvalidModelFile
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import SPARSE, Node, Scope, StoredTensor, Value
 
@@ -90,19 +91,17 @@ class Remaining:
 def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None) -> ChannelMap:
     """Find the channels of a model, or of its skeleton, and which of them go together.
 
-    `input_shapes`: sizes that the model leaves open, by the name of the input. Raises `InvalidInputShape`.
+    `input_shapes`: sizes that the model leaves open, by the name of the input. Raises `InvalidInputShape`, and
+    `InvalidModelFile` for a graph with a cycle.
     """
     index = GraphIndex(with_shapes(model, input_shapes or {}))
     shapes = Shapes(index)
     trace = Trace(shapes, _opset(model), _branches(index))
     ordered = _in_order(index)
-    reached = {id(node) for node in ordered}
+    _refuse_cycles(ordered, index)
     for node in ordered:
         if not node.constant:
             _visit(trace, node)
-    for node in index.nodes:
-        if id(node) not in reached:
-            trace.bar(node, f"{said(node)} lies on a cycle, or behind one")
     for node in reversed(ordered):
         if node.constant and node.outputs:
             pull(trace, node)
@@ -111,12 +110,26 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     return ChannelMap(
         index,
         shapes,
-        _resolve(trace),
+        _hinting(_resolve(trace), shapes.are_open),
         members,
         tuple(trace.adjustments),
         tuple(trace.meetings),
         trace.all_traced(),
     )
+
+
+def _refuse_cycles(ordered: list[Node], index: GraphIndex) -> None:
+    reached = {id(node) for node in ordered}
+    lost = next((node for node in index.nodes if id(node) not in reached), None)
+    if lost is not None:
+        raise InvalidModelFile(f"{said(lost)} waits for what is made of its own result: the graph has a cycle")
+
+
+def _hinting(groups: Groups, are_open: bool) -> Groups:
+    """That --input-shape may help is said only where an input leaves a size open."""
+    if are_open:
+        return groups
+    return replace(groups, reasons={group: reason.partition(HINT)[0] for group, reason in groups.reasons.items()})
 
 
 def _opset(model: onnx.ModelProto) -> int:
