@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -164,7 +165,8 @@ def _judged(meters: list[DriftMeter], source: str, max_drift: float | None) -> C
         return Check("drift", _unmeasured(max_drift), reason)
     result = worst.result()
     measured = "cannot be measured" if result.relative_l2 is None else f"{result.relative_l2:.3g} relative L2"
-    detail = f"largest drift {measured}, output {result.output!r} ({source})"
+    uneven = f"; {result.note}" if result.note and math.isinf(worst.excess()) else ""
+    detail = f"largest drift {measured}, output {result.output!r}{uneven} ({source})"
     if max_drift is None:
         return Check("drift", "measured", f"{detail}; no limit given (--max-drift)")
     return Check(

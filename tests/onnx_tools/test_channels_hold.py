@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnx_tools.compaction.compact import compact_file
+from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.pruning import prune_channels
 from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from onnx_tools.errors import VerificationFailed
 from tests.channel_oracle import check_channels
 from tests.onnx_tools.compacting import with_weights
 
@@ -129,3 +134,13 @@ def test_heads_that_are_turned_by_a_table_for_all_of_them_leave_whole(cosines):
     (factor,) = channels.of(channels.index.scopes[0].values["q"])
     assert np.ptp(channels.groups.of[factor.ids].reshape(3, 4), 1).tolist() == [0, 0, 0]
     assert len(np.intersect1d(channels.groups.of[factor.ids], channels.groups.free)) == 3
+
+
+def test_a_model_that_is_infinite_without_its_channels_is_refused_in_words(tmp_path):
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
+        <{STORED}> {{ h = Conv(x, w, b) e = Abs(h) f = Log(e) y = Conv(f, v) }}"""
+    onnx.save(with_weights(text), tmp_path / "model.onnx")
+    prune_channels(tmp_path / "model.onnx", tmp_path / "masked.onnx", config=ChannelConfig(0.5))
+    with pytest.raises(VerificationFailed, match="values are NaN or infinite before or after, not both"):
+        compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
