@@ -13,6 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_tools.calibration.collect import Calibration
+    from onnx_tools.calibration.sums import Statistics
+    from onnx_tools.calibration.view import MatrixView
     from onnx_tools.compact_report import CompactReport
     from onnx_tools.compaction.compact import compact_file
     from onnx_tools.compaction.config import ChannelConfig, Target
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         OnnxToolsError,
         OutputRefused,
         PatternMatchesNothing,
+        RuntimeMissing,
         TiedAxes,
         VerificationFailed,
         WriteFailed,
@@ -55,6 +59,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "masking": ("apply_masks",),
+    "calibration.collect": ("Calibration",),
+    "calibration.sums": ("Statistics",),
+    "calibration.view": ("MatrixView",),
     "compact_report": ("CompactReport",),
     "compaction.compact": ("compact_file",),
     "compaction.tracing": ("ChannelMap", "map_channels"),
@@ -78,6 +85,7 @@ _HOMES = {
         "OnnxToolsError",
         "OutputRefused",
         "PatternMatchesNothing",
+        "RuntimeMissing",
         "TiedAxes",
         "VerificationFailed",
         "WriteFailed",
@@ -98,6 +106,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlreadyEncoded",
+    "Calibration",
     "ChannelConfig",
     "ChannelMap",
     "CompactReport",
@@ -115,6 +124,7 @@ __all__ = [
     "InvalidTensor",
     "LeftAlone",
     "Masks",
+    "MatrixView",
     "NotEncoded",
     "NothingSelected",
     "OnnxToolsError",
@@ -123,7 +133,9 @@ __all__ = [
     "Policy",
     "PruneReport",
     "Rule",
+    "RuntimeMissing",
     "Selection",
+    "Statistics",
     "Target",
     "TiedAxes",
     "VerificationFailed",

@@ -16,6 +16,7 @@
         ├── InvalidInputShape    a shape given for an input that the model does not have, or can't have
         ├── NothingSelected      no weight to prune; nothing was written
         ├── VerificationFailed   a check of the result failed; nothing was written
+        ├── RuntimeMissing       onnxruntime is needed, and not installed
         ├── AlreadyEncoded       weights are encoded already; decode them first
         └── NotEncoded           no weight is encoded; nothing to decode
 """
@@ -87,6 +88,10 @@ class NothingSelected(OnnxToolsError):
 
 class VerificationFailed(OnnxToolsError):
     """A check of the result failed."""
+
+
+class RuntimeMissing(OnnxToolsError, ImportError):
+    """onnxruntime is needed, and is not installed or can't be imported."""
 
 
 class AlreadyEncoded(OnnxToolsError):

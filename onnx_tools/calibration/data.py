@@ -44,7 +44,7 @@ Runs = Callable[[Feed], bool]
 
 @dataclass(frozen=True)
 class Feeds:
-    """Checked feeds that can be read again and again. `largest`: the first with the most elements.
+    """Checked feeds that can be read again and again. `_largest`: the number of the first with the most elements.
 
     `digest`: SHA-256 of all that is fed, in order. `source`: where it is from, in words. They hold the arrays of an
     .npz in memory; those of a folder are mapped; what code gives lies in temporary files.
@@ -53,11 +53,15 @@ class Feeds:
     source: str
     digest: str
     count: int
-    largest: Feed
-    again: Callable[[], Iterator[Feed]]
+    _largest: int
+    _again: Callable[[], Iterator[Feed]]
 
     def __iter__(self) -> Iterator[Feed]:
-        return self.again()
+        return self._again()
+
+    def largest(self) -> Feed:
+        """The feed with the most elements."""
+        return next(islice(self._again(), self._largest, None))
 
 
 def read_feeds(data: Data, inputs: Sequence[InputSpec], runs: Runs, folder: pathlib.Path) -> Feeds:
@@ -186,15 +190,14 @@ def _checked(where: str, feed: Any, inputs: Sequence[InputSpec]) -> Feed:
 
 def _looked_through(source: str, feeds: Iterator[Feed], again: Callable[[], Iterator[Feed]]) -> Feeds:
     """Look through all feeds once: for NaN, for what identifies them, and for the largest."""
-    digest, count, most = hashlib.sha256(), 0, -1
-    largest: Feed = {}
+    digest, count, largest, most = hashlib.sha256(), 0, 0, -1
     for feed in feeds:
         for name, array in feed.items():
             _refuse_nan(source, name, array)
             digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
             digest.update(_bytes(array))
         size = sum(array.size for array in feed.values())
-        largest, most = (feed, size) if size > most else (largest, most)
+        largest, most = (count, size) if size > most else (largest, most)
         count += 1
     if not count:
         raise InvalidOption(f"{source}: empty; at least one input is needed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,41 +11,55 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_tools.calibration.observed import Place
-from onnx_tools.errors import InvalidModelFile, OnnxToolsError
+from onnx_tools.errors import InvalidModelFile, RuntimeMissing
 from onnx_tools.file_blocks import read_at
 from onnx_tools.model_file import ModelFile, tensor_at
-from onnx_tools.verification.feeds import one_line
+from onnx_tools.verification.feeds import Feed, one_line
 from onnx_tools.verification.runtime_check import NOT_INSTALLED
+from oxiprune_gpu.errors import InvalidOption
 
 _FATAL = 4
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
-class RuntimeMissing(OnnxToolsError, ImportError):
-    """onnxruntime is not installed, or can't be imported."""
-
-
 class Tapped:
-    """A session of `model` that gives the values at `places`, in that order, or their shapes."""
+    """A session of `model` that gives the values at `places`, or their shapes."""
 
     def __init__(
         self, model: ModelFile, places: Sequence[Place], providers: Sequence[str], *, shapes: bool = False
     ) -> None:
         proto = _referring(model)
-        self._names = _tap(proto, places, shapes=shapes)
-        self._session = _session(proto, model, providers)
+        self._places = list(dict.fromkeys(places))
+        self._names = _tap(proto, self._places, shapes=shapes)
+        self._session: Any = _session(proto, model, providers, shapes=shapes)
 
     @property
     def inputs(self) -> list[Any]:
         """What onnxruntime tells of the inputs of the model."""
         return list(self._session.get_inputs())
 
-    def run(self, feed: dict[str, Any]) -> list[Any]:
-        """The values for one feed. Raises what onnxruntime raises."""
-        return list(self._session.run(self._names, feed)) if self._names else []
+    def run(self, feed: Feed, source: str) -> dict[Place, Any]:
+        """The values for one feed. Raises `InvalidOption`, naming its source, if the model does not run on it."""
+        _trim()
+        try:
+            found = self._session.run(self._names, feed) if self._names else []
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            raise InvalidOption(f"{source}: the model cannot run on it: {one_line(error)}") from None
+        return dict(zip(self._places, found, strict=True))
+
+    def close(self) -> None:
+        """Give back the memory that the session takes."""
+        self._session = None
+        _trim()
 
 
-def _session(proto: onnx.ModelProto, model: ModelFile, providers: Sequence[str]) -> Any:
+def _trim() -> None:
+    """Give the system back what was freed: the C library of Linux keeps large pieces, and takes more of other sizes."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _session(proto: onnx.ModelProto, model: ModelFile, providers: Sequence[str], *, shapes: bool) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -54,6 +70,9 @@ def _session(proto: onnx.ModelProto, model: ModelFile, providers: Sequence[str])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.enable_cpu_mem_arena = False
+    if shapes:  # each is asked for as soon as its value is there, which then need not wait
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry(_FOLDER, str(model.file.parent))
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(providers))

@@ -36,7 +36,10 @@ class Inputs(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What a row is asked: a node, which input is the weight, its layout and sizes, and which is the other."""
+    """What a row is asked: a node, which input is the weight, its layout and sizes, and which is the other.
+
+    A size that is not known is 0: that of a part of the stored tensor, which only the output axis may be.
+    """
 
     node: Node
     weight: int
@@ -63,9 +66,7 @@ def seen_at(reading: Reading) -> Seen | str:
         return f"what {op_name(node)} multiplies it with is not seen from outside"
     if layout.axes is None:
         return layout.why
-    sizes = tuple(axis.size for axis in layout.axes if axis.size is not None)
-    if len(sizes) < len(layout.axes):
-        return "the size of an axis is not known where it is read"
+    sizes = tuple(axis.size or 0 for axis in layout.axes)
     seen = row.see(_Asked(node, slot.index, layout, sizes, inputs.value))
     return seen if isinstance(seen, str) or not row.quantised else _dequantised(seen, inputs, node)
 

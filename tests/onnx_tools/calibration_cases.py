@@ -61,8 +61,8 @@ def only(observed: Observed) -> ObservedWeight:
 
 def rows_of(model: ModelFile, seen: ObservedWeight, feed: dict[str, Array], most: int = 64) -> Array:
     """All rows of all observations of a weight, (groups, samples, features)."""
-    places = {place: None for each in seen.observations for place in each.values if place is not None}
-    values = dict(zip(places, Tapped(model, list(places), CPU).run(feed), strict=True))
+    places = [place for each in seen.observations for place in each.values if place is not None]
+    values = Tapped(model, places, CPU).run(feed, "test")
     blocks = []
     for each in seen.observations:
         given = [None if place is None else values[place] for place in each.values]

@@ -55,7 +55,7 @@ def test_every_source_gives_the_same_again_and_again(read, tmp_path, monkeypatch
             assert np.array_equal(joined(feeds, "ids"), ARRAYS["ids"])
     assert {feeds.digest for feeds in found} == {found[0].digest}
     assert {feeds.count for feeds in found} == {3}
-    assert {len(feeds.largest["x"]) for feeds in found} == {BATCH}
+    assert {len(feeds.largest()["x"]) for feeds in found} == {BATCH}
 
 
 def test_other_data_has_another_digest(read):

@@ -1,0 +1,214 @@
+"""Calibration: a model run on data, and what the inputs of each of its weights come to."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from onnx_tools.calibration.data import Data, Feeds, read_feeds
+from onnx_tools.calibration.instrumented import Tapped
+from onnx_tools.calibration.jobs import Job, in_groups, jobs_of
+from onnx_tools.calibration.observed import Observed, ObservedWeight, Place, observe
+from onnx_tools.calibration.store import FINE, NOT_FINITE, NOTHING, UNFIT, Store
+from onnx_tools.calibration.sums import Adder, Statistics
+from onnx_tools.calibration.view import MatrixView
+from onnx_tools.errors import PatternMatchesNothing
+from onnx_tools.file_facts import facts_of
+from onnx_tools.model_file import ModelFile
+from onnx_tools.rewrite import Progress
+from onnx_tools.temporaries import folder_beside, writing
+from onnx_tools.verification.feeds import Feed, InputSpec
+from oxiprune_gpu.errors import InvalidOption
+
+CPU = ("CPUExecutionProvider",)
+MEMORY = 1 << 30
+
+
+class Calibration:
+    """What the inputs of the weights of a model are on some data. Made by `Calibration.collect`.
+
+    `source`: the data, in words; `runs`: how often the model was run to go through it. `weights`: the names of the
+    weights that were observed, in model order; `unobserved`: the others, each with the reason.
+
+    The statistics lie in files and are read when they are asked for; without a cache they go with this object.
+    """
+
+    def __init__(self, observed: Observed, feeds: Feeds, store: Store) -> None:
+        self.source = feeds.source
+        self.runs = feeds.count
+        self.unobserved = {each.name: each.reason for each in observed.unobserved}
+        self._store = store
+        self._observed: dict[str, ObservedWeight] = {}
+        for each in observed.weights:
+            why = _why_not(each, store)
+            if why:
+                self.unobserved[each.weight.name] = why
+            else:
+                self._observed[each.weight.name] = each
+        self.weights = tuple(self._observed)
+
+    @classmethod
+    def collect(
+        cls,
+        model: str | os.PathLike[str],
+        data: Data,
+        *,
+        hessian: bool = False,
+        cache: str | os.PathLike[str] | None = None,
+        memory: int = MEMORY,
+        providers: Sequence[str] = CPU,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Run a model on data in onnxruntime and add up what the inputs of its weights are.
+
+        Args:
+            model: the path of an ONNX file. Its weights are read where they lie, external data too, never copied.
+            data: an .npz with an array for each input, a folder with an .npy for each, "module:function" or an iterable
+                that gives dicts of arrays, or "random:SEED:COUNT" for random numbers, which are never taken unasked.
+            hessian: whether products of features are added up too, for SparseGPT and least-squares repair.
+            cache: a folder for the statistics, made if it is not there. What is in it for the same model and data, told
+                by their SHA-256, is not computed again, so that work that was stopped goes on where it was.
+            memory: bytes that may be taken for values, sums and work on them, beside what onnxruntime takes to run the
+                model, and the arrays of an .npz. What does not fit is observed in several runs over the data.
+            providers: of onnxruntime, as ("CUDAExecutionProvider", "CPUExecutionProvider").
+            progress: told what is done next, how many runs of the model are done, and of how many.
+
+        Raises:
+            InvalidOption: the data does not fit the model, is empty or holds NaN; the model does not run on it; or
+                `memory` does not do for one weight. InvalidModelFile: onnxruntime does not load the model.
+            RuntimeMissing: onnxruntime is not installed. WriteFailed: the disk is full, or the cache can't be written.
+        """
+        runner = _Runner(ModelFile.open(model), tuple(providers), hessian)
+        observed = observe(runner.file.skeleton)
+        jobs = jobs_of(observed.weights)
+        tapped = runner.tapped(jobs, shapes=True)
+        with folder_beside(pathlib.Path(tempfile.gettempdir()) / "data") as kept:
+            inputs = [InputSpec(each.name, each.type, tuple(each.shape)) for each in tapped.inputs]
+            feeds = read_feeds(data, inputs, lambda feed: _runs(tapped, feed), kept)
+            store = _store(runner, feeds, cache)
+            todo = [job for job in jobs if not store.has(job.observation)]
+            shapes = tapped.run(feeds.largest(), feeds.source) if todo else {}
+            tapped.close()
+            groups = in_groups(todo, shapes, memory, hessian=hessian)
+            for number, group in enumerate(groups):
+                runner.observe(group, feeds, store, _Told(progress, number, len(groups), feeds.count))
+            return cls(observed, feeds, store)
+
+    def view(self, name: str) -> MatrixView:
+        """How the stored elements of a weight are matrices, with features in the order of its statistics."""
+        return self._named(name).view
+
+    def statistics(self, name: str) -> Statistics:
+        """What the inputs of a weight come to, read from its file; those of all its readers, added up."""
+        weight = self._named(name)
+        parts = [self._store.load(each) for each in weight.observations]
+        found = [part.for_groups(weight.view.shape[0]) for part in parts if part is not None]
+        return sum(found[1:], start=found[0])
+
+    def _named(self, name: str) -> ObservedWeight:
+        if name not in self._observed:
+            reason = self.unobserved.get(name, "no weight of the model has that name")
+            raise PatternMatchesNothing(f"weight '{name}' was not observed: {reason}")
+        return self._observed[name]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Counts runs of the model, in one of several groups."""
+
+    progress: Progress | None
+    group: int
+    groups: int
+    count: int
+
+    def __call__(self, name: str, done: int) -> None:
+        if self.progress is not None:
+            self.progress(name, self.group * self.count + done, self.groups * self.count)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Runs a model and looks at what its weights are multiplied with."""
+
+    file: ModelFile
+    providers: tuple[str, ...]
+    hessian: bool
+
+    def tapped(self, jobs: Sequence[Job], *, shapes: bool = False) -> Tapped:
+        """The model with all that jobs look at."""
+        return Tapped(self.file, [place for job in jobs for place in job.places], self.providers, shapes=shapes)
+
+    def observe(self, group: Sequence[Job], feeds: Feeds, store: Store, tell: _Told) -> None:
+        """Run the model over all data for a group of jobs, and save what is found."""
+        tapped = self.tapped(group)
+        adders = [_JobAdder(job, hessian=self.hessian) for job in group]
+        for number, feed in enumerate(feeds):
+            tell(group[0].name, number)
+            values = tapped.run(feed, feeds.source)
+            for adder in adders:
+                adder.add(values)
+            del values, feed  # before there are others
+        tapped.close()
+        for adder in adders:
+            store.save(adder.job.observation, *adder.result())
+        tell(group[-1].name, feeds.count)
+
+
+class _JobAdder:
+    """Adds up what one job looks at."""
+
+    def __init__(self, job: Job, *, hessian: bool) -> None:
+        self.job = job
+        self._adder = Adder(job.groups, job.features, hessian=hessian)
+        self._fits = True
+
+    def add(self, values: Mapping[Place, Any]) -> None:
+        """Add the rows of one run of the model; nothing more once they did not fit."""
+        observation = self.job.observation
+        given = [None if place is None else values[place] for place in observation.values]
+        if self._fits:
+            try:
+                self._adder.add(observation.unfold.rows(given))
+            except ValueError:  # numpy's, for shapes that an operator has no use for
+                self._fits = False
+
+    def result(self) -> tuple[Statistics | None, str]:
+        """The sums, if they are of use, and what is to be said of them."""
+        found = self._adder.result() if self._fits else None
+        if found is None:
+            return None, NOTHING if self._fits else UNFIT
+        return (found, FINE) if found.finite else (None, NOT_FINITE)
+
+
+def _why_not(weight: ObservedWeight, store: Store) -> str:
+    """Why the statistics of a weight are of no use; "" if they are."""
+    states = {store.state(each) for each in weight.observations}
+    return next((state for state in (UNFIT, NOT_FINITE, FINE) if state in states), NOTHING)
+
+
+def _store(runner: _Runner, feeds: Feeds, cache: str | os.PathLike[str] | None) -> Store:
+    """Where statistics lie: in the cache, or in a temporary folder that goes with the store."""
+    file = runner.file
+    if cache is not None:
+        digests = [facts_of(each, hashes=True, compressed=False).sha256 for each in (file.file, *file.data_files())]
+        key = " ".join([*map(str, digests), feeds.digest])
+        return Store(pathlib.Path(cache), key, hessian=runner.hessian)
+    with writing(pathlib.Path(tempfile.gettempdir())):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="oxiprune-"))
+    store = Store(folder, "", hessian=runner.hessian)
+    weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+    return store
+
+
+def _runs(tapped: Tapped, feed: Feed) -> bool:
+    try:
+        tapped.run(feed, "random")
+    except InvalidOption:
+        return False
+    return True
