@@ -9,6 +9,7 @@ import numpy as np
 from onnx_tools.compaction.adjustments import Bounds, Parts, Picks
 from onnx_tools.compaction.channels import Ids
 from onnx_tools.compaction.factors import Dims, Factor
+from onnx_tools.compaction.rules.selection import cuts_of
 from onnx_tools.compaction.trace import Claim, Trace
 from onnx_tools.graph_parts import Node
 
@@ -49,17 +50,11 @@ def split(trace: Trace, node: Node, claim: Claim, output: int) -> bool:
 
 def slicing(trace: Trace, node: Node, claim: Claim, _: int) -> bool:
     """Slice with steps of 1: the same."""
-    dims = trace.dims(node.inputs[0])
-    starts, ends, axes, steps = (node.ints(name, at) for name, at in _OF_SLICE)
-    if dims is None or starts is None or ends is None or (steps is None and node.has_input(4)):
-        return False
-    axes = tuple(range(len(starts))) if axes is None and not node.has_input(3) else axes
-    steps = steps or (1,) * len(starts)
-    if axes is None or not len(starts) == len(ends) == len(axes) == len(steps):
+    dims, cuts = trace.dims(node.inputs[0]), cuts_of(trace, node)[1]
+    if dims is None or cuts is None:
         return False
     factor: Factor | None = claim.factor
-    for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
-        axis = given % len(dims)
+    for axis, start, end, step in cuts:
         if factor is None or axis not in factor.axes:
             continue
         if step != 1:
@@ -71,9 +66,6 @@ def slicing(trace: Trace, node: Node, claim: Claim, _: int) -> bool:
         return False
     trace.meet(node, 0, factor, claim.role)
     return True
-
-
-_OF_SLICE = (("starts", 1), ("ends", 2), ("axes", 3), ("steps", 4))
 
 
 def gather(trace: Trace, node: Node, claim: Claim, _: int) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from onnx_tools.compaction.factors import Traced, joined
+from onnx_tools.compaction.factors import Dims, Traced, joined
 from onnx_tools.compaction.rules.sizes import born, fit_sizes
-from onnx_tools.compaction.trace import SizeOf, Trace, said
+from onnx_tools.compaction.trace import SizeOf, Sizes, Trace, said
 from onnx_tools.graph_parts import Node
 
 _MOST_SCALES = 64
@@ -70,6 +70,12 @@ def expansion(trace: Trace, node: Node) -> None:
         trace.bar(node, f"{said(node)} has an input or output of unknown shape; --input-shape may tell it")
         trace.hold_sizes(sizes, f"{said(node)} has an input of unknown shape")
         return
+    passing = _spread(trace, node, before, sizes, rank)
+    trace.give(node, fit_sizes(trace, node, 1, passing, rank) if passing or _has_sizes(sizes) else ())
+
+
+def _spread(trace: Trace, node: Node, before: Dims, sizes: Sizes, rank: int) -> Traced:
+    """The factors of the input in a result of `rank` axes, and those of axes that are repeated in another's size."""
     lone = [axis for axis, size in enumerate(before) if size == 1]
     more = rank - len(before)
     passing: Traced = tuple(
@@ -80,7 +86,7 @@ def expansion(trace: Trace, node: Node) -> None:
     repeated = [more + axis for axis in lone] + list(range(more))
     for factor in born(trace, tuple(size if offset + at in repeated else None for at, size in enumerate(sizes))):
         passing = joined(trace.channels, passing, factor.moved({axis: axis + offset for axis in factor.axes}))
-    trace.give(node, fit_sizes(trace, node, 1, passing, rank) if passing or _has_sizes(sizes) else ())
+    return passing
 
 
 def _has_sizes(sizes: tuple[object, ...]) -> bool:

@@ -5,6 +5,8 @@ What has other axes too, as (3, heads, width), is tied along the axis that is cu
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from onnx_tools.compaction.adjustments import Bounds, Picks
@@ -18,28 +20,45 @@ _OPEN_END = (1 << 31) - 1
 """An end of Slice from which on it means all the rest, whatever is left."""
 
 
+class Cut(NamedTuple):
+    """What a Slice takes of an axis."""
+
+    axis: int
+    start: int
+    end: int
+    step: int
+
+
 def slicing(trace: Trace, node: Node) -> None:
     """Slice: a part of the channels if they go one by one."""
     traced = trace.of(node.inputs[0])
+    if not traced:
+        return
+    axes, cuts = cuts_of(trace, node)
+    if axes is None:
+        trace.bar(node, f"{said(node)} cuts axes that can't be told")
+        return
+    if cuts is None:
+        trace.give(node, trace.narrow(node, 0, axes, _CUTS))
+        return
+    strided = {cut.axis for cut in cuts if cut.step != 1}
+    traced = trace.narrow(node, 0, strided | _joint(traced, axes), _CUTS)
+    for cut in cuts:
+        traced = _sliced(trace, node, traced, cut.axis, cut.start, cut.end)
+    trace.give(node, traced)
+
+
+def cuts_of(trace: Trace, node: Node) -> tuple[tuple[int, ...] | None, list[Cut] | None]:
+    """The axes that a Slice cuts, and how; None for what can't be told."""
     starts, ends, steps = node.ints("starts", 1), node.ints("ends", 2), node.ints("steps", 4)
     axes = trace.axes(node, node.ints("axes", 3))
     if axes is None and not node.has_input(3) and starts is not None:
         axes = tuple(range(len(starts)))
-    if not traced:
-        return
-    if axes is None:
-        trace.bar(node, f"{said(node)} cuts axes that can't be told")
-        return
-    by_one = steps is None and not node.has_input(4)
-    steps = (1,) * len(axes) if by_one else steps
-    if starts is None or ends is None or steps is None or not len(axes) == len(starts) == len(ends) == len(steps):
-        trace.give(node, trace.narrow(node, 0, axes, _CUTS))
-        return
-    strided = {axis for axis, step in zip(axes, steps, strict=True) if step != 1}
-    traced = trace.narrow(node, 0, strided | _joint(traced, axes), _CUTS)
-    for axis, start, end in zip(axes, starts, ends, strict=True):
-        traced = _sliced(trace, node, traced, axis, start, end)
-    trace.give(node, traced)
+    if axes is None or starts is None or ends is None or (steps is None and node.has_input(4)):
+        return axes, None
+    steps = (1,) * len(axes) if steps is None else steps
+    fits = len(axes) == len(starts) == len(ends) == len(steps)
+    return axes, [Cut(*each) for each in zip(axes, starts, ends, steps, strict=True)] if fits else None
 
 
 def _joint(traced: Traced, axes: tuple[int, ...]) -> set[int]:

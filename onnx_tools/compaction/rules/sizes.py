@@ -6,7 +6,7 @@ computed with it would change: the axis keeps its size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -60,12 +60,17 @@ def fit_sizes(trace: Trace, node: Node, index: int, found: Traced, rank: int = 0
     wrong = [axis for axis in labelled if not _fits(trace, Reader(node, index), found, axis, sizes[axis])]
     right = [(axis, sizes[axis]) for axis in labelled if axis not in wrong]
     trace.hold_sizes(tuple(size for axis, size in enumerate(sizes) if (axis, size) not in right), reason)
-    adjusted = [(axis, size) for axis, size in right if isinstance(size, Said) and size.number > 1]
+    _adjust(trace, output, right)
+    return narrowed(trace.channels, found, wrong, reason)
+
+
+def _adjust(trace: Trace, output: Value, sizes: Sequence[tuple[int, SizeOf | Said | None]]) -> None:
+    """Stored sizes of axes of `output` will say what remains."""
+    adjusted = [(axis, size) for axis, size in sizes if isinstance(size, Said) and size.number > 1]
     trace.adjustments += {
         (id(size.node), size.index, axis - size.at): Follows(size.node, size.index, output, axis - size.at)
         for axis, size in adjusted
     }.values()
-    return narrowed(trace.channels, found, wrong, reason)
 
 
 def _copied(node: Node, axis: int, size: SizeOf | Said | None) -> SizeOf | Said | None:
