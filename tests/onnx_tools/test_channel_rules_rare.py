@@ -173,3 +173,11 @@ def test_sizes_of_a_state_that_are_read_again_hold(reader: str) -> None:
     stored |= {"one": ints(1), "two": ints(2), "units": ints(6)}
     model = model_of(f"g (float[5, B, 4] x) => (float[A, C, D, E] y, int64[F] o) {{ {body} }}", stored)
     assert counted(check_channels(model, fewest=0)) == {}
+
+
+def test_lists_of_which_nobody_knows_the_length() -> None:
+    sizes = "i = NonZero (x)\n j = Reshape (i, flat)\n k = Concat <axis = 0> (one, j)"
+    body = f"{sizes}\n h = MatMul (x, w)\n y = MatMul (h, v)"
+    stored: dict[str, Given] = {"w": (4, 6), "v": (6, 3), "one": ints(1), "flat": ints(-1)}
+    model = model_of(f"g (float[2, 4] x) => (float[2, 3] y, int64[K] k) {{ {body} }}", stored)
+    assert counted(check_channels(model)) == {"h": 6}

@@ -137,7 +137,8 @@ def follow_sizes(trace: Trace, node: Node) -> None:
         trace.give_sizes(node, carried)
     if not node.domain and node.op_type in _OF_ITS_LENGTH:
         return
-    for index in sized if carried is None and (node.domain, node.op_type, sized[-1]) not in _FITTED else ():
+    fitted = bool(sized) and (node.domain, node.op_type, sized[-1]) in _FITTED
+    for index in sized if carried is None and not fitted else ():
         trace.hold_sizes(trace.sizes_in(node.inputs[index]) or (), f"{said(node)} computes with its size")
 
 
