@@ -33,6 +33,7 @@ class Evaluator:
     def __init__(self, model: ModelFile, reader: ValueReader) -> None:
         self._opsets = list(model.skeleton.opset_import)
         self._reader = reader
+        self._runners: dict[bytes, Any] = {}
 
     def constant(self, value: Value | None) -> Array | None:
         """What a stored value holds, or one that is computed of stored data; None if that can't be told."""
@@ -51,23 +52,29 @@ class Evaluator:
 
     def run(self, node: Node, inputs: Sequence[Array | None]) -> Array | None:
         """Output 0 of a node for these inputs, None for one that is not given; None if it can't be run."""
-        from onnx.reference import ReferenceEvaluator
-
         names = ["" if array is None else f"input_{at}" for at, array in enumerate(inputs)]
-        proto = NodeProto()
-        proto.CopyFrom(node.proto)
-        proto.input[:] = names
-        proto.output[:] = [f"output_{at}" for at in range(len(proto.output))]
         feeds = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
-        graph = helper.make_graph([proto], "g", [_untyped(name) for name in feeds], [_untyped("output_0")])
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                model = helper.make_model(graph, opset_imports=self._opsets)
-                (result,) = ReferenceEvaluator(model).run(None, feeds)
+                (result,) = self._runner(node, names).run(None, feeds)
             except Exception:  # whatever an implementation raises for what it was not made for
                 return None
         return result if isinstance(result, np.ndarray) else None
+
+    def _runner(self, node: Node, names: Sequence[str]) -> Any:
+        """What runs nodes like this one; making it takes longer than running it."""
+        from onnx.reference import ReferenceEvaluator
+
+        proto = NodeProto(op_type=node.proto.op_type, domain=node.proto.domain, attribute=node.proto.attribute)
+        proto.input[:] = names
+        proto.output[:] = [f"output_{at}" for at in range(len(node.proto.output))]
+        key = proto.SerializeToString(deterministic=True)
+        if key not in self._runners:
+            given = [_untyped(name) for name in names if name]
+            graph = helper.make_graph([proto], "g", given, [_untyped("output_0")])
+            self._runners[key] = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
+        return self._runners[key]
 
     def _constant(self, value: Value | None, depth: int, known: dict[int, Array | None]) -> Array | None:
         if value is None or not value.constant or value.duplicated or value.fed:

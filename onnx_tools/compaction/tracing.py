@@ -172,9 +172,11 @@ def _in_order(index: GraphIndex) -> list[Node]:
 
     A node with subgraphs follows those that make what these give.
     """
-    waiting: dict[int, int] = {}
-    for node in index.nodes:
-        waiting[id(node)] = sum(value is not None and value.producer is not None for value in node.inputs)
+    waiting = {id(node): 0 for node in index.nodes}
+    for node in index.nodes:  # not by inputs: a call of a function reads nothing, its body does
+        for output in node.outputs:
+            for reader, _ in output.readers if output is not None and output.producer is node else ():
+                waiting[id(reader)] += 1
     for node in index.nodes:
         for owner in _owners(node):
             waiting[id(owner)] += 1

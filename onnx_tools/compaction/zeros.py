@@ -87,16 +87,28 @@ _LOOKED_AT = {Role.READS, Role.MAKES, Role.SCALES}
 
 
 def _constants(channels: ChannelMap, evaluator: Evaluator, nonzero: dict[Member, Mask]) -> KnownValues | None:
-    """What is known of values; None if no weight and no scale is zero, as in most models."""
-    made, nonzero_made = np.zeros(len(channels.groups.of), bool), np.zeros(len(channels.groups.of), bool)
-    begins = False
+    """What is known of values; None if no weight and no scale is zero whose channel anything stored reads.
+
+    So it is in most models, and in those whose channels are zero in all that reads them.
+    """
+    of = channels.groups.of
+    made, nonzero_made, scaled, looked_at = np.zeros((4, len(of)), bool)
     for member, mask in nonzero.items():
+        ids = member.factor.ids
         if member.role is Role.MAKES:
-            made[member.factor.ids] = True
-            nonzero_made[member.factor.ids[mask]] = True
-        begins |= member.role is Role.SCALES and not mask.all()
+            made[ids] = True
+            nonzero_made[ids[mask]] = True
+        elif member.role is Role.SCALES:
+            scaled[ids[~mask]] = True
+        else:
+            looked_at[of[ids[mask]]] = True
+    for meeting in channels.meetings:
+        for index, _ in (meeting.first, meeting.second):
+            for factor in channels.of(meeting.node.inputs[index]):
+                looked_at[of[factor.ids]] = True
     zero_made = made & ~nonzero_made
-    return find_constants(channels, evaluator, zero_made) if begins or zero_made.any() else None
+    wanted = ((zero_made | scaled) & looked_at[of]).any()
+    return find_constants(channels, evaluator, zero_made) if wanted else None
 
 
 def _of_the_held(channels: ChannelMap, held: Mask) -> dict[int, str]:
