@@ -181,3 +181,13 @@ def test_lists_of_which_nobody_knows_the_length() -> None:
     stored: dict[str, Given] = {"w": (4, 6), "v": (6, 3), "one": ints(1), "flat": ints(-1)}
     model = model_of(f"g (float[2, 4] x) => (float[2, 3] y, int64[K] k) {{ {body} }}", stored)
     assert counted(check_channels(model)) == {"h": 6}
+
+
+def test_channels_beside_a_packed_product(tmp_path: pathlib.Path) -> None:
+    product = "com.microsoft.MatMulNBits <K = 32, N = 5, bits = 4, block_size = 16>"
+    body = f"a = Conv (x, w)\n b = {product} (a, p, s)\n y = Conv (b, v)"
+    stored: dict[str, Given] = {"w": (6, 4, 1), "v": (3, 6, 1), "s": (10,)}
+    stored["p"] = bytes_of(5, 2, 8, low=0, dtype=np.uint8)
+    model = model_of(f"g (float[2, 4, 32] x) => (float[2, 3, 5] y) {{ {body} }}", stored)
+    assert counted(check_channels(model)) == {"a": 6}
+    halved(model, tmp_path, feeds_of(model))

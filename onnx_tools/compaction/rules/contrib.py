@@ -33,6 +33,15 @@ def _order(node: Node, letter: str, rank: int) -> Sequence[int]:
     return batched_order(rank, batch=batch, last=last)
 
 
+def packed_product(trace: Trace, node: Node) -> None:
+    """MatMulNBits: rows of A times a weight of which blocks along K are packed into bytes, so that it stays whole."""
+    rank = trace.rank(node.inputs[0])
+    if rank is None:
+        trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
+        return
+    trace.give(node, trace.narrow(node, 0, (rank - 1,), "multiplies it with packed blocks"), rank=rank)
+
+
 _SUMS = ("BiasGelu", "FastGelu", "BiasAdd")
 
 RULES = {
@@ -40,5 +49,6 @@ RULES = {
     (CONTRIB, "FusedMatMul"): fused_product,
     (CONTRIB, "TransposeMatMul"): fused_product,
     (CONTRIB, "FusedGemm"): general_product,
+    (CONTRIB, "MatMulNBits"): packed_product,
     **{(CONTRIB, name): adding for name in _SUMS},
 }

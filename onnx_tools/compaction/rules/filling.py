@@ -10,10 +10,11 @@ from onnx_tools.compaction.rules.sizes import born
 from onnx_tools.compaction.trace import Said, Trace
 from onnx_tools.graph_parts import Node, Value
 
-_MOST = 1 << 16
+_MOST = 1 << 13
 """Entries of an axis that gets channels of its own."""
 
 _MOST_STEPS = 64
+"""Values that are looked at, and readers of one."""
 
 
 def filling(trace: Trace, node: Node) -> None:
@@ -44,7 +45,7 @@ def _filled_by(value: Value | None) -> list[Node] | None:
         if not waiting:
             return found
         each = waiting.popleft()
-        if each is None or each.output_of or each.handed_to or each.duplicated:
+        if each is None or each.output_of or each.handed_to or each.duplicated or len(each.readers) > _MOST_STEPS:
             return None
         for node, _ in each.readers:
             if node.local or node.domain or node.op_type not in ("Cast", "ConstantOfShape"):
