@@ -495,3 +495,21 @@ def test_batches_turned():
     """transBatchA: (M, batch, K); the weight has one matrix."""
     body = "h = MatMul (x, w)\n y = com.microsoft.FusedMatMul <transBatchA = 1> (h, v)"
     assert free_of(f"g (float[2, 5, 4] x) => (float[5, 2, 3] y) {{ {body} }}", w=(4, 6), v=(1, 6, 3)) == {"h": 6}
+
+
+FREE = {
+    "basic_pitch": 72,
+    "digits_vit": 1040,
+    "gtcrn": 8,
+    "magika_v3_3": 0,
+    "mnist_cntk": 24,
+    "silero_vad": 706,
+    "superres_ppp_customop": 160,
+    "ultraface_rfb320": 1716,
+}
+
+
+def test_real_models_are_followed_as_far_as_before(corpus):
+    """More may leave one day; fewer, or an error, is a step back."""
+    found = {path.parent.name: len(map_channels(onnx.load(path)).groups.free) for path in corpus}
+    assert {name: found[name] for name, least in FREE.items() if found[name] < least} == {}
