@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Sequence
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -13,7 +15,7 @@ from onnx import TensorProto, helper
 from onnx_tools.calibration.observed import Place
 from onnx_tools.errors import InvalidModelFile, RuntimeMissing
 from onnx_tools.file_blocks import read_at
-from onnx_tools.model_file import ModelFile, tensor_at
+from onnx_tools.model_file import ModelFile, iter_tensors, tensor_at
 from onnx_tools.verification.feeds import Feed, one_line
 from onnx_tools.verification.runtime_check import NOT_INSTALLED
 from oxiprune_gpu.errors import InvalidOption
@@ -28,10 +30,11 @@ class Tapped:
     def __init__(
         self, model: ModelFile, places: Sequence[Place], providers: Sequence[str], *, shapes: bool = False
     ) -> None:
-        proto = _referring(model)
+        folder = _common_folder(model)
+        proto = _referring(model, folder)
         self._places = list(dict.fromkeys(places))
         self._names = _tap(proto, self._places, shapes=shapes)
-        self._session: Any = _session(proto, model, providers, shapes=shapes)
+        self._session: Any = _session(proto, folder, model.path, providers, shapes=shapes)
 
     @property
     def inputs(self) -> list[Any]:
@@ -59,7 +62,9 @@ def _trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _session(proto: onnx.ModelProto, model: ModelFile, providers: Sequence[str], *, shapes: bool) -> Any:
+def _session(
+    proto: onnx.ModelProto, folder: pathlib.Path, path: pathlib.Path, providers: Sequence[str], *, shapes: bool
+) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -73,34 +78,45 @@ def _session(proto: onnx.ModelProto, model: ModelFile, providers: Sequence[str],
     if shapes:  # each is asked for as soon as its value is there, which then need not wait
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry(_FOLDER, str(model.file.parent))
+    options.add_session_config_entry(_FOLDER, str(folder))
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        raise InvalidModelFile(f"{model.path}: onnxruntime does not load it: {one_line(error)}") from None
+        raise InvalidModelFile(f"{path}: onnxruntime does not load it: {one_line(error)}") from None
 
 
-def _referring(model: ModelFile) -> onnx.ModelProto:
-    """A copy of the model without its large initializers, which onnxruntime is to map from the file."""
+def _referring(model: ModelFile, folder: pathlib.Path) -> onnx.ModelProto:
+    """A copy of the model without its large initializers, which onnxruntime is to map from files below `folder`."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.skeleton)
-    with model.file.open("rb") as file:
+    for _, tensor in iter_tensors(proto):
+        if (file := model.data_file(tensor)) is not None:
+            _refer(tensor, {"location": file.relative_to(folder)})
+    with model.file.open("rb") as opened:
         for path, payload in model.payloads.items():
             tensor = tensor_at(proto, path)
             if len(path) == 2 and path[1][0] == "initializer":
-                _refer(tensor, model.file.name, payload.offset, payload.length)
+                where = {"location": model.file.relative_to(folder), "offset": payload.offset, "length": payload.length}
+                _refer(tensor, where)
             else:
                 data = bytearray(payload.length)
-                read_at(file.fileno(), memoryview(data), payload.offset)
+                read_at(opened.fileno(), memoryview(data), payload.offset)
                 tensor.raw_data = bytes(data)
     return proto
 
 
-def _refer(tensor: TensorProto, name: str, offset: int, length: int) -> None:
+def _refer(tensor: TensorProto, entries: Mapping[str, object]) -> None:
+    """Set entries of external data; others stay."""
+    kept = {entry.key: entry.value for entry in tensor.external_data}
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
-    for key, value in (("location", name), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
+    for key, value in {**kept, **entries}.items():
+        tensor.external_data.add(key=key, value=value.as_posix() if isinstance(value, pathlib.Path) else str(value))
+
+
+def _common_folder(model: ModelFile) -> pathlib.Path:
+    """The folder above all files of the model, symbolic links resolved. Raises as `ModelFile.data_files`."""
+    return pathlib.Path(os.path.commonpath([file.parent for file in (model.file, *model.data_files())]))
 
 
 def _tap(proto: onnx.ModelProto, places: Sequence[Place], *, shapes: bool) -> list[str]:

@@ -12,7 +12,7 @@ from onnx_tools.calibration.readers import HIDDEN, Seen, scale_in_front, seen_at
 from onnx_tools.calibration.rows import Dequantised, ProductRows, Unfold
 from onnx_tools.calibration.view import MatrixView, matrix_view
 from onnx_tools.graph_index import GraphIndex
-from onnx_tools.graph_parts import Node, Path, StoredTensor, Value
+from onnx_tools.graph_parts import ATTRIBUTE, Node, Path, StoredTensor, Value
 from onnx_tools.layout import Layout
 from onnx_tools.readings import Follower, Reading
 from onnx_tools.weights import Weight, find_weights
@@ -98,7 +98,7 @@ class _Finder:
     def find(self, weight: Weight) -> ObservedWeight | Unobserved:
         """Its inputs at all nodes that multiply it; nodes that look entries up in it are not asked."""
         tensor = self._tensors[weight.path]
-        if tensor.path[-1][0] == "attribute":
+        if tensor.place == ATTRIBUTE:
             return self._told(weight, [self._held(tensor, weight)])
         readings = [each for each in self._follower.readings(tensor) if each.slot is not None]
         summing = [each for each in readings if each.slot is not None and each.slot.reduction is not None]

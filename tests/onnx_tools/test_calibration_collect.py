@@ -17,7 +17,7 @@ from onnx_tools import Calibration, RuntimeMissing, WriteFailed
 from onnx_tools.calibration import rows, store, sums
 from onnx_tools.calibration.jobs import in_groups, jobs_of
 from onnx_tools.calibration.observed import observe
-from onnx_tools.errors import InvalidModelFile, PatternMatchesNothing
+from onnx_tools.errors import InvalidExternalData, InvalidModelFile, PatternMatchesNothing
 from onnx_tools.model_file import ModelFile
 from oxiprune_gpu import InvalidOption
 from tests.onnx_tools.calibration_cases import small
@@ -92,6 +92,31 @@ def test_weights_that_are_large_are_read_in_place(tmp_path):
     assert len(ModelFile.open(path).payloads) == 1
     found = Calibration.collect(path, {"x": X}).statistics("w")
     assert np.array_equal(found.squares[0], (X.astype(np.float64) ** 2).sum(0))
+
+
+def test_data_behind_links(tmp_path):
+    """As caches of downloads lay files out: links to contents in another folder, or to the model only."""
+    for name in ("blobs", "snapshot"):
+        (tmp_path / name).mkdir()
+    path = write(tmp_path, external=True)
+    for name, blob in ((path.name, "0"), ("data.bin", "1")):
+        (tmp_path / name).rename(tmp_path / "blobs" / blob)
+        (tmp_path / "snapshot" / name).symlink_to(tmp_path / "blobs" / blob)
+    check(Calibration.collect(tmp_path / "snapshot" / path.name, {"x": X}), hessian=False)
+    (tmp_path / "snapshot" / "data.bin").unlink()
+    (tmp_path / "blobs" / "1").rename(tmp_path / "snapshot" / "data.bin")
+    check(Calibration.collect(tmp_path / "snapshot" / path.name, {"x": X}), hessian=False)
+
+
+def test_data_outside_the_folder_of_the_model(tmp_path):
+    path = write(tmp_path, external=True)
+    (tmp_path / "data.bin").rename(tmp_path.parent / f"{tmp_path.name}.bin")
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = f"../{tmp_path.name}.bin"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidExternalData):
+        Calibration.collect(path, {"x": X})
 
 
 def test_groups_share_rows_or_have_their_own(tmp_path):

@@ -128,3 +128,14 @@ def test_attention(tmp_path):
     scores = np.exp(query @ key.transpose(0, 2, 1) / 2)
     (given,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(["y"], feed)
     assert np.allclose(scores / scores.sum(-1, keepdims=True) @ value, given, atol=1e-4)
+
+
+def test_weights_in_constants(tmp_path):
+    """A tensor, and a list of floats that is reshaped."""
+    model = model_of(
+        "v = Constant <value_floats = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]> () s = Constant <value_ints = [6, 1]> ()"
+        " r = Reshape (v, s) y = MatMul (x, r)"
+    )
+    (seen,) = observe(model).weights
+    assert np.array_equal(rows_of(written(model, tmp_path), seen, FEED)[0], FEED["x"])
+    assert seen.view.shape == (1, 1, 6)

@@ -7,6 +7,7 @@ OXIPRUNE_FUZZ_SECONDS makes it longer, OXIPRUNE_FUZZ_SEED repeats a run.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pathlib
 import random
@@ -20,6 +21,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnx_tools import Selection, compare_files, inspect_file, prune_file, verify_files
+from onnx_tools.calibration.observed import observe
+from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import make_plan
 from onnx_tools.renderers import RENDERERS
 from onnx_tools.report import PruneReport
@@ -258,6 +261,9 @@ def attempt(folder: pathlib.Path, rng: random.Random) -> bool:
         for renderer in RENDERERS.values():
             renderer.render(inspected)
     with contextlib.suppress(PruningError):
+        for seen in observe(ModelFile.open(path).skeleton).weights:
+            assert math.prod(seen.view.shape) == seen.weight.elements
+    with contextlib.suppress(PruningError):
         same = compare_files(path, path)
         assert same.totals.equal == same.totals.weights
         assert (same.others, same.metadata) == ((), ())
@@ -293,8 +299,6 @@ def attempt(folder: pathlib.Path, rng: random.Random) -> bool:
 
 
 def _planned(path: pathlib.Path, config: PruningConfig) -> set[object]:
-    from onnx_tools.model_file import ModelFile
-
     return {item.weight.path for item in make_plan(ModelFile.open(path).skeleton, config, SELECTION).planned}
 
 
