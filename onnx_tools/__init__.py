@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from onnx_tools.calibration.sums import Statistics
     from onnx_tools.calibration.view import MatrixView
     from onnx_tools.compact_report import CompactReport
+    from onnx_tools.compaction.choice.config import ChannelConfig, Target
+    from onnx_tools.compaction.choice.pruning import prune_channels
     from onnx_tools.compaction.compact import compact_file
-    from onnx_tools.compaction.config import ChannelConfig, Target
-    from onnx_tools.compaction.pruning import prune_channels
-    from onnx_tools.compaction.tracing import ChannelMap, map_channels
+    from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
     from onnx_tools.comparison import compare_files
     from onnx_tools.encodings.comparison import compare_encodings
     from onnx_tools.encodings.decode import decode_file
@@ -64,14 +64,14 @@ _HOMES = {
     "calibration.view": ("MatrixView",),
     "compact_report": ("CompactReport",),
     "compaction.compact": ("compact_file",),
-    "compaction.tracing": ("ChannelMap", "map_channels"),
+    "compaction.mapping.tracing": ("ChannelMap", "map_channels"),
     "comparison": ("compare_files",),
     "encodings.comparison": ("compare_encodings",),
     "encodings.decode": ("decode_file",),
     "encodings.encode": ("encode_file",),
     "encodings.report": ("EncodeReport", "EncodingsReport"),
-    "compaction.config": ("ChannelConfig", "Target"),
-    "compaction.pruning": ("prune_channels",),
+    "compaction.choice.config": ("ChannelConfig", "Target"),
+    "compaction.choice.pruning": ("prune_channels",),
     "errors": (
         "AlreadyEncoded",
         "InvalidExternalData",

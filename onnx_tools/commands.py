@@ -16,11 +16,11 @@ import numpy as np
 from onnx_tools import wire
 from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.compaction.checking import Checks as CompactionChecks
-from onnx_tools.compaction.config import ChannelConfig
+from onnx_tools.compaction.choice.config import ChannelConfig
+from onnx_tools.compaction.choice.pruned import PrunedCompaction
+from onnx_tools.compaction.choice.pruning import prune_channels
+from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.compaction.progress import parts
-from onnx_tools.compaction.pruned import PrunedCompaction
-from onnx_tools.compaction.pruning import prune_channels
-from onnx_tools.compaction.shapes import InputShapes
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, VerificationFailed, WriteFailed

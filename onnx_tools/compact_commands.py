@@ -11,7 +11,7 @@ from onnx_tools.commands import View, for_each, left_over
 from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.compaction.checking import Checks
 from onnx_tools.compaction.compact import compact_file
-from onnx_tools.compaction.shapes import InputShapes
+from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.conditions import Condition
 from onnx_tools.errors import ConditionMet
 from onnx_tools.naming import is_folder, target_of

@@ -12,12 +12,12 @@ from onnx_tools.cli.options import REPORTING
 from onnx_tools.usage import WrongUsage
 
 if TYPE_CHECKING:  # at run time it would bring numpy, which the command starts without
-    from onnx_tools.compaction.config import ChannelConfig
+    from onnx_tools.compaction.choice.config import ChannelConfig
 
 CHANNELS = "Whole channels (--granularity channel)"
 
 GROUP_SCORES = ("sum", "mean", "max", "saved")
-"""Those of `onnx_tools.compaction.config.GROUP_SCORES`; a test compares."""
+"""Those of `onnx_tools.compaction.choice.config.GROUP_SCORES`; a test compares."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -186,7 +186,7 @@ def check_channel_options(settings: Mapping[str, Any], others: Mapping[str, Any]
 
 def channel_config(settings: Mapping[str, Any]) -> ChannelConfig:
     """The configuration for options that were checked."""
-    from onnx_tools.compaction.config import ChannelConfig, Target
+    from onnx_tools.compaction.choice.config import ChannelConfig, Target
 
     targets = {"target_params": "params", "target_macs": "macs", "target_bytes": "bytes"}
     target = next((Target(of, settings[name]) for name, of in targets.items() if settings[name] is not None), None)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 
 from onnx_tools.compact_report import CompactReport, LatencyReport, Stored
 from onnx_tools.compaction.checking import Checks
-from onnx_tools.compaction.cost import open_inputs, stored_cost, stored_without
-from onnx_tools.compaction.latency import measure_latency
+from onnx_tools.compaction.costs.cost import open_inputs, stored_cost, stored_without
+from onnx_tools.compaction.costs.latency import measure_latency
+from onnx_tools.compaction.mapping.shapes import InputShapes
+from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
 from onnx_tools.compaction.progress import Progress, parts
-from onnx_tools.compaction.removal import write_without
+from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.compaction.report import dropped_notes, layer_reports, made_groups, staying_notes
-from onnx_tools.compaction.shapes import InputShapes
-from onnx_tools.compaction.tracing import ChannelMap, map_channels
 from onnx_tools.compaction.zeros import DROP, KEEP, Removable, removable
 from onnx_tools.conditions import Condition, outcomes_of
 from onnx_tools.encodings.encode import refuse_encoded

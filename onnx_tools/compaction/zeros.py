@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_tools.compaction.channels import Ids
-from onnx_tools.compaction.constants import find_constants
-from onnx_tools.compaction.evaluating import Evaluator
-from onnx_tools.compaction.folds import Fold
-from onnx_tools.compaction.known import KnownValues, Mask
+from onnx_tools.compaction.constants.evaluating import Evaluator
+from onnx_tools.compaction.constants.finding import find_constants
+from onnx_tools.compaction.constants.folds import Fold
+from onnx_tools.compaction.constants.values import KnownValues, Mask
 from onnx_tools.compaction.looking import Price, folds_of, uses_of
+from onnx_tools.compaction.mapping.channels import Ids
+from onnx_tools.compaction.mapping.roles import Role
+from onnx_tools.compaction.mapping.tracing import ChannelMap, Member
 from onnx_tools.compaction.progress import Progress
-from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.tracing import ChannelMap, Member
 from onnx_tools.compaction.zero_entries import nonzero_entries
 from onnx_tools.model_file import ModelFile
 from onnx_tools.values import ValueReader

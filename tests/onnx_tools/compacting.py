@@ -13,10 +13,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools.compaction.folds import Fold
-from onnx_tools.compaction.removal import write_without
-from onnx_tools.compaction.roles import Role
-from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.constants.folds import Fold
+from onnx_tools.compaction.mapping.roles import Role
+from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.model_file import ModelFile, message_at
 
 onnxruntime = pytest.importorskip("onnxruntime")

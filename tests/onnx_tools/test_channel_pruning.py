@@ -24,10 +24,10 @@ from onnx_tools import (
 )
 from onnx_tools.cli.channel_options import GROUP_SCORES as KNOWN
 from onnx_tools.cli.channel_options import _bytes
-from onnx_tools.compaction.config import GROUP_SCORES, ChannelConfig, Target
-from onnx_tools.compaction.pruning import prune_channels
-from onnx_tools.compaction.scoring import score_groups
-from onnx_tools.compaction.tracing import map_channels
+from onnx_tools.compaction.choice.config import GROUP_SCORES, ChannelConfig, Target
+from onnx_tools.compaction.choice.pruning import prune_channels
+from onnx_tools.compaction.choice.scoring import score_groups
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import InvalidInputShape
 from onnx_tools.model_file import ModelFile

@@ -7,9 +7,9 @@ import onnx
 import onnx.parser
 import pytest
 
-from onnx_tools.compaction.adjustments import Bounds, Counts, Follows, Parts, Picks
-from onnx_tools.compaction.channels import Channels
-from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.adjustments import Bounds, Counts, Follows, Parts, Picks
+from onnx_tools.compaction.mapping.channels import Channels
+from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
 from tests.channel_oracle import check_channels
 
 

@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools import AlreadyEncoded, compact_file
-from onnx_tools.compaction.config import ChannelConfig
-from onnx_tools.compaction.pruning import prune_channels
+from onnx_tools.compaction.choice.config import ChannelConfig
+from onnx_tools.compaction.choice.pruning import prune_channels
 from onnx_tools.renderers.json_renderer import report_schema
 from oxiprune_gpu import InvalidOption
 from tests.command import refused, run, tree

@@ -6,8 +6,8 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools.compaction.cost import layer_costs, open_inputs, positions, total_cost
-from onnx_tools.compaction.tracing import map_channels
+from onnx_tools.compaction.costs.cost import layer_costs, open_inputs, positions, total_cost
+from onnx_tools.compaction.mapping.tracing import map_channels
 
 OPSETS = '"" : 17, "com.microsoft" : 1, "ai.onnx.ml" : 3'
 

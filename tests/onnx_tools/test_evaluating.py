@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_tools.compaction.evaluating import Evaluator
-from onnx_tools.compaction.rules.elementwise import OF_ONE, OF_SEVERAL
+from onnx_tools.compaction.constants.evaluating import Evaluator
+from onnx_tools.compaction.mapping.rules.elementwise import OF_ONE, OF_SEVERAL
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_file import ModelFile
 from onnx_tools.values import ValueReader

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools.compaction.folding import _rounded
-from onnx_tools.compaction.folds import Fold
-from onnx_tools.compaction.tracing import map_channels
+from onnx_tools.compaction.constants.folds import Fold
+from onnx_tools.compaction.mapping.tracing import map_channels
+from onnx_tools.compaction.removing.folding import _rounded
 from onnx_tools.model_file import DTYPES, ModelFile
 from tests.onnx_tools.compacting import compare, feeds_of, half, removed, run, save, with_weights
 

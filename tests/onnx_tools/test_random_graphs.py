@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from onnx_tools import compact_file
-from onnx_tools.compaction.config import ChannelConfig
-from onnx_tools.compaction.pruning import prune_channels
-from onnx_tools.compaction.removal import write_without
-from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.choice.config import ChannelConfig
+from onnx_tools.compaction.choice.pruning import prune_channels
+from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import NothingSelected
 from onnx_tools.model_file import ModelFile

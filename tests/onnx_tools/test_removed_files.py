@@ -11,9 +11,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tools import compact_file
-from onnx_tools.compaction.folds import Fold
-from onnx_tools.compaction.removal import write_without
-from onnx_tools.compaction.tracing import map_channels
+from onnx_tools.compaction.constants.folds import Fold
+from onnx_tools.compaction.mapping.tracing import map_channels
+from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.errors import InvalidExternalData, OutputRefused
 from onnx_tools.model_file import ModelFile
 from onnx_tools.verification.byte_check import METADATA_KEY

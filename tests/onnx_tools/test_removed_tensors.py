@@ -10,8 +10,8 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_tools.compaction.elements import cut, packed, read
-from onnx_tools.compaction.tracing import map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
+from onnx_tools.compaction.removing.elements import cut, packed, read
 from onnx_tools.errors import InvalidTensor
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_file import ModelFile

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools.compaction.shapes import Shapes, with_shapes
+from onnx_tools.compaction.mapping.shapes import Shapes, with_shapes
 from onnx_tools.graph_index import GraphIndex
 from tests.channel_oracle import every_value, random_feeds
 

@@ -12,8 +12,8 @@ import onnx.parser
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools.compaction.removal import write_without
-from onnx_tools.compaction.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.compaction.zeros import Removable, removable
 from onnx_tools.model_file import ModelFile
 from tests.channel_oracle import Feeds, random_feeds

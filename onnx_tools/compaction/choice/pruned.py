@@ -1,0 +1,100 @@
+"""Pruning whole channels and removing them in one step: one output, one commit, one report."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from onnx_tools.compact_report import CompactReport
+from onnx_tools.compaction.checking import Checks
+from onnx_tools.compaction.compact import compact_file
+from onnx_tools.compaction.mapping.shapes import InputShapes
+from onnx_tools.compaction.progress import Progress
+from onnx_tools.conditions import Condition
+from onnx_tools.model_copy import ModelCopy
+from onnx_tools.model_file import ModelFile
+from onnx_tools.report import FileReport, PruneReport, VerificationReport
+from onnx_tools.rewrite import Extras
+from onnx_tools.temporaries import folder_beside
+
+
+@dataclass(frozen=True)
+class PrunedCompaction:
+    """How pruned models are compacted; see `compact_file`."""
+
+    constants: str = "keep"
+    input_shapes: InputShapes = field(default_factory=dict)
+    checks: Checks = field(default_factory=Checks)
+    latency: bool = False
+    conditions: tuple[Condition, ...] = ()
+
+    @contextmanager
+    def written(
+        self,
+        model: pathlib.Path,
+        output: pathlib.Path,
+        prune: Callable[[pathlib.Path], PruneReport],
+        *,
+        force: bool,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[CompactReport, pathlib.Path]]:
+        """Let `prune` write a temporary model beside `output`, and write that to `output` without what is zero.
+
+        Gives the report, and the temporary model, which lies there while the block runs: `output` is written then. The
+        report is that of the compaction, with the files as they were before the pruning, and the report of that.
+        `progress`: of the compaction.
+        Raises what either raises; nothing was written then.
+        """
+        with ModelCopy(ModelFile.open(model), output, force=force):  # refused now, not after the work
+            pass
+        with folder_beside(output) as folder:
+            masked = folder / output.name
+            pruned = prune(masked)
+            told = pruned.files[0]
+            compacted = compact_file(
+                masked,
+                output,
+                input_shapes=self.input_shapes,
+                constants=self.constants,
+                force=force,
+                verify=self.checks,
+                latency=self.latency,
+                conditions=self.conditions,
+                extras=Extras(hashes=told.sha256_before is not None, compressed=told.compressed_before is not None),
+                progress=progress,
+            )
+            yield _joined(pruned, compacted), masked
+
+
+def _joined(pruned: PruneReport, compacted: CompactReport) -> CompactReport:
+    pairs = zip(pruned.files, compacted.files, strict=True)
+    return replace(
+        compacted,
+        input=pruned.input,
+        files=tuple(_file(before, after) for before, after in pairs),
+        warnings=(*pruned.warnings, *compacted.warnings),
+        conditions=(*pruned.conditions, *compacted.conditions),
+        verification=_both(pruned.verification, compacted.verification),
+        pruning=replace(pruned, output=None, files=(), payoff="", conditions=()),
+    )
+
+
+def _both(pruned: VerificationReport | None, compacted: VerificationReport | None) -> VerificationReport:
+    """The checks of both steps, each under the name of its step."""
+    steps = [(step, report) for step, report in (("pruning", pruned), ("removal", compacted)) if report is not None]
+    checks = (replace(check, name=f"{step}: {check.name}") for step, report in steps for check in report.checks)
+    drifts = (replace(drift, output=f"{drift.output} ({step})") for step, report in steps for drift in report.drifts)
+    return VerificationReport(tuple(checks), tuple(drifts))
+
+
+def _file(before: FileReport, after: FileReport) -> FileReport:
+    """A file before the pruning, and after the compaction."""
+    return replace(
+        after,
+        name_before=before.name_before,
+        bytes_before=before.bytes_before,
+        sha256_before=before.sha256_before,
+        compressed_before=before.compressed_before,
+    )

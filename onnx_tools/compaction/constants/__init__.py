@@ -1,0 +1,1 @@
+"""Channels that are one known number everywhere, and what they leave behind."""

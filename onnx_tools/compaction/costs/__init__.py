@@ -1,0 +1,1 @@
+"""What layers cost: parameters, bytes, multiply-accumulates, time."""

@@ -1,0 +1,1 @@
+"""Which channels a model has, where they lie and which go together."""
