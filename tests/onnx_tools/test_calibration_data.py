@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from onnx_tools.calibration.data import BATCH, read_feeds
+from onnx_tools.errors import WriteFailed
 from onnx_tools.verification.feeds import InputSpec
 from oxiprune_gpu import InvalidOption
 
@@ -140,3 +142,12 @@ def test_random_numbers_that_do_not_run(read):
         read("random:0:1", runs=lambda _: False)
     with pytest.raises(InvalidOption, match="could not run on random inputs: the input 's' wants"):
         read("random:0:1", (InputSpec("s", "tensor(string)", (1,)),))
+
+
+def test_a_full_disk_while_data_is_kept(read, monkeypatch):
+    def full(path, **arrays):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(WriteFailed, match="the disk is full"):
+        read([{"x": ARRAYS["x"]}])
