@@ -7,16 +7,16 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Collection, Sequence
+from typing import Self
 
 from onnx_tools.calibration.data import Data, Feeds, read_feeds
 from onnx_tools.calibration.instrumented import Tapped
-from onnx_tools.calibration.jobs import Job, in_groups, jobs_of
-from onnx_tools.calibration.observed import Observed, ObservedWeight, Place, observe
+from onnx_tools.calibration.jobs import in_groups, jobs_of
+from onnx_tools.calibration.observed import Observed, ObservedWeight, observe
+from onnx_tools.calibration.running import Runner, Told
 from onnx_tools.calibration.store import FINE, NOT_FINITE, NOTHING, UNFIT, Store
-from onnx_tools.calibration.sums import Adder, Statistics
+from onnx_tools.calibration.sums import Statistics
 from onnx_tools.calibration.view import MatrixView
 from onnx_tools.errors import PatternMatchesNothing
 from onnx_tools.file_facts import facts_of
@@ -33,8 +33,8 @@ MEMORY = 1 << 30
 class Calibration:
     """What the inputs of the weights of a model are on some data. Made by `Calibration.collect`.
 
-    `source`: the data, in words; `runs`: how often the model was run to go through it. `weights`: the names of the
-    weights that were observed, in model order; `unobserved`: the others, each with the reason.
+    `source`: the data, in words; `runs`: how often the model was run to go through it. `weights`: the names of those
+    that were observed, in the order in which they are first read; `unobserved`: the others, each with the reason.
 
     The statistics lie in files and are read when they are asked for; without a cache they go with this object.
     """
@@ -59,6 +59,7 @@ class Calibration:
         model: str | os.PathLike[str],
         data: Data,
         *,
+        only: Collection[str] | None = None,
         hessian: bool = False,
         cache: str | os.PathLike[str] | None = None,
         memory: int = MEMORY,
@@ -71,6 +72,7 @@ class Calibration:
             model: the path of an ONNX file. Its weights are read where they lie, external data too, never copied.
             data: an .npz with an array for each input, a folder with an .npy for each, "module:function" or an iterable
                 that gives dicts of arrays, or "random:SEED:COUNT" for random numbers, which are never taken unasked.
+            only: names of the weights to observe; None for all.
             hessian: whether products of features are added up too, for SparseGPT and least-squares repair.
             cache: a folder for the statistics, made if it is not there. What is in it for the same model and data, told
                 by their SHA-256, is not computed again, so that work that was stopped goes on where it was.
@@ -81,11 +83,13 @@ class Calibration:
 
         Raises:
             InvalidOption: the data does not fit the model, is empty or holds NaN; the model does not run on it; or
-                `memory` does not do for one weight. InvalidModelFile: onnxruntime does not load the model.
-            RuntimeMissing: onnxruntime is not installed. WriteFailed: the disk is full, or the cache can't be written.
+                `memory` does not do for one weight.
+            InvalidModelFile: onnxruntime does not load the model. RuntimeMissing: onnxruntime is not installed.
+            PatternMatchesNothing: no weight has a name that `only` holds.
+            WriteFailed: the disk is full, or the cache can't be written.
         """
-        runner = _Runner(ModelFile.open(model), tuple(providers), hessian)
-        observed = observe(runner.file.skeleton)
+        runner = Runner(ModelFile.open(model), tuple(providers), hessian)
+        observed = _wanted(observe(runner.file.skeleton), only)
         jobs = jobs_of(observed.weights)
         tapped = runner.tapped(jobs, shapes=True)
         with folder_beside(pathlib.Path(tempfile.gettempdir()) / "data") as kept:
@@ -97,7 +101,7 @@ class Calibration:
             tapped.close()
             groups = in_groups(todo, shapes, memory, hessian=hessian)
             for number, group in enumerate(groups):
-                runner.observe(group, feeds, store, _Told(progress, number, len(groups), feeds.count))
+                runner.observe(group, feeds, store, Told(progress, number, len(groups), feeds.count))
             return cls(observed, feeds, store)
 
     def view(self, name: str) -> MatrixView:
@@ -118,72 +122,18 @@ class Calibration:
         return self._observed[name]
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Counts runs of the model, in one of several groups."""
-
-    progress: Progress | None
-    group: int
-    groups: int
-    count: int
-
-    def __call__(self, name: str, done: int) -> None:
-        if self.progress is not None:
-            self.progress(name, self.group * self.count + done, self.groups * self.count)
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """Runs a model and looks at what its weights are multiplied with."""
-
-    file: ModelFile
-    providers: tuple[str, ...]
-    hessian: bool
-
-    def tapped(self, jobs: Sequence[Job], *, shapes: bool = False) -> Tapped:
-        """The model with all that jobs look at."""
-        return Tapped(self.file, [place for job in jobs for place in job.places], self.providers, shapes=shapes)
-
-    def observe(self, group: Sequence[Job], feeds: Feeds, store: Store, tell: _Told) -> None:
-        """Run the model over all data for a group of jobs, and save what is found."""
-        tapped = self.tapped(group)
-        adders = [_JobAdder(job, hessian=self.hessian) for job in group]
-        for number, feed in enumerate(feeds):
-            tell(group[0].name, number)
-            values = tapped.run(feed, feeds.source)
-            for adder in adders:
-                adder.add(values)
-            del values, feed  # before there are others
-        tapped.close()
-        for adder in adders:
-            store.save(adder.job.observation, *adder.result())
-        tell(group[-1].name, feeds.count)
-
-
-class _JobAdder:
-    """Adds up what one job looks at."""
-
-    def __init__(self, job: Job, *, hessian: bool) -> None:
-        self.job = job
-        self._adder = Adder(job.groups, job.features, hessian=hessian)
-        self._fits = True
-
-    def add(self, values: Mapping[Place, Any]) -> None:
-        """Add the rows of one run of the model; nothing more once they did not fit."""
-        observation = self.job.observation
-        given = [None if place is None else values[place] for place in observation.values]
-        if self._fits:
-            try:
-                self._adder.add(observation.unfold.rows(given))
-            except ValueError:  # numpy's, for shapes that an operator has no use for
-                self._fits = False
-
-    def result(self) -> tuple[Statistics | None, str]:
-        """The sums, if they are of use, and what is to be said of them."""
-        found = self._adder.result() if self._fits else None
-        if found is None:
-            return None, NOTHING if self._fits else UNFIT
-        return (found, FINE) if found.finite else (None, NOT_FINITE)
+def _wanted(observed: Observed, only: Collection[str] | None) -> Observed:
+    """The weights that are asked for."""
+    if only is None:
+        return observed
+    names = {each.weight.name for each in observed.weights} | {each.name for each in observed.unobserved}
+    for name in only:
+        if name not in names:
+            raise PatternMatchesNothing(f"no weight of the model has the name '{name}'")
+    return Observed(
+        tuple(each for each in observed.weights if each.weight.name in only),
+        tuple(each for each in observed.unobserved if each.name in only),
+    )
 
 
 def _why_not(weight: ObservedWeight, store: Store) -> str:
@@ -192,7 +142,7 @@ def _why_not(weight: ObservedWeight, store: Store) -> str:
     return next((state for state in (UNFIT, NOT_FINITE, FINE) if state in states), NOTHING)
 
 
-def _store(runner: _Runner, feeds: Feeds, cache: str | os.PathLike[str] | None) -> Store:
+def _store(runner: Runner, feeds: Feeds, cache: str | os.PathLike[str] | None) -> Store:
     """Where statistics lie: in the cache, or in a temporary folder that goes with the store."""
     file = runner.file
     if cache is not None:

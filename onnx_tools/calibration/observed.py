@@ -28,14 +28,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """What is looked at: values, None where a node is given none, and how they become rows. `node`: who reads them.
+    """What is looked at: values, None where a node is given none, and how they become rows.
 
+    `node`: who reads them; `position`: its place among the nodes of the model, which stand in the order of computing.
     Two that are equal in values and unfolding are the same rows, and are looked at once: see `key`.
     """
 
     values: tuple[Place | None, ...]
     unfold: Unfold
     node: str
+    position: int
 
     @property
     def key(self) -> tuple[tuple[Place | None, ...], Unfold]:
@@ -64,7 +66,7 @@ class Unobserved(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """All weights of a model, in model order."""
+    """All weights of a model: the observed ones in the order in which they are first read, others in model order."""
 
     weights: tuple[ObservedWeight, ...]
     unobserved: tuple[Unobserved, ...]
@@ -74,8 +76,9 @@ def observe(model: ModelProto) -> Observed:
     """Find what to look at; the skeleton of a model will do. Raises nothing, however broken the graph is."""
     finder = _Finder(model)
     found = [finder.find(weight) for weight in find_weights(model).weights]
+    seen = [item for item in found if isinstance(item, ObservedWeight)]
     return Observed(
-        tuple(item for item in found if isinstance(item, ObservedWeight)),
+        tuple(sorted(seen, key=lambda item: min(each.position for each in item.observations))),
         tuple(item for item in found if isinstance(item, Unobserved)),
     )
 
@@ -93,6 +96,7 @@ class _Finder:
         index = GraphIndex(model)
         self._follower = Follower(index)
         self._main = index.scopes[0]
+        self._positions = {node: position for position, node in enumerate(index.nodes)}
         self._tensors = {tensor.path: tensor for tensor in index.tensors}
 
     def find(self, weight: Weight) -> ObservedWeight | Unobserved:
@@ -164,4 +168,4 @@ class _Finder:
             places.append(Place(value.name))
         if places[0] is None:
             return f"the input of '{node.label}' is not known"
-        return _Use(view, Observation(tuple(places), unfold, node.label))
+        return _Use(view, Observation(tuple(places), unfold, node.label, self._positions[node]))

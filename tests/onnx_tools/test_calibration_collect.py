@@ -136,6 +136,23 @@ def test_groups_share_rows_or_have_their_own(tmp_path):
     assert own.samples == shared.samples == 6
 
 
+def test_weights_come_in_the_order_of_computing(tmp_path):
+    path = write(tmp_path)
+    model = onnx.load(path)
+    model.graph.initializer.reverse()
+    path.write_bytes(model.SerializeToString())
+    check(Calibration.collect(path, {"x": X}), hessian=False)
+
+
+def test_only_some_weights(tmp_path):
+    path = write(tmp_path)
+    found = Calibration.collect(path, {"x": X}, only=["w"])
+    assert (found.weights, found.unobserved) == (("w",), {})
+    assert found.statistics("w").samples == SAMPLES
+    with pytest.raises(PatternMatchesNothing, match="no weight of the model has the name 'q'"):
+        Calibration.collect(path, {"x": X}, only=["q"])
+
+
 def test_progress_and_order(tmp_path):
     told = []
     found = Calibration.collect(write(tmp_path), {"x": X}, progress=lambda *each: told.append(each))
