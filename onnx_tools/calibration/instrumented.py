@@ -21,6 +21,7 @@ from onnx_tools.verification.runtime_check import NOT_INSTALLED
 from oxiprune_gpu.errors import InvalidOption
 
 _FATAL = 4
+_SPINNING = "session.intra_op.allow_spinning"
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -79,6 +80,7 @@ def _session(
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry(_FOLDER, str(folder))
+    options.add_session_config_entry(_SPINNING, "0")  # its threads would keep the processor busy while we add up
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no base but Exception

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -208,6 +209,28 @@ def test_work_that_was_stopped_goes_on(tmp_path):
     )
     check(found, hessian=True)
     assert {name for name, _, _ in told} == {"w"}
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from onnx_tools import Calibration
+model, cache, memory = sys.argv[1:]
+stop = lambda name, done, total: os._exit(7) if name == "w" else None
+x = np.load(os.path.join(os.path.dirname(model), "x.npy"))
+Calibration.collect(model, {"x": x}, hessian=True, cache=cache, memory=int(memory), progress=stop)
+"""
+
+
+def test_a_process_that_was_killed_leaves_whole_files(tmp_path):
+    path, cache = write(tmp_path), tmp_path / "cache"
+    np.save(tmp_path / "x.npy", X)
+    command = [sys.executable, "-c", KILLED, str(path), str(cache), str(needed(path, True))]
+    assert subprocess.run(command, check=False).returncode == 7
+    (file,) = cache.iterdir()
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    check(Calibration.collect(path, {"x": X}, hessian=True, cache=cache), hessian=True)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
 
 def test_what_is_in_the_cache_is_not_computed_again(tmp_path):
