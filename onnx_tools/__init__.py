@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnx_tools.calibration.collect import Calibration
     from onnx_tools.calibration.sums import Statistics
     from onnx_tools.calibration.view import MatrixView
+    from onnx_tools.calibration.wanda import wanda_masks
     from onnx_tools.compact_report import CompactReport
     from onnx_tools.compaction.choice.config import ChannelConfig, Target
     from onnx_tools.compaction.choice.pruning import prune_channels
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "masking": ("apply_masks",),
+    "calibration.wanda": ("wanda_masks",),
     "calibration.collect": ("Calibration",),
     "calibration.sums": ("Statistics",),
     "calibration.view": ("MatrixView",),
@@ -159,6 +161,7 @@ __all__ = [
     "read_policy",
     "save_masks",
     "verify_files",
+    "wanda_masks",
     "write_report",
 ]
 

@@ -265,7 +265,7 @@ def test_a_file_system_that_is_read_only(external_file: pathlib.Path, monkeypatc
     assert tree(external_file.parent) == before
 
 
-@pytest.mark.parametrize("after", [0, 1, 1000, 2048, 2200, 4000])
+@pytest.mark.parametrize("after", [0, 1, 1000, 2048, 2200, 3000])
 @pytest.mark.parametrize("kind", ["small_file", "external_file"])
 def test_a_disk_that_fills_up(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, after: int
