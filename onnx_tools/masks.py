@@ -188,7 +188,8 @@ def _plan_slices(model: onnx.ModelProto, how: SliceMasks) -> Plan:
     """
     found = find_weights(model)
     weights = {weight.path: weight for weight in found.weights}
-    others = (weight for weight in found.maskable().values() if weight.path in how.masks.keys() - weights.keys())
+    missing = how.masks.keys() - weights.keys()
+    others = (weight for weight in found.maskable().values() if weight.path in missing)
     weights |= {other.path: _read_by(other, how.masks[other.path]) for other in others}
     planned = tuple(_sliced(weights[path], mask, how) for path, mask in how.masks.items() if path in weights)
     if not planned:

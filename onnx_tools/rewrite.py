@@ -334,14 +334,14 @@ def _prune(item: PlannedWeight, source: BlockSource, backend: str, album: Album)
 
 
 def _told(plan: Plan, progress: Progress | None) -> Iterable[PlannedWeight]:
-    done = 0
+    done, total = 0, plan.elements
     for item in plan.planned:
         if progress is not None:
-            progress(item.weight.name, done, plan.elements)
+            progress(item.weight.name, done, total)
         yield item
         done += item.weight.elements
     if progress is not None:
-        progress("", done, plan.elements)
+        progress("", done, total)
 
 
 def _count_only(
