@@ -89,8 +89,8 @@ Sparsity = Annotated[
         metavar="S",
         parser=_read_sparsity,
         show_default=False,
-        help="Fraction that becomes zero, 0 <= S < 1: of each weight, unless --allocation deals it out. Leave it out "
-        "with N:M, and where a policy says it.",
+        help="Fraction that becomes zero, 0 <= S < 1: of each weight (with channel: of each layer's channels), unless "
+        "--allocation deals it out. Leave it out with N:M, and where a policy says it.",
     ),
 ]
 Metric = Annotated[

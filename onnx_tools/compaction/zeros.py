@@ -139,7 +139,8 @@ def _of_constants(channels: ChannelMap, prices: Sequence[Price], free: Mask, lea
             for family in np.unique(families[price.groups[ours]]).tolist():
                 own = ours & (families[price.groups] == family)
                 largest = float(price.constants[own].max())
-                yield Note(family, origins.get(family, ()), price.groups[own], price.reason, largest, gone)
+                reason = price.reason if gone else f"{price.reason}; --constants drop removes it all the same"
+                yield Note(family, origins.get(family, ()), price.groups[own], reason, largest, gone)
 
 
 def leaving_one(channels: ChannelMap, gone: Ids) -> Ids:
