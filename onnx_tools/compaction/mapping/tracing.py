@@ -140,7 +140,7 @@ def _opset(model: onnx.ModelProto) -> int:
 def _visit(trace: Trace, node: Node) -> None:
     in_function = node.path[0][0] == "functions"
     rule = None if node.local or in_function or node.ambiguous else RULES.get((node.domain, node.op_type))
-    follow_sizes(trace, node)
+    _follow_sizes(trace, node)
     trace.begin()
     if rule is not None and node.inputs:
         try:
@@ -153,6 +153,14 @@ def _visit(trace: Trace, node: Node) -> None:
     else:
         domain = f" of {node.domain}" if node.domain else ""
         trace.bar(node, f"{said(node)}: no rule says how channels pass {node.op_type}{domain}")
+
+
+def _follow_sizes(trace: Trace, node: Node) -> None:
+    try:
+        follow_sizes(trace, node)
+    except (IndexError, KeyError, ValueError):  # as for rules
+        for value in node.inputs:
+            trace.hold_sizes(trace.sizes_in(value) or (), f"{said(node)} doesn't fit its inputs")
 
 
 def _branches(index: GraphIndex) -> dict[int, list[Scope]]:
