@@ -19,6 +19,7 @@ from onnx_tools import (
     PatternMatchesNothing,
     Selection,
     encode_file,
+    find_weights,
     load_masks,
     prune_file,
 )
@@ -113,7 +114,8 @@ def test_scores_of_groups(tmp_path: pathlib.Path, metric: str, group_score: str)
     channels = map_channels(model.skeleton)
     config = ChannelConfig(0.5, metric, group_score=group_score)
     free = channels.groups.free
-    scores = score_groups(model, channels, config, free)[free]
+    weights = find_weights(model.skeleton).weights
+    scores = score_groups(model, weights, channels, config, free)[free]
     wanted = [group_score_of([tensors["w1"][c], tensors["w2"][:, c]], metric, group_score) for c in range(8)] + [
         group_score_of([tensors["w2"][c], tensors["w3"][:, c]], metric, group_score) for c in range(6)
     ]

@@ -66,9 +66,9 @@ class Chooser:
             return self._of_sparsity(self._config.sparsity or 0.0)
         steps: Sequence[float] = range(self._count + 1) if self._config.scope == "global" else self._fractions()
         low, high = 0, len(steps) - 1
-        if measure(self._at(steps[high])) > target.amount:
-            most = self._at(steps[high])
-            raise InvalidOption(_unreachable(target, measure(most), len(most), self._count))
+        most = self._at(steps[high])
+        if (least := measure(most)) > target.amount:
+            raise InvalidOption(_unreachable(target, least, len(most), self._count))
         while low < high:
             middle = (low + high) // 2
             if measure(self._at(steps[middle])) <= target.amount:

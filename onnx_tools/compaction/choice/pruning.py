@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from onnx_tools.report import PruneReport
 from onnx_tools.rewrite import prune_file
 from onnx_tools.slice_masks import STAY, SliceMask, SliceMasks
 from onnx_tools.weight_selection import Selection, check_matched, matches
-from onnx_tools.weights import find_weights
+from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
 
 _EVERYTHING = Selection(min_elements=0, depthwise=True, embeddings=True, linear_models=True)
@@ -81,8 +81,9 @@ def prune_channels(
     mapping, scoring, pruning = parts(progress, 3, bytes_on_disk(model))
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
-    may_leave = groups_of_layers(model, channels, selection)
-    chosen = choose_channels(model, channels, config, may_leave, gradients, scoring)
+    weights = find_weights(model.skeleton).weights
+    may_leave = groups_of_layers(weights, channels, selection)
+    chosen = choose_channels(model, weights, channels, config, may_leave, gradients, scoring)
     gone = chosen.gone
     configuration = config.configuration(selection, gradients is not None)
     masks = SliceMasks(slice_masks(channels, gone, may_leave), configuration, _reasons(channels, may_leave))
@@ -92,6 +93,7 @@ def prune_channels(
 
 def choose_channels(
     model: ModelFile,
+    weights: Sequence[Weight],
     channels: ChannelMap,
     config: ChannelConfig,
     may_leave: Ids,
@@ -99,7 +101,7 @@ def choose_channels(
     progress: Progress | None = None,
 ) -> Chosen:
     """Those of the groups `may_leave` that leave. Other arguments and errors as in `prune_channels`."""
-    scores = score_groups(model, channels, config, may_leave, gradients, progress)
+    scores = score_groups(model, weights, channels, config, may_leave, gradients, progress)
     measure = None if config.target is None else measure_for(model, channels, config.target)
     chooser = Chooser(channels, scores, config, may_leave)
     return Chosen(leaving_one(channels, chooser.choose(measure)), chooser.wanted)
@@ -113,18 +115,17 @@ def _fewer(chosen: Chosen) -> tuple[str, ...]:
     return (f"{chosen.wanted:,} groups of channels were asked for, {len(chosen.gone):,} leave: {why}",)
 
 
-def groups_of_layers(model: ModelFile, channels: ChannelMap, selection: Selection) -> Ids:
+def groups_of_layers(weights: Sequence[Weight], channels: ChannelMap, selection: Selection) -> Ids:
     """The free groups that the patterns of `selection` permit.
 
     A group must be made by a weight that is included, if any is, and no weight that makes or reads it may be excluded.
     Raises `PatternMatchesNothing`.
     """
-    found = find_weights(model.skeleton).weights
-    check_matched((*selection.include, *selection.exclude), found)
-    weights = {weight.path: weight for weight in found}
+    check_matched((*selection.include, *selection.exclude), weights)
+    by_path = {weight.path: weight for weight in weights}
     barred, included = np.zeros((2, len(channels.groups.of)), bool)
     for member in channels.members:
-        weight = weights.get(member.tensor.path)
+        weight = by_path.get(member.tensor.path)
         if weight is None or member.role not in _WEIGHTS:
             continue
         groups = channels.groups.of[member.factor.ids]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients
 from onnx_tools.weight_values import WeightReader
-from onnx_tools.weights import Weight, find_weights
+from onnx_tools.weights import Weight
 from oxiprune_gpu import (
     ImportanceMetric,
     InvalidOption,
@@ -42,13 +42,14 @@ class _Part:
 
 def score_groups(
     model: ModelFile,
+    weights: Sequence[Weight],
     channels: ChannelMap,
     config: ChannelConfig,
     may_leave: Ids,
     gradients: Gradients | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """The score of each of the groups `may_leave`, by its number; that of a group without weights is 0.
+    """The score of each of the groups `may_leave`, by its number, of the `weights` of a model; without any it is 0.
 
     One weight is in memory at a time. Each weight counts once, however many nodes read it; a quantised one by the real
     values it stands for. Element scores are those of `oxiprune_gpu`, added in float64. `progress`: told before each
@@ -61,32 +62,32 @@ def score_groups(
     count = len(channels.groups.of)
     if isinstance(config.metric, Random):
         return np.asarray(compute_importance(np.ones(count, np.float32), config.metric).scores, np.float64)
-    sums, highest, elements, weights = np.zeros((4, count))
+    sums, highest, elements, members = np.zeros((4, count))
     root = gradients is None and isinstance(config.metric, L2Magnitude)
     with WeightReader(model) as reader:
-        weighed = ((part.weight.name, part.weight.elements, part) for part in _parts(model, channels, may_leave))
+        weighed = ((part.weight.name, part.weight.elements, part) for part in _parts(weights, channels, may_leave))
         for part in told(weighed, progress):
             own = _slice_scores(part, reader, _metric_for(part.weight, config.metric, gradients))
             groups = channels.groups.of[part.factor.ids].reshape(-1)
             np.add.at(sums, groups, own)
             np.add.at(elements, groups, part.weight.elements / len(groups))
             numbers, places = np.unique(groups, return_inverse=True)
-            weights[numbers] += 1
+            members[numbers] += 1
             total = np.bincount(places, own)
             highest[numbers] = np.maximum(highest[numbers], np.sqrt(total) if root else total)
-    found = {"sum": sums, "mean": sums / np.maximum(weights, 1), "max": highest, "saved": sums}[config.group_score]
+    found = {"sum": sums, "mean": sums / np.maximum(members, 1), "max": highest, "saved": sums}[config.group_score]
     if root and config.group_score != "max":
         found = np.sqrt(found)
     return found / np.maximum(elements, 1) if config.group_score == "saved" else found
 
 
-def _parts(model: ModelFile, channels: ChannelMap, may_leave: Ids) -> Iterator[_Part]:
+def _parts(weights: Sequence[Weight], channels: ChannelMap, may_leave: Ids) -> Iterator[_Part]:
     """The weights that make or read these groups, in the order of the model."""
     wanted = channels.without(may_leave)
-    weights = {weight.path: weight for weight in find_weights(model.skeleton).weights}
+    by_path = {weight.path: weight for weight in weights}
     seen: set[tuple[Any, tuple[int, ...]]] = set()
     for member in channels.members:
-        weight, key = weights.get(member.tensor.path), (member.tensor.path, member.factor.axes)
+        weight, key = by_path.get(member.tensor.path), (member.tensor.path, member.factor.axes)
         if weight is None or member.role not in (Role.MAKES, Role.READS) or key in seen:
             continue
         if weight.shape == member.tensor.shape and wanted.gone[member.factor.ids].any():
