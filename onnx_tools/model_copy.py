@@ -15,7 +15,7 @@ import math
 import os
 import pathlib
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +32,7 @@ from onnx_tools.temporaries import (
     Temporary,
     delete,
     finishing,
+    folder_beside,
     overwrite,
     stamp_of,
     sync_folder,
@@ -442,6 +443,18 @@ class ModelCopy:
             copy.complete()
         temporary.finish()
         return temporary
+
+
+@contextlib.contextmanager
+def first_step(model: ModelFile, output: pathlib.Path, *, force: bool) -> Iterator[pathlib.Path]:
+    """Where the first of two steps on the way from `model` to `output` writes: a file beside it, gone with the block.
+
+    What would refuse the output after the work, refuses it now.
+    """
+    with ModelCopy(model, output, force=force):
+        pass
+    with folder_beside(output) as folder:
+        yield folder / output.name
 
 
 def _changed(file: pathlib.Path) -> InvalidModelFile:

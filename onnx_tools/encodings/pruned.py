@@ -12,11 +12,10 @@ from onnx_tools.encodings.decode import Progress
 from onnx_tools.encodings.encode import encode_file, refuse_encoded
 from onnx_tools.encodings.report import EncodeReport
 from onnx_tools.file_facts import facts_of
-from onnx_tools.model_copy import ModelCopy
+from onnx_tools.model_copy import first_step
 from onnx_tools.model_file import ModelFile
 from onnx_tools.payoff import with_verdict
 from onnx_tools.report import FileReport, PruneReport, VerificationReport
-from onnx_tools.temporaries import folder_beside
 
 _OWN_CHECKS = ("decoded", "folded")
 
@@ -47,10 +46,7 @@ class PrunedEncoding:
         """
         source = ModelFile.open(model)
         refuse_encoded(source)
-        with ModelCopy(source, output, force=force):  # refused now, not after the work
-            pass
-        with folder_beside(output) as folder:
-            dense = folder / output.name
+        with first_step(source, output, force=force) as dense:
             report = prune(dense)
             encoded = encode_file(
                 dense, output, encoding=self.encoding, prefer=self.prefer, force=force, progress=progress

@@ -13,11 +13,10 @@ from onnx_tools.compaction.compact import compact_file
 from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.compaction.progress import Progress
 from onnx_tools.conditions import Condition
-from onnx_tools.model_copy import ModelCopy
+from onnx_tools.model_copy import first_step
 from onnx_tools.model_file import ModelFile
 from onnx_tools.report import FileReport, PruneReport, VerificationReport
 from onnx_tools.rewrite import Extras
-from onnx_tools.temporaries import folder_beside
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,7 @@ class PrunedCompaction:
         `progress`: of the compaction.
         Raises what either raises; nothing was written then.
         """
-        with ModelCopy(ModelFile.open(model), output, force=force):  # refused now, not after the work
-            pass
-        with folder_beside(output) as folder:
-            masked = folder / output.name
+        with first_step(ModelFile.open(model), output, force=force) as masked:
             pruned = prune(masked)
             told = pruned.files[0]
             compacted = compact_file(
