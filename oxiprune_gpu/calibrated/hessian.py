@@ -15,12 +15,14 @@ _MOST_TRIALS = 30
 class Damped(NamedTuple):
     """A Hessian with `damping` times its mean diagonal added to the diagonal. `unseen`: features that were always 0.
 
+    `added`: (features,), what stands on the diagonal beside the Hessian's own.
     `factor`: the upper triangle U of its inverse, U.T @ U = inverse.
     """
 
     matrix: Any
     factor: Any
     unseen: Any
+    added: Any
     damping: float
 
 
@@ -36,15 +38,15 @@ def damped(name: str, hessian: Any, damping: float) -> Damped:
     unseen = diagonal == 0
     step = float(diagonal.mean()) or 1.0
     places = np.arange(len(matrix))
-    matrix[places, places] += np.where(unseen, 1.0, 0.0)
     for _ in range(_MOST_TRIALS):
         trial = matrix.copy()
-        trial[places, places] += damping * step
+        added = unseen + damping * step
+        trial[places, places] += added
         try:
             factor = np.linalg.cholesky(np.linalg.inv(trial)).T
         except np.linalg.LinAlgError:
             factor = None
         if factor is not None and bool(np.isfinite(factor).all()):
-            return Damped(trial, factor, unseen, damping)
+            return Damped(trial, factor, unseen, added, damping)
         damping *= _GROWTH
     raise InvalidOption(f"weight '{name}': its Hessian is not positive definite, whatever is added to its diagonal")

@@ -14,8 +14,13 @@ from oxiprune_gpu.tensor import Tensor
 _MOST_STEPS = 200
 
 
-def refit(weight: Tensor, mask: Any, hessian: Any, *, damping: float = 0.001, tolerance: float = 1e-5) -> Any:
-    """The matrix W' with the zeros of `mask` for which ||X @ W'.T - X @ W.T|| is least, W being the dense weight.
+def refit(
+    weight: Tensor, mask: Any, hessian: Any, *, cross: Any = None, damping: float = 0.001, tolerance: float = 1e-5
+) -> Any:
+    """The matrix V with the zeros of `mask` for which ||Y @ V.T - X @ W.T|| is least, W being the dense weight.
+
+    X are the inputs of the dense layer, Y those that the repaired one gets: other ones where layers before it were
+    pruned too, and its repair then makes up for theirs; X itself where no `cross` is given.
 
     Each output is a least-squares problem of its own, in the features that it keeps; all are solved together by
     conjugate gradients with the diagonal as preconditioner (Hestenes and Stiefel, 1952), of which each step is one
@@ -24,8 +29,10 @@ def refit(weight: Tensor, mask: Any, hessian: Any, *, damping: float = 0.001, to
     Args:
         weight: (outputs, features), before anything fell; numpy or CuPy.
         mask: bool, True = kept, the same shape.
-        hessian: (features, features), X.T @ X over all samples.
-        damping: times the mean of the diagonal is added to it, which draws W' towards W where the data says little.
+        hessian: (features, features), Y.T @ Y over all samples.
+        cross: (features, features), Y.T @ X over the same samples.
+        damping: times the mean of the diagonal is added to the Hessian, which draws V towards W where the data says
+            little.
         tolerance: the residual, relative to the first, at which an output is done.
 
     Returns:
@@ -41,10 +48,11 @@ def refit(weight: Tensor, mask: Any, hessian: Any, *, damping: float = 0.001, to
         raise ShapeMismatch(
             f"the mask of weight '{name}' has shape {list(kept.shape)}, the weight {list(values.shape)}"
         )
-    matrix = damped(name, features_of(name, hessian, values, 2), damping).matrix
-    target = values.astype(np.float64)
+    safe = damped(name, features_of(name, hessian, values, 2), damping)
+    matrix, target = safe.matrix, values.astype(np.float64)
+    wanted = target @ matrix if cross is None else target @ features_of(name, cross, values, 2).T + target * safe.added
     found = np.where(kept, target, 0.0)
-    residual = ((target - found) @ matrix) * kept
+    residual = (wanted - found @ matrix) * kept
     scale = 1.0 / np.diagonal(matrix)
     preconditioned = residual * scale
     direction = preconditioned.copy()

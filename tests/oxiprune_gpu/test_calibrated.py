@@ -125,6 +125,29 @@ def test_refit_is_the_least_squares_solution(dtype: Any) -> None:
         assert not found[row, ~kept].any()
 
 
+def test_refit_to_what_the_layer_gave_on_other_inputs() -> None:
+    weight, inputs = layer(7, 20, dtype=np.float64)
+    random = np.random.default_rng(3)
+    others = inputs + 0.3 * random.standard_normal(inputs.shape) * inputs.std(axis=0)
+    others[:, 4] = 0
+    mask = random.random(weight.shape) < 0.6
+    mask[:, 4] = True
+    found = refit(weight, mask, others.T @ others, cross=others.T @ inputs, damping=1e-12, tolerance=1e-12)
+    targets = inputs @ weight.T
+    for row, kept in enumerate(mask):
+        seen = kept & (np.arange(20) != 4)
+        np.testing.assert_allclose(found[row, seen], np.linalg.lstsq(others[:, seen], targets[:, row])[0], rtol=1e-6)
+        assert not found[row, ~kept].any()
+    np.testing.assert_allclose(found[:, 4], weight[:, 4])
+
+
+def test_refit_on_the_same_inputs_needs_no_cross() -> None:
+    weight, inputs = layer(5, 16, dtype=np.float64)
+    hessian, mask = inputs.T @ inputs, np.arange(80).reshape(5, 16) % 3 > 0
+    plain, crossed = (refit(weight, mask, hessian, cross=cross, tolerance=1e-12) for cross in (None, hessian))
+    np.testing.assert_allclose(crossed, plain, rtol=1e-8)
+
+
 def test_a_singular_hessian_gets_more_damping() -> None:
     weight, inputs = layer(6, 32)
     few = inputs[:3].copy()
@@ -162,3 +185,5 @@ def test_bad_options_of_sparsegpt() -> None:
         prune_sparsegpt(weight, hessian, PruningConfig(0.5), damping=0)
     with pytest.raises(ShapeMismatch, match="mask of weight"):
         refit(weight, np.ones((8, 4), bool), hessian)
+    with pytest.raises(ShapeMismatch, match=r"wants \[8, 8\]"):
+        refit(weight, np.ones((4, 8), bool), hessian, cross=hessian[:, :7])
