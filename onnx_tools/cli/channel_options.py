@@ -147,7 +147,9 @@ Latency = Annotated[
     ),
 ]
 
-_ONLY_CHANNELS = ("target_params", "target_macs", "target_bytes", "group_score", "min_channels", "round_to")
+ONLY_CHANNELS = ("target_params", "target_macs", "target_bytes", "group_score", "min_channels", "round_to")
+"""The options of `prune` that say how channels are chosen, by the names of their arguments."""
+
 _NOT_CHANNELS = ("min_nonzero", "floor", "target")
 
 
@@ -163,7 +165,7 @@ def check_channel_options(settings: Mapping[str, Any], others: Mapping[str, Any]
     `others`: options besides `settings` that only channels have; `ignored`: those that channels don't have.
     """
     wanted = settings["granularity"] == "channel"
-    given = [name for name in _ONLY_CHANNELS if settings[name] is not None]
+    given = [name for name in ONLY_CHANNELS if settings[name] is not None]
     given += [name for name, value in others.items() if value]
     if not wanted and given:
         raise WrongUsage(f"{_option(given[0])} goes with --granularity channel")
@@ -176,7 +178,7 @@ def check_channel_options(settings: Mapping[str, Any], others: Mapping[str, Any]
         raise WrongUsage(f"{_option(wrong[0])} does not go with --granularity channel; {instead}")
     if settings["allocation"] not in (None, "uniform", "global"):
         raise WrongUsage(f"--allocation {settings['allocation']}: of channels it is uniform or global")
-    how_many = [name for name in ("sparsity", *_ONLY_CHANNELS[:3]) if settings[name] is not None]
+    how_many = [name for name in ("sparsity", *ONLY_CHANNELS[:3]) if settings[name] is not None]
     if len(how_many) != 1:
         targets = "--target-params, --target-macs or --target-bytes"
         what = " and ".join(map(_option, how_many)) + ": give one" if how_many else "how many channels? Give one"

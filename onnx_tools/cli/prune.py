@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from onnx_tools.cli import channel_options as channel
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
-from onnx_tools.cli.destination import check_destination, check_output_name
+from onnx_tools.cli.destination import check_output_name
 from onnx_tools.cli.options import (
     AsJson,
     Compressed,
@@ -25,9 +23,8 @@ from onnx_tools.cli.options import (
     checked_reports,
     summary_file,
 )
-from onnx_tools.usage import SectionedCommand, WrongUsage
-
-DEFAULT_MIN_ELEMENTS = 2048
+from onnx_tools.cli.prune_checks import check_options
+from onnx_tools.usage import SectionedCommand
 
 
 @app.command(cls=SectionedCommand, epilog=EXIT_CODES)
@@ -62,7 +59,7 @@ def prune(
     backend: option.BackendOption = "auto",
     include: option.Include = None,
     exclude: option.Exclude = None,
-    min_elements: option.MinElements = DEFAULT_MIN_ELEMENTS,
+    min_elements: option.MinElements = option.DEFAULT_MIN_ELEMENTS,
     depthwise: option.Depthwise = False,
     embeddings: option.Embeddings = False,
     linear_models: option.LinearModels = False,
@@ -97,47 +94,8 @@ def prune(
       oxiprune prune model.onnx -o pruned.onnx -s 0.8 --save-masks masks.npz
       oxiprune prune tuned.onnx -o pruned.onnx --masks masks.npz
     """  # noqa: D301
-    check_destination(output, in_place=in_place, dry_run=dry_run)
-    if encoding != "dense" and (in_place or dry_run):
-        raise WrongUsage(f"--encoding {encoding} writes a new file: it goes with --output, not --in-place or --dry-run")
-    if delete_old_data and not in_place:
-        raise WrongUsage("--delete-old-data goes with --in-place")
-    if not verify and (data is not None or max_drift is not None or seed):
-        raise WrongUsage("--data, --max-drift and --seed go with --verify")
-    settings = {
-        "sparsity": sparsity,
-        "metric": metric,
-        "granularity": granularity,
-        "min_nonzero": min_nonzero,
-        "allocation": allocation,
-        "floor": floor,
-        "ceiling": ceiling,
-        "target": target,
-        "target_params": target_params,
-        "target_macs": target_macs,
-        "target_bytes": target_bytes,
-        "group_score": group_score,
-        "min_channels": min_channels,
-        "round_to": round_to,
-    }
-    if masks is not None:
-        _check_masks({**settings, "policy": policy})
-    shaped = input_shape if not compact else None
-    of_weights = {"depthwise": depthwise, "embeddings": embeddings, "linear_models": linear_models}
-    of_weights["min_elements"] = min_elements != DEFAULT_MIN_ELEMENTS
-    channels = channel.check_channel_options(settings, {"input_shape": shaped}, of_weights)
-    if compact and encoding != "dense":
-        raise WrongUsage(f"--encoding {encoding} does not go with --compact; `oxiprune encode` encodes the result")
-    if compact and (in_place or dry_run):
-        raise WrongUsage("--compact writes a new file, give --output; or prune first, and then use `oxiprune compact`")
-    if not compact and (latency or constants != "keep"):
-        raise WrongUsage(f"{'--latency' if latency else '--constants'} goes with --compact")
-    if channels and policy is not None:
-        raise WrongUsage("--policy does not go with --granularity channel; --include and --exclude name layers")
-    if masks is None and policy is None and not channels:
-        _check_settings(settings)
-    if save_masks is not None and dry_run:
-        raise WrongUsage("--save-masks reads the pruned model; leave out --dry-run")
+    given = dict(locals())  # every option under its name
+    channels = check_options(given)
     check_output_name(output, models)
     reports, summary = checked_reports(report), summary_file(github_summary)
 
@@ -160,9 +118,9 @@ def prune(
             output,
             commands.read_masks(masks)
             if masks
-            else channel.channel_config(settings)
+            else channel.channel_config(given)
             if channels
-            else commands.make_policy(policy, {name: settings[name] for name in option.POLICY_SETTINGS}),
+            else commands.make_policy(policy, {name: given[name] for name in option.POLICY_SETTINGS}),
             Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models),
             commands.read_gradients(metric or ""),
             checks if verify else None,
@@ -180,17 +138,3 @@ def prune(
         return commands.prune_models(models, job, view)
 
     run_command(run)
-
-
-def _check_settings(settings: Mapping[str, object]) -> None:
-    """What is asked for says how much falls."""
-    if settings["sparsity"] is None and ":" not in str(settings["granularity"]).removeprefix("block:"):
-        raise WrongUsage("how much? Give --sparsity S, --granularity N:M as in 2:4, --policy TOML or --masks NPZ")
-
-
-def _check_masks(others: Mapping[str, object]) -> None:
-    """Masks say what falls, so nothing else may."""
-    given = [name for name, value in others.items() if value is not None]
-    if given:
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise WrongUsage(f"--masks says what falls; leave out {options}")

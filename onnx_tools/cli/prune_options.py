@@ -11,6 +11,7 @@ import typer
 from onnx_tools.cli.options import SELECTING, VERIFYING, WRITING
 
 DEALING = "How much of which weight"
+DEFAULT_MIN_ELEMENTS = 2048
 
 METRICS = ("l1", "l2", "taylor", "random")
 """The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy; a test compares."""
