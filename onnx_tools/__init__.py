@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from onnx_tools.compaction.choice.config import ChannelConfig, Target
     from onnx_tools.compaction.choice.pruning import prune_channels
     from onnx_tools.compaction.compact import compact_file
-    from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+    from onnx_tools.compaction.mapping.channel_map import ChannelMap
+    from onnx_tools.compaction.mapping.tracing import map_channels
     from onnx_tools.comparison import compare_files
     from onnx_tools.encodings.comparison import compare_encodings
     from onnx_tools.encodings.decode import decode_file

@@ -12,10 +12,11 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Member
 from onnx_tools.compaction.mapping.factors import Traced, factor_on
 from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.trace import Meeting
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Member, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.graph_parts import Path, StoredTensor
 
 Feeds = dict[str, np.ndarray]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.shapes import InputShapes
-from onnx_tools.compaction.mapping.tracing import ChannelMap
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport

@@ -5,27 +5,24 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from onnx_tools.compact_report import CompactReport, LatencyReport, Stored
+from onnx_tools.compact_report import CompactReport
+from onnx_tools.compaction.account import Account, Measured
 from onnx_tools.compaction.checking import Checks
-from onnx_tools.compaction.costs.cost import open_inputs, stored_cost, stored_without
 from onnx_tools.compaction.costs.latency import measure_latency
 from onnx_tools.compaction.mapping.shapes import InputShapes
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.progress import Progress, parts
 from onnx_tools.compaction.removing.removal import write_without
-from onnx_tools.compaction.report import dropped_notes, layer_reports, made_groups, staying_notes
-from onnx_tools.compaction.zeros import DROP, KEEP, Removable, removable
-from onnx_tools.conditions import Condition, outcomes_of
+from onnx_tools.compaction.report import dropped_notes
+from onnx_tools.compaction.zeros import DROP, KEEP, removable
+from onnx_tools.conditions import Condition
 from onnx_tools.encodings.encode import refuse_encoded
-from onnx_tools.errors import ConditionMet
-from onnx_tools.file_facts import FileFacts, bytes_on_disk, facts_of, file_reports
+from onnx_tools.file_facts import bytes_on_disk, file_reports
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
-from onnx_tools.report import VerificationReport
-from onnx_tools.report_parts import equality_text, runtime_version, versions
 from onnx_tools.rewrite import Extras
 from oxiprune_gpu import InvalidOption
 
@@ -91,7 +88,7 @@ def compact_file(
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
     found = removable(model, channels, constants=constants, progress=looking)
-    account = _Account(model, channels, found, constants, dry_run, conditions, extras or Extras())
+    account = Account(model, channels, found, constants, dry_run, conditions, extras or Extras())
     if dry_run:
         return account.checked(None)
     job = _Job(account, target, force, delete_old_data, verify, latency, input_shapes or {}, writing, checking)
@@ -101,87 +98,10 @@ def compact_file(
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What is known of a finished model."""
-
-    files: list[FileFacts]
-    index: GraphIndex
-    verification: VerificationReport | None
-    latency: LatencyReport | str | None
-
-
-@dataclass(frozen=True)
-class _Account:
-    """What is known before anything is written, and the report of it."""
-
-    model: ModelFile
-    channels: ChannelMap
-    found: Removable
-    constants: str
-    dry_run: bool
-    conditions: Sequence[Condition]
-    extras: Extras
-    before: list[FileFacts] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.before.extend(self.facts(self.model.path, *self.model.data_files()))
-
-    def facts(self, *files: pathlib.Path) -> list[FileFacts]:
-        """Facts about files, as far as they are asked for."""
-        wanted = {"hashes": self.extras.hashes, "compressed": self.extras.compressed}
-        return [facts_of(file, **wanted) for file in files]
-
-    def checked(self, measured: _Measured | None) -> CompactReport:
-        """The report; raises `ConditionMet` if a condition is."""
-        report = self._report(measured)
-        report = replace(report, conditions=outcomes_of(self.conditions, report))
-        if report.refused:
-            kept = replace(report, output=None, files=file_reports(self.before, None))
-            met = ", ".join(outcome.condition for outcome in report.conditions if outcome.met)
-            raise ConditionMet(f"{self.model.path.name}: {met}: a condition was met. Nothing was written", kept)
-        return report
-
-    def _report(self, measured: _Measured | None) -> CompactReport:
-        channels, groups = self.channels, self.channels.groups
-        remaining = channels.without(self.found.gone)
-        before = stored_cost(channels.index)
-        after = stored_without(channels, remaining) if measured is None else stored_cost(measured.index)
-        files = None if measured is None else _padded(measured.files, len(self.before))
-        latency = None if measured is None else measured.latency
-        staying = staying_notes(groups, self.found)
-        return CompactReport(
-            input=self.model.path.name,
-            output=None if measured is None else measured.files[0].name,
-            dry_run=self.dry_run,
-            constants=self.constants,
-            versions=versions(runtime_version()),
-            channels=len(made_groups(groups)),
-            removed=len(self.found.gone),
-            layers=layer_reports(channels, remaining),
-            stored=Stored(before.parameters, after.parameters, before.bytes, after.bytes),
-            staying=staying,
-            dropped=dropped_notes(self.found),
-            open_inputs=open_inputs(channels),
-            files=file_reports(self.before, files),
-            latency=latency if isinstance(latency, LatencyReport) else None,
-            verification=None if measured is None else measured.verification,
-            warnings=self._warnings(latency),
-        )
-
-    def _warnings(self, latency: LatencyReport | str | None) -> tuple[str, ...]:
-        unmeasured = (latency,) if isinstance(latency, str) else ()
-        if len(self.found.gone):
-            return unmeasured
-        equality = "" if self.dry_run else equality_text(self.before[1:])
-        why = "no channel is zero in all that reads it, or those that are must stay"
-        return (f"nothing removed: {why}{equality}", *unmeasured)
-
-
-@dataclass(frozen=True)
 class _Job:
     """One model compacted into another file, or in place."""
 
-    account: _Account
+    account: Account
     output: pathlib.Path | None
     force: bool
     delete_old_data: bool
@@ -221,7 +141,7 @@ class _Job:
         files = file_reports(account.before, [None if file in committed.unused else next(facts) for file in sources])
         return replace(reports[0], output=files[0].name_after, files=files)
 
-    def _measured(self, finished: pathlib.Path) -> _Measured:
+    def _measured(self, finished: pathlib.Path) -> Measured:
         account = self.account
         self.checking("checking", 0, 1)
         model = ModelFile.open(finished)
@@ -232,9 +152,4 @@ class _Job:
         data, seed = (self.verify.data, self.verify.seed) if self.verify is not None else (None, 0)
         timed = measure_latency(account.model.path, finished, data, seed, self.shapes) if self.latency else None
         facts = account.facts(model.path, *model.data_files())
-        return _Measured(facts, GraphIndex(model.skeleton), verification, timed)
-
-
-def _padded(files: Sequence[FileFacts], count: int) -> list[FileFacts | None]:
-    """As many as there were; which of them are gone is known after the commit."""
-    return [*files, *[None] * (count - len(files))]
+        return Measured(facts, GraphIndex(model.skeleton), verification, timed)

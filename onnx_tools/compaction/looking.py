@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx_tools.compaction.constants.folds import Fold
 from onnx_tools.compaction.constants.products import Product, product_of, sums
 from onnx_tools.compaction.constants.values import Known, KnownValues, Mask
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Member
 from onnx_tools.compaction.mapping.channels import Ids
 from onnx_tools.compaction.mapping.factors import Factor, factor_on
 from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.trace import Meeting, said
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Member
 from onnx_tools.graph_parts import Node
 
 _MOST_STEPS = 64

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnx_tools.compact_report import ChannelNote, LayerReport
 from onnx_tools.compaction.costs.cost import LayerCost, layer_costs
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Remaining
 from onnx_tools.compaction.mapping.channels import Groups, Ids
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Remaining
 from onnx_tools.compaction.zeros import Removable
 from onnx_tools.graph_parts import Node
 

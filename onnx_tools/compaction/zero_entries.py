@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_tools.compaction.mapping.channel_map import Member
 from onnx_tools.compaction.mapping.factors import Factor
-from onnx_tools.compaction.mapping.tracing import Member
 from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.errors import InvalidTensor
 from onnx_tools.graph_parts import Path, StoredTensor, element_count

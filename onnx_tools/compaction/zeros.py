@@ -12,9 +12,9 @@ from onnx_tools.compaction.constants.finding import find_constants
 from onnx_tools.compaction.constants.folds import Fold
 from onnx_tools.compaction.constants.values import KnownValues, Mask
 from onnx_tools.compaction.looking import Price, folds_of, uses_of
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Member
 from onnx_tools.compaction.mapping.channels import Ids
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Member
 from onnx_tools.compaction.progress import Progress
 from onnx_tools.compaction.zero_entries import nonzero_entries
 from onnx_tools.model_file import ModelFile

@@ -14,8 +14,9 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools.compaction.constants.folds import Fold
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.model_file import ModelFile, message_at
 

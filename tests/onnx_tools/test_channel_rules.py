@@ -8,8 +8,9 @@ import onnx.parser
 import pytest
 
 from onnx_tools.compaction.mapping.adjustments import Bounds, Counts, Follows, Parts, Picks
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.channels import Channels
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from tests.channel_oracle import check_channels
 
 

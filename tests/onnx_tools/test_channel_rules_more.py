@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
+from onnx_tools.compaction.mapping.tracing import map_channels
 from tests.channel_oracle import check_channels
 from tests.onnx_tools.compacting import feeds_of, halved
 

@@ -10,7 +10,8 @@ from onnx import numpy_helper
 from onnx_tools.compaction.choice.config import ChannelConfig
 from onnx_tools.compaction.choice.pruning import prune_channels
 from onnx_tools.compaction.compact import compact_file
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.errors import VerificationFailed
 from tests.channel_oracle import check_channels
 from tests.onnx_tools.compacting import with_weights

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.model_file import message_at
 from tests.onnx_tools.test_random_graphs import on_networks, tame_feeds
 from tests.onnx_tools.zero_cases import assert_the_same_without, case_of_model

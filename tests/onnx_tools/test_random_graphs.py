@@ -20,7 +20,8 @@ from onnx import ModelProto
 from onnx_tools import compact_file
 from onnx_tools.compaction.choice.config import ChannelConfig
 from onnx_tools.compaction.choice.pruning import prune_channels
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import NothingSelected

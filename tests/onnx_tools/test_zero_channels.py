@@ -9,10 +9,11 @@ import onnx
 import pytest
 
 from onnx_tools.compaction import zero_entries
+from onnx_tools.compaction.mapping.channel_map import Member
 from onnx_tools.compaction.mapping.channels import Ids
 from onnx_tools.compaction.mapping.factors import Factor
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.tracing import Member, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.zero_entries import nonzero_along, nonzero_entries
 from onnx_tools.compaction.zeros import leaving_one, removable
 from onnx_tools.errors import InvalidExternalData

@@ -12,7 +12,8 @@ import onnx.parser
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools.compaction.mapping.tracing import ChannelMap, map_channels
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.compaction.zeros import Removable, removable
 from onnx_tools.model_file import ModelFile

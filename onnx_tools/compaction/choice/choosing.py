@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.compaction.choice.config import ChannelConfig, Target
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.channels import Ids
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.tracing import ChannelMap
 from oxiprune_gpu import InvalidOption
 
 Measure = Callable[[Ids], float]

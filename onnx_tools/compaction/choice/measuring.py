@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnx_tools.compaction.choice.choosing import Measure
 from onnx_tools.compaction.choice.config import Target
 from onnx_tools.compaction.costs.cost import Cost, layer_costs, total_cost
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.channels import Ids
-from onnx_tools.compaction.mapping.tracing import ChannelMap
 from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.model_file import ModelFile
 from oxiprune_gpu import InvalidOption

@@ -13,10 +13,11 @@ from onnx_tools.compaction.choice.choosing import Chooser
 from onnx_tools.compaction.choice.config import ChannelConfig
 from onnx_tools.compaction.choice.measuring import measure_for
 from onnx_tools.compaction.choice.scoring import score_groups
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Mask
 from onnx_tools.compaction.mapping.channels import Ids
 from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.shapes import InputShapes
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Mask, map_channels
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.progress import Progress, parts
 from onnx_tools.compaction.zeros import leaving_one
 from onnx_tools.encodings.encode import refuse_encoded

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.compaction.choice.config import ChannelConfig
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.channels import Ids
 from onnx_tools.compaction.mapping.factors import Factor
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.tracing import ChannelMap
 from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.model_file import ModelFile
 from onnx_tools.plan import Gradients

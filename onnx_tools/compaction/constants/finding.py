@@ -15,8 +15,8 @@ from onnx_tools.compaction.constants.layers import looked_up, multiplied, normal
 from onnx_tools.compaction.constants.moves import MOVING, POOLING, concatenated, moved, pooled
 from onnx_tools.compaction.constants.states import unrolled
 from onnx_tools.compaction.constants.values import KnownValues, Mask
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.rules.elementwise import OF_ONE, OF_SEVERAL
-from onnx_tools.compaction.mapping.tracing import ChannelMap
 from onnx_tools.graph_parts import Node
 
 _FOLLOWING: dict[str, Callable[[KnownValues, Node], None]] = {

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.compaction.constants.evaluating import Evaluator
+from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.factors import Factor, factor_on
-from onnx_tools.compaction.mapping.tracing import ChannelMap
 from onnx_tools.graph_parts import Value
 from onnx_tools.model_file import DTYPES
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import prod
 
 from onnx_tools.compaction.costs.macs import Length, Term, input_of, multiplies_known, multiplies_unknown, terms_of
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Remaining
 from onnx_tools.compaction.mapping.factors import Size, factor_on
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Remaining
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Node, Path, StoredTensor, element_count
 from onnx_tools.model_file import bits_of_type

@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from onnx_tools.compaction.mapping.adjustments import Adjustment
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Member
 from onnx_tools.compaction.mapping.channels import Groups
-from onnx_tools.compaction.mapping.factors import Factor, Traced, align
+from onnx_tools.compaction.mapping.factors import Factor, align
+from onnx_tools.compaction.mapping.ordering import in_order
 from onnx_tools.compaction.mapping.pulls import pull
-from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.rules import RULES
 from onnx_tools.compaction.mapping.rules.sizes import follow_sizes
 from onnx_tools.compaction.mapping.shapes import InputShapes, Shapes, with_shapes
-from onnx_tools.compaction.mapping.trace import HINT, Meeting, Trace, said
-from onnx_tools.errors import InvalidModelFile
+from onnx_tools.compaction.mapping.trace import HINT, Trace, said
 from onnx_tools.graph_index import GraphIndex
-from onnx_tools.graph_parts import SPARSE, Node, Scope, StoredTensor, Value
-
-Mask = NDArray[np.bool_]
+from onnx_tools.graph_parts import SPARSE, Node, Scope, Value
 
 _ONE_BY_ONE = 8
 """Passes in which factors that share groups are aligned one by one; then all at once, which ends soon."""
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A stored tensor that loses entries along the axes of `factor` when channels leave; what it does for them.
-
-    `node`: who reads it, perhaps to compute another constant of it.
-    """
-
-    tensor: StoredTensor
-    factor: Factor
-    role: Role
-    node: Node
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelMap:
-    """The channels of a model. `members`: one for each reader of a stored tensor and each factor it has there."""
-
-    index: GraphIndex
-    shapes: Shapes
-    groups: Groups
-    members: tuple[Member, ...]
-    adjustments: tuple[Adjustment, ...]
-    meetings: tuple[Meeting, ...]
-    traced: Mapping[int, Traced]
-
-    def of(self, value: Value | None) -> Traced:
-        """The factors of a value; of a stored one those of all its readers together."""
-        return () if value is None else self.traced.get(id(value), ())
-
-    def without(self, gone: NDArray[np.int64]) -> Remaining:
-        """What remains when the groups `gone` leave."""
-        leaves = np.zeros(len(self.groups.of) + 1, bool)
-        leaves[gone] = True
-        return Remaining(self, leaves[self.groups.of])
-
-
-@dataclass(frozen=True, eq=False)
-class Remaining:
-    """What remains of each value. `gone`: whether a channel leaves."""
-
-    map: ChannelMap
-    gone: Mask
-
-    def masks(self, traced: Traced) -> dict[int, Mask]:
-        """For each axis that loses entries: which of them stay."""
-        found = {}
-        for factor in traced:
-            stays = ~self.gone[factor.ids]
-            for at, axis in enumerate(factor.axes):
-                along: Mask = np.asarray(stays.any(axis=tuple(other for other in range(stays.ndim) if other != at)))
-                if not along.all():
-                    found[axis] = along
-        return found
-
-    def sizes(self, value: Value) -> dict[int, int]:
-        """For each axis that loses entries: how many stay."""
-        return {axis: int(mask.sum()) for axis, mask in self.masks(self.map.of(value)).items()}
 
 
 def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None) -> ChannelMap:
@@ -97,8 +33,7 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     index = GraphIndex(with_shapes(model, input_shapes or {}))
     shapes = Shapes(index)
     trace = Trace(shapes, _opset(model), _branches(index))
-    ordered = _in_order(index)
-    _refuse_cycles(ordered, index)
+    ordered = in_order(index)
     for node in ordered:
         if not node.constant:
             _visit(trace, node)
@@ -116,13 +51,6 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
         tuple(trace.meetings),
         trace.all_traced(),
     )
-
-
-def _refuse_cycles(ordered: list[Node], index: GraphIndex) -> None:
-    reached = {id(node) for node in ordered}
-    lost = next((node for node in index.nodes if id(node) not in reached), None)
-    if lost is not None:
-        raise InvalidModelFile(f"{said(lost)} waits for what is made of its own result: the graph has a cycle")
 
 
 def _hinting(groups: Groups, are_open: bool) -> Groups:
@@ -173,45 +101,6 @@ def _branches(index: GraphIndex) -> dict[int, list[Scope]]:
         if not node.local and not node.ambiguous:
             found.setdefault(id(node), []).append(scope)
     return found
-
-
-def _in_order(index: GraphIndex) -> list[Node]:
-    """The nodes in an order in which each follows those that it reads from; without those on cycles and behind.
-
-    A node with subgraphs follows those that make what these give.
-    """
-    waiting = {id(node): 0 for node in index.nodes}
-    for node in index.nodes:  # not by inputs: a call of a function reads nothing, its body does
-        for output in node.outputs:
-            for reader, _ in output.readers if output is not None and output.producer is node else ():
-                waiting[id(reader)] += 1
-    for node in index.nodes:
-        for owner in _owners(node):
-            waiting[id(owner)] += 1
-    ready = deque(node for node in index.nodes if not waiting[id(node)])
-    ordered = []
-    while ready:
-        node = ready.popleft()
-        ordered.append(node)
-        for output in node.outputs:
-            readers = output.readers if output is not None and output.producer is node else ()
-            _serve(waiting, ready, (reader for reader, _ in readers))
-        _serve(waiting, ready, _owners(node))
-    return ordered
-
-
-def _owners(node: Node) -> list[Node]:
-    """The nodes that give what `node` makes as a result of their subgraphs, each as often as it does."""
-    made = (output for output in node.outputs if output is not None and output.producer is node)
-    return [scope.owner for output in made for scope in output.output_of if scope.owner is not None]
-
-
-def _serve(waiting: dict[int, int], ready: deque[Node], nodes: Iterable[Node]) -> None:
-    """One of the things that each of the nodes waits for is there."""
-    for node in nodes:
-        waiting[id(node)] -= 1
-        if not waiting[id(node)]:
-            ready.append(node)
 
 
 def _hold_the_shared(trace: Trace, index: GraphIndex) -> None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_tools.compaction.mapping.adjustments import Adjustment, Bounds, Counts, Follows, Parts, Picks
+from onnx_tools.compaction.mapping.channel_map import Mask, Remaining
 from onnx_tools.compaction.mapping.factors import Size
 from onnx_tools.compaction.mapping.trace import said
-from onnx_tools.compaction.mapping.tracing import Mask, Remaining
 from onnx_tools.compaction.removing.elements import cut, read_integers
 from onnx_tools.compaction.removing.graph_edits import GraphEdits
 from onnx_tools.errors import InvalidModelFile

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, NodeProto, TensorProto
 
 from onnx_tools.compaction.constants.folds import Fold
+from onnx_tools.compaction.mapping.channel_map import Remaining
 from onnx_tools.compaction.mapping.trace import said
-from onnx_tools.compaction.mapping.tracing import Remaining
 from onnx_tools.compaction.removing.elements import cut, read
 from onnx_tools.compaction.removing.graph_edits import GraphEdits, holds_data
 from onnx_tools.graph_parts import Node, Reader, StoredTensor, Value

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, TensorProto, ValueInfoProto
 
 from onnx_tools.compaction.constants.folds import Fold
-from onnx_tools.compaction.mapping.tracing import ChannelMap, Remaining
+from onnx_tools.compaction.mapping.channel_map import ChannelMap, Remaining
 from onnx_tools.compaction.progress import Progress, told
 from onnx_tools.compaction.removing.adjusting import adjust
 from onnx_tools.compaction.removing.dead_code import drop_unread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_tools.compaction.mapping.adjustments import Follows
-from onnx_tools.compaction.mapping.factors import reshaped
+from onnx_tools.compaction.mapping.reshaping import reshaped
 from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.trace import Claim, Trace, said
 from onnx_tools.graph_parts import Node

@@ -19,9 +19,9 @@ from onnx_tools.compaction.mapping.factors import (
     joined,
     moved,
     narrowed,
-    reshaped,
     tiled,
 )
+from onnx_tools.compaction.mapping.reshaping import reshaped
 from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.rules.sizes import fit_sizes
 from onnx_tools.compaction.mapping.trace import Trace, said
