@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html.parser
 import pathlib
-import re
 import struct
 import zlib
 
@@ -22,10 +21,6 @@ from tests.command import refused, run
 from tests.onnx_tools.test_renderers import NASTY, pruned, weight
 from tests.onnx_tools.test_report import inspect_report, prune_report
 
-EXCESS_WIDTH = """onload = () => {
-  const page = frames[0].document.documentElement;
-  document.title = page.scrollWidth - page.clientWidth;
-}"""
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 
 
@@ -80,19 +75,6 @@ def page_in(folder: pathlib.Path, report: PruneReport | InspectReport) -> pathli
     page = folder / "report.html"
     page.write_text(html_renderer.render(report), encoding="utf-8")
     return page
-
-
-def with_script(page: pathlib.Path, script: str) -> pathlib.Path:
-    """The page, and a script at its end that its policy would not allow."""
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text(encoding="utf-8"))
-    page.write_text(f"{text}<script>{script}</script>", encoding="utf-8")
-    return page
-
-
-def names_in(html_text: str) -> list[str]:
-    """The first cell of each row of the table of weights that is not hidden."""
-    body = html_text.split('id="weights"')[1].split("<tbody>")[1].split("</tbody>", maxsplit=1)[0]
-    return re.findall(r"<tr><td>(?:<span class=.share.*?</span>)?([^<]*)</td>", body)
 
 
 @pytest.mark.parametrize("report", [prune_report(), inspect_report(), pruned(weights=()), inspect_report(weights=())])
@@ -215,7 +197,7 @@ def test_browser_shows_all_and_complains_of_nothing(tmp_path):
     page = page_in(tmp_path, pruned(weights=names("b", "a", "c"), pictures=(picture(),)))
     shown = chromium.show(page, tmp_path / "profile")
     assert shown.console == []
-    assert names_in(shown.html) == ["b", "a", "c"]
+    assert chromium.first_cells(shown.html) == ["b", "a", "c"]
     assert '<p class="controls">' in shown.html
     assert "3 of 3" in shown.html
 
@@ -224,10 +206,9 @@ def test_browser_shows_a_comparison(big_file, tmp_path):
     assert run("prune", big_file, "-o", tmp_path / "out.onnx", "-s", "0.5", "-q").exit_code == 0
     report = tmp_path / "report.html"
     assert run("compare", big_file, tmp_path / "out.onnx", "--report", report, "-q").exit_code == 0
-    click = "document.querySelectorAll('#weights th button')[0].click()"
-    shown = chromium.show(with_script(report, click), tmp_path / "profile")
+    shown = chromium.show(chromium.with_script(report, chromium.clicks(0)), tmp_path / "profile")
     assert shown.console == []
-    assert names_in(shown.html) == ["first", "second"]
+    assert chromium.first_cells(shown.html) == ["first", "second"]
     assert "more zeros" in shown.html
 
 
@@ -248,10 +229,9 @@ def test_browser_runs_no_script_of_a_name(tmp_path):
 
 def test_browser_without_scripts(tmp_path):
     page = page_in(tmp_path, pruned(weights=names("b", "a", "c")))
-    page.write_text(re.sub('script-src [^"]*', "script-src 'none'", page.read_text(encoding="utf-8")))
-    shown = chromium.show(page, tmp_path / "profile")
+    shown = chromium.show(chromium.without_scripts(page), tmp_path / "profile")
     assert len(shown.console) == 1  # that the script was refused
-    assert names_in(shown.html) == ["b", "a", "c"]
+    assert chromium.first_cells(shown.html) == ["b", "a", "c"]
     assert '<p class="controls" hidden' in shown.html
 
 
@@ -261,9 +241,10 @@ def test_browser_without_scripts(tmp_path):
     ids=["name", "name back", "as it was", "most sparse", "least sparse"],
 )
 def test_browser_sorts(tmp_path, column, clicks, order):
-    click = f"document.querySelectorAll('#weights th button')[{column}].click();"
-    page = with_script(page_in(tmp_path, pruned(weights=names("b", "a", "c"))), click * clicks)
-    assert "".join(names_in(chromium.show(page, tmp_path / "profile").html)) == order
+    page = chromium.with_script(
+        page_in(tmp_path, pruned(weights=names("b", "a", "c"))), chromium.clicks(column, clicks)
+    )
+    assert "".join(chromium.first_cells(chromium.show(page, tmp_path / "profile").html)) == order
 
 
 def test_browser_filters(tmp_path):
@@ -271,30 +252,21 @@ def test_browser_filters(tmp_path):
     script = (
         "const box = document.querySelector('input'); box.value = 'CONV 2.w'; box.dispatchEvent(new Event('input'))"
     )
-    shown = chromium.show(with_script(page, script), tmp_path / "profile")
+    shown = chromium.show(chromium.with_script(page, script), tmp_path / "profile")
     assert "1 of 3" in shown.html
-    assert names_in(shown.html.replace('<tr hidden="">', "<tr class>")) == ["conv2.w"]
+    assert chromium.first_cells(shown.html.replace('<tr hidden="">', "<tr class>")) == ["conv2.w"]
 
 
 def test_browser_in_the_dark(tmp_path):
-    page = page_in(tmp_path, pruned())
-    script = "document.title = getComputedStyle(document.body).backgroundColor"
-    with_script(page, script)
-    titles = [
-        re.findall("<title>(.*)</title>", chromium.show(page, tmp_path / "profile", *flags).html)[0]
-        for flags in ((), ("--blink-settings=preferredColorScheme=0",))
-    ]
+    page = chromium.with_script(page_in(tmp_path, pruned()), chromium.BACKGROUND)
+    titles = [chromium.title(page, tmp_path / "profile", *flags) for flags in ((), (chromium.DARK,))]
     assert titles == ["rgb(245, 246, 248)", "rgb(14, 19, 23)"]
 
 
 def test_browser_on_a_phone(tmp_path):
     """Nothing but the tables, which scroll, is wider than a window of 360 pixels."""
     page = page_in(tmp_path, named("conv_" + "layer.with.a.long.name/" * 30))
-    frame = tmp_path / "frame.html"
-    inner = html.escape(page.read_text(encoding="utf-8"))
-    phone = f'<iframe width=360 height=800 style="border:0" srcdoc="{inner}"></iframe>'
-    frame.write_text(f"{phone}<script>{EXCESS_WIDTH}</script>", encoding="utf-8")
-    assert "<title>0</title>" in chromium.show(frame, tmp_path / "profile").html
+    assert chromium.excess_on_a_phone(page, tmp_path / "profile") == "0"
 
 
 @pytest.mark.slow
@@ -302,6 +274,5 @@ def test_browser_with_five_thousand_weights(tmp_path):
     weights = tuple(weight(f"w{number}", nonzero_after=number % 8) for number in range(5000))
     page = page_in(tmp_path, pruned(weights=weights))
     assert page.stat().st_size < 5_000_000
-    click = "document.querySelectorAll('#weights th button')[1].click();"
-    shown = chromium.show(with_script(page, click), tmp_path / "profile")
-    assert names_in(shown.html)[:2] == ["w0", "w8"]
+    shown = chromium.show(chromium.with_script(page, chromium.clicks(1)), tmp_path / "profile")
+    assert chromium.first_cells(shown.html)[:2] == ["w0", "w8"]

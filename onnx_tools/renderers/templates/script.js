@@ -8,7 +8,10 @@
     const cell = row.cells[column];
     return cell.dataset.key === undefined ? cell.textContent : Number(cell.dataset.key);
   };
-  const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
+  const compare = (a, b) => {
+    const numbers = (typeof a === "number") - (typeof b === "number");  // a figure that is not known is least
+    return numbers || (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
+  };
 
   const sort = (head, column) => {
     const first = head.classList.contains("number") ? "descending" : "ascending";
