@@ -71,7 +71,6 @@ PASSING = {
     "cumulated": ("i = Constant <value_int = 2> () b = CumSum(a, i)", 6, 20),
     "triangle": ("b = Trilu(a)", 6, 20),
     "lp": ("b = LpNormalization(a)", 6, 20),
-    "mean variance": ("b = MeanVarianceNormalization(a)", 6, 20),
     "dropout": ("b, m = Dropout(a)", 6, 20),
     "layer over pixels": ("b = LayerNormalization <axis = 2> (a, s)", 6, 20),
     "sizes of the same": ("s0 = Shape(a) b = Reshape(a, s0)", 6, 20),

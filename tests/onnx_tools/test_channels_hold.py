@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +16,7 @@ from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.errors import VerificationFailed
 from tests.channel_oracle import check_channels
-from tests.onnx_tools.compacting import with_weights
+from tests.onnx_tools.compacting import half, with_weights, zero
 
 STORED = "float[8,3,3,3] w, float[8] b, float[4,8,1,1] v"
 
@@ -72,6 +74,8 @@ NONSENSE = {
     "no blocks": "e = SpaceToDepth <blocksize = 0> (h)",
     "negative blocks": "e = DepthToSpace <blocksize = -2> (h)",
     "many pads": "e = Pad(h, wide)",
+    "too few to subtract": "d = Sub(h) e = Log(d)",
+    "none of which one is the highest": "d = Max() s = Add(h, d) e = Div(s)",
     "an axis that is not there": "e = Concat <axis = 77> (h, h)",
     "another axis that is not there": "e = Softmax <axis = -99> (h)",
 }
@@ -137,11 +141,82 @@ def test_heads_that_are_turned_by_a_table_for_all_of_them_leave_whole(cosines):
     assert len(np.intersect1d(channels.groups.of[factor.ids], channels.groups.free)) == 3
 
 
-def test_a_model_that_is_infinite_without_its_channels_is_refused_in_words(tmp_path):
+BREAKING = {
+    "logarithm": "e = Abs(h) f = Log(e)",
+    "logarithm of a sum": "e = Abs(h) s = ReduceLogSum <axes = [2, 3]> (e) f = Mul(h, s)",
+    "reciprocal": "f = Reciprocal(h)",
+    "by itself": "e = Abs(h) f = Div(h, e)",
+    "negative power": "e = Abs(h) p = Constant <value_float = -0.5> () f = Pow(e, p)",
+    "root of less": "c = Constant <value_float = 1.0> () e = Abs(h) l = Sub(e, c) f = Sqrt(l)",
+    "standard deviation": """m = ReduceMean <axes = [2, 3]> (h) d = Sub(h, m) q = Mul(d, d)
+        v0 = ReduceMean <axes = [2, 3]> (q) s = Sqrt(v0) f = Div(d, s)""",
+    "no epsilon": "f = InstanceNormalization <epsilon = 0.0> (h, t, u)",
+    "deviation of constants": "f = MeanVarianceNormalization <axes = [2, 3]> (h)",
+    "its own shift": "e = Relu(h) r = Add(e, k) f = Reciprocal(r)",
+}
+
+BEARING = {
+    "shifted logarithm": "c = Constant <value_float = 0.1> () e = Relu(h) s = Add(e, c) f = Log(s)",
+    "least of a logarithm": "c = Constant <value_float = 0.1> () e = Max(h, c) f = Log(e)",
+    "clipped": "c = Constant <value_float = 0.1> () e = Clip(h, c) f = Reciprocal(e)",
+    "logarithm of a sigmoid": "e = Sigmoid(h) f = Log(e)",
+    "by an exponential": "e = Exp(h) f = Div(h, e)",
+    "by a number": "c = Constant <value_float = 3.0> () f = Div(h, c)",
+    "by stored numbers": "f = Div(h, k)",
+    "squares": "c = Constant <value_float = 2.0> () f = Pow(h, c)",
+    "root": "e = Abs(h) f = Sqrt(e)",
+    "variance": """c = Constant <value_float = 1e-5> () m = ReduceMean <axes = [2, 3]> (h) d = Sub(h, m) q = Mul(d, d)
+        v0 = ReduceMean <axes = [2, 3]> (q) a = Add(v0, c) s = Sqrt(a) f = Div(d, s)""",
+    "distance": """c = Constant <value_float = 1e-5> () e = Sigmoid(h) n = ReduceL2 <axes = [2, 3]> (e)
+        a = Add(n, c) f = Div(e, a)""",
+    "normalised": "f = InstanceNormalization(h, t, u)",
+    "what is not scaled": "e = Abs(h) f = Div(e, p)",
+}
+"""`k`: stored, one number a channel; `t` and `u`: scale and shift."""
+
+
+def zeroed(case: str, folder: pathlib.Path) -> pathlib.Path:
+    """The model of a case, without half of its channels as far as they may leave."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x, float[n, 1, 6, 6] p)
+        => (float[a, b, c, d] y)
+        <{STORED}, float[8, 1, 1] k, float[8] t, float[8] u> {{ h = Conv(x, w, b) {case} y = Conv(f, v) }}"""
+    model = with_weights(text)
+    for tensor in model.graph.initializer:
+        if tensor.name == "k":
+            tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)) + 0.5, "k"))
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("case", BREAKING)
+def test_what_is_not_finite_at_zero_holds_its_channels(case, tmp_path):
+    channels = map_channels(onnx.load(zeroed(BREAKING[case], tmp_path)))
+    assert free_in(channels) == 0
+    assert any("is not finite where a channel is zero" in reason for reason in channels.groups.reasons.values())
+
+
+@pytest.mark.parametrize("case", BEARING)
+def test_what_zeros_do_not_reach_is_pruned_and_removed(case, tmp_path):
+    model = zeroed(BEARING[case], tmp_path)
+    assert free_in(map_channels(onnx.load(model))) == 8
+    prune_channels(model, tmp_path / "masked.onnx", config=ChannelConfig(0.5))
+    assert compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx").removed == 4
+
+
+def test_the_rest_of_a_model_with_a_logarithm_is_pruned(tmp_path):
     text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
-        <{STORED}> {{ h = Conv(x, w, b) e = Abs(h) f = Log(e) y = Conv(f, v) }}"""
+        <{STORED}, float[8,4,1,1] u> {{ g = Conv(x, w, b) h = Conv(g, v) e = Abs(h) f = Log(e) y = Conv(f, u) }}"""
     onnx.save(with_weights(text), tmp_path / "model.onnx")
     prune_channels(tmp_path / "model.onnx", tmp_path / "masked.onnx", config=ChannelConfig(0.5))
-    with pytest.raises(VerificationFailed, match="values are NaN or infinite before or after, not both"):
+    assert compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx").removed == 4
+
+
+def test_a_model_that_is_finite_only_without_its_channels_is_refused_in_words(tmp_path):
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
+        <{STORED}> {{ h = Conv(x, w, b) f = Sqrt(h) y = Conv(f, v) }}"""
+    model = with_weights(text)
+    zero(model, (channels := map_channels(model)), half(channels))
+    onnx.save(model, tmp_path / "masked.onnx")
+    with pytest.raises(VerificationFailed, match="values are NaN or infinite"):
         compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()

@@ -51,7 +51,7 @@ class _Numbers:
         self.types: dict[str, TypeProto] = {tensor.name: _type_of(tensor) for tensor in graph.initializer}
         for info in (*graph.input, *graph.value_info, *graph.output):
             self.types[info.name] = info.type
-        self._data = {tensor.name: array for tensor in graph.initializer if (array := _small(tensor)) is not None}
+        self._data = {tensor.name: array for tensor in graph.initializer if (array := small_array(tensor)) is not None}
         self._opsets = list(model.opset_import)
         self._versions = {opset.domain: opset.version for opset in model.opset_import}
 
@@ -94,7 +94,7 @@ class _Numbers:
 
     def _computed(self, node: NodeProto) -> NDArray[Any] | None:
         if node.op_type == "Constant":
-            return next((_small(each.t) for each in node.attribute if each.name == "value"), None)
+            return next((small_array(each.t) for each in node.attribute if each.name == "value"), None)
         sizes = _sizes(self.types.get(node.output[0]))
         if sizes is None or prod(sizes) > _MOST_NUMBERS:
             return None
@@ -147,7 +147,7 @@ def _count(kind: TypeProto) -> int:
     return sum(dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim)
 
 
-def _small(tensor: TensorProto) -> NDArray[Any] | None:
+def small_array(tensor: TensorProto) -> NDArray[Any] | None:
     """The data of a small tensor that is there."""
     if tensor.data_location == TensorProto.EXTERNAL or not 0 <= prod(tensor.dims) <= _MOST_NUMBERS:
         return None

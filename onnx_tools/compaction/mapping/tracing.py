@@ -17,6 +17,7 @@ from onnx_tools.compaction.mapping.rules import RULES
 from onnx_tools.compaction.mapping.rules.sizes import follow_sizes
 from onnx_tools.compaction.mapping.shapes import InputShapes, Shapes, with_shapes
 from onnx_tools.compaction.mapping.trace import HINT, Trace, said
+from onnx_tools.compaction.mapping.zeroed import hold_what_zeros_break
 from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import SPARSE, Node, Scope, Value
 
@@ -37,6 +38,7 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     for node in ordered:
         if not node.constant:
             _visit(trace, node)
+    hold_what_zeros_break(trace, ordered)
     for node in reversed(ordered):
         if node.constant and node.outputs:
             pull(trace, node)
