@@ -15,6 +15,7 @@ import onnx
 from onnx_tools.errors import InvalidMasks, NothingSelected
 from onnx_tools.mask_file import Entry, Mask, Masks, below_one
 from onnx_tools.model_file import ModelFile
+from onnx_tools.new_values import NewValues, plan_values
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.policy import Policy
 from onnx_tools.shared_bytes import Overlap
@@ -83,7 +84,7 @@ class Channel(Unstructured):
     name: ClassVar[str] = "channel"
 
 
-How = Policy | Masks | SliceMasks
+How = Policy | Masks | SliceMasks | NewValues
 """What says how a model is pruned."""
 
 
@@ -93,9 +94,11 @@ def how_of(config: PruningConfig | How) -> How:
 
 
 def plan_for(model: onnx.ModelProto, how: How, selection: Selection, gradients: Gradients | None) -> Plan:
-    """What is done with each weight of a model, by a policy or by masks; masks leave nothing for `gradients` to say."""
+    """What is done with each weight of a model, by a policy, masks or new values; only a policy needs `gradients`."""
     if isinstance(how, SliceMasks):
         return _plan_slices(model, how)
+    if isinstance(how, NewValues):
+        return plan_values(model, how)
     if not isinstance(how, Masks):
         return make_plan(model, how, selection, gradients)
     if gradients is not None:

@@ -101,7 +101,8 @@ class WeightReport:
 
     `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `metric`, `granularity`: how it
     was pruned, by which `rule` of the policy (None: by none). `dense_remainder`: elements that fill no N:M group and
-    were kept. `backend`: what pruned it, a GPU for "cuda"; the values are the same. `scores`: None if not asked for.
+    were kept. `backend`: what pruned it, a GPU for "cuda"; the values are the same. `refitted`: elements that were kept
+    with another value, by a method that repairs. `scores`: None if not asked for.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("sparsity_before", "sparsity_after")
@@ -122,6 +123,7 @@ class WeightReport:
     rule: str | None = None
     dense_remainder: int = 0
     backend: Literal["cpu", "cuda"] = "cpu"
+    refitted: int = 0
     scores: ScoreStats | None = None
 
     @property

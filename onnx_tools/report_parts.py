@@ -13,6 +13,7 @@ import onnx
 
 from onnx_tools.mask_file import Masks
 from onnx_tools.masks import How
+from onnx_tools.new_values import NewValues
 from onnx_tools.plan import Gradients, Plan, PlannedWeight
 from onnx_tools.policy import Policy, Rule
 from onnx_tools.report import (
@@ -48,7 +49,7 @@ def left_alone_reports(tensors: Iterable[LeftAlone]) -> tuple[LeftAloneReport, .
 
 def changes(counts: Iterable[PruneCounts]) -> bool:
     """Whether a value differs from the input."""
-    return any(count.nonzero_after != count.nonzero_before for count in counts)
+    return any(count.nonzero_after != count.nonzero_before or count.refitted for count in counts)
 
 
 def warnings(planned: Sequence[PlannedWeight], counts: list[PruneCounts], equality: str = "") -> tuple[str, ...]:
@@ -108,7 +109,7 @@ def equality_text(data: Sequence[object]) -> str:
 
 def configuration(how: How, selection: Selection, gradients: Gradients | None) -> Configuration:
     """What was asked for."""
-    if isinstance(how, SliceMasks):
+    if isinstance(how, SliceMasks | NewValues):
         return how.configuration
     metric = "" if gradients is None else "taylor:gradients"
     policy = Policy(sparsity=how.sparsity, min_nonzero=0) if isinstance(how, Masks) else how
@@ -159,6 +160,7 @@ def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | 
         rule=None if item.rule is None else item.rule.label,
         dense_remainder=item.dense_remainder,
         backend=counts.backend,
+        refitted=counts.refitted,
         scores=stats,
     )
 
@@ -201,4 +203,6 @@ def metadata_text(how: How, selection: Selection, gradients: Gradients | None, c
         "zeros_before": sum(count.total - count.nonzero_before for count in counts),
         "zeros_after": sum(count.total - count.nonzero_after for count in counts),
     }
+    if isinstance(how, NewValues) and how.refitted:
+        entry["refitted"] = how.refitted
     return json.dumps(entry, separators=(",", ":"), sort_keys=True)

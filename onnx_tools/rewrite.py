@@ -19,6 +19,7 @@ from onnx_tools.file_facts import FileFacts, facts_of
 from onnx_tools.masks import How, MaskedWeight, how_of, plan_for, refuse_conflicts, unused_masks
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
+from onnx_tools.new_values import RewrittenWeight, refits
 from onnx_tools.payoff import with_verdict
 from onnx_tools.pictures import Album
 from onnx_tools.plan import Gradients, Plan, PlannedWeight
@@ -36,10 +37,10 @@ from onnx_tools.report_parts import (
     weight_report,
     weights_2_4,
 )
-from onnx_tools.shared_bytes import overlaps
+from onnx_tools.shared_bytes import overlaps, same_bytes
 from onnx_tools.values import encode
 from onnx_tools.verification import CHECKS
-from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, signs_text
+from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, more_text
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weight_values import WeightReader, reads_from, values_in_tensor
 from onnx_tools.wire import Path
@@ -109,7 +110,7 @@ def prune_file(
         output: the new file, its external data `OUTPUT.data`; None replaces the model itself.
         config: how much, by which metric, in which units: the same for all weights, or a `Policy`. `row` and `column`
             are output and input channels, N:M groups lie along the reduction axis. Or the `Masks` of another model,
-            see `apply_masks`; or whole slices, which `prune_channels` gives.
+            see `apply_masks`; whole slices, which `prune_channels` gives; or new values, from a method that repairs.
         selection: which weights; depthwise kernels and weights under 2,048 elements are left alone by default.
         gradients: gradient of the loss by weight name; the metric is then Taylor's |w * g|.
         force: overwrite an existing output.
@@ -249,9 +250,10 @@ class _FileJob:
         """
         checks: list[VerificationReport] = []
         paths = {item.weight.path for item in plan.planned}
+        refitted = same_bytes(self.model, {item.weight.path for item in plan.planned if refits(item)})
 
         def check(finished: pathlib.Path) -> None:
-            checks.append(self._checked(finished, paths, aliases))
+            checks.append(self._checked(finished, paths, aliases, refitted))
             accept(counts, finished, checks[-1])
 
         with self._copy() as copy, WeightReader(self.model) as reader:
@@ -291,20 +293,22 @@ class _FileJob:
         checks: list[VerificationReport] = []
 
         def check(finished: pathlib.Path) -> None:
-            checks.append(self._checked(finished, set(), set()))
+            checks.append(self._checked(finished, set(), set(), set()))
             accept(finished, checks[-1])
 
         with self._copy() as copy:
             committed = copy.commit(check)
         return [committed.model, *committed.data], checks[0]
 
-    def _checked(self, finished: pathlib.Path, paths: set[Path], aliases: set[Path]) -> VerificationReport:
+    def _checked(
+        self, finished: pathlib.Path, paths: set[Path], aliases: set[Path], refitted: set[Path]
+    ) -> VerificationReport:
         if self.verify is None:
-            return self._passed(_byte_report(self.model, finished, paths, aliases))
+            return self._passed(_byte_report(self.model, finished, paths, aliases, refitted))
         report = self._passed(self.verify(self.model.path, finished, frozenset(paths | aliases)))
         if any(check.name == "bytes" for check in report.checks):  # the model is long: it is read once
             return report
-        checks = self._passed(_byte_report(self.model, finished, paths, aliases)).checks
+        checks = self._passed(_byte_report(self.model, finished, paths, aliases, refitted)).checks
         return VerificationReport((*checks, *report.checks), report.drifts)
 
     def _passed(self, report: VerificationReport) -> VerificationReport:
@@ -314,21 +318,23 @@ class _FileJob:
         return report
 
 
-def _byte_report(model: ModelFile, finished: pathlib.Path, paths: set[Path], aliases: set[Path]) -> VerificationReport:
-    comparison = compare_bytes(model.path, finished, allowed=paths | aliases)
+def _byte_report(
+    model: ModelFile, finished: pathlib.Path, paths: set[Path], aliases: set[Path], refitted: set[Path]
+) -> VerificationReport:
+    comparison = compare_bytes(model.path, finished, allowed=paths | aliases, refitted=refitted)
     if comparison.violations:
         return VerificationReport((Check("bytes", "failed", str(comparison.violations[0])),))
     if not comparison.zeroed:
         return VerificationReport((Check("bytes", "passed", "every byte is as it was"),))
     zeroed = [tensor for tensor in comparison.zeroed if tensor.path in paths]
     newly_zero = sum(tensor.newly_zero for tensor in zeroed)
-    detail = f"{newly_zero:,} values became zero{signs_text(zeroed)}, every other byte is as it was"
+    detail = f"{newly_zero:,} values became zero{more_text(zeroed)}, every other byte is as it was"
     return VerificationReport((Check("bytes", "passed", detail),))
 
 
 def _prune(item: PlannedWeight, source: BlockSource, backend: str, album: Album) -> PruneCounts:
     with album.pruning(item.weight, source):
-        if isinstance(item, MaskedWeight):
+        if isinstance(item, MaskedWeight | RewrittenWeight):
             return item.prune(source)
         return prune_blocks(source, item.config, item.weight.name, backend=backend, count=item.count)
 

@@ -21,7 +21,7 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from onnx_tools.shared_bytes import same_bytes
 from onnx_tools.verification import CHECKS
-from onnx_tools.verification.byte_check import METADATA_KEY, ByteComparison, ZeroedTensor, compare_bytes, signs_text
+from onnx_tools.verification.byte_check import METADATA_KEY, ByteComparison, ZeroedTensor, compare_bytes, more_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
 from onnx_tools.verification.mask_check import check_masks
@@ -58,7 +58,7 @@ def verify_files(
 
     The checks: "bytes" (as `compare_bytes`), "checker" (onnx's verdict, full check included) and, unless `runtime` is
     off, "runtime" (does onnxruntime load it?) and "drift" (how far each output moves). A model that was refused before
-    too is no failure.
+    too is no failure. Tensors that were repaired, which the metadata names, may hold other finite values.
 
     `allowed`: the tensors that may have new zeros; without, the weights that pruning could select, so that a bias or
     a normalisation that was zeroed fails, unless the model at `after` says that whole channels were pruned; with
@@ -78,7 +78,8 @@ def verify_files(
     before, after = pathlib.Path(before), pathlib.Path(after)
     given = None if masks is None else Masks.of(masks)
     allowed = _prunable(before, after, given) if allowed is None else allowed
-    compared = _hinted(bytes_check(compare_bytes(before, after, allowed=allowed)), before, after)
+    compared = bytes_check(compare_bytes(before, after, allowed=allowed, refitted=_refitted(before, after)))
+    compared = _hinted(compared, before, after)
     checks = [compared, checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
@@ -108,12 +109,27 @@ def _prunable(before: pathlib.Path, after: pathlib.Path, masks: Masks | None) ->
 
 def _of_channels(model: ModelFile) -> bool:
     """Whether the metadata of a model says that whole channels were pruned."""
+    return _told(model).get("granularity") == "channel"
+
+
+def _refitted(before: pathlib.Path, after: pathlib.Path) -> set[Path]:
+    """The tensors whose kept values may differ: those that the metadata of the model at `after` names."""
+    names = _told(ModelFile.open(after)).get("refitted")
+    if not isinstance(names, list) or not names:
+        return set()
+    model = ModelFile.open(before)
+    known = find_weights(model.skeleton).maskable()
+    return same_bytes(model, {known[name].path for name in names if isinstance(name, str) and name in known})
+
+
+def _told(model: ModelFile) -> dict[str, Any]:
+    """What the metadata of a model says about its pruning."""
     for entry in model.skeleton.metadata_props:
         if entry.key == METADATA_KEY:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 told = json.loads(entry.value)
-                return isinstance(told, dict) and told.get("granularity") == "channel"
-    return False
+                return told if isinstance(told, dict) else {}
+    return {}
 
 
 def bytes_check(comparison: ByteComparison) -> Check:
@@ -126,7 +142,7 @@ def bytes_check(comparison: ByteComparison) -> Check:
     if not comparison.zeroed:
         return Check("bytes", "passed", "every byte is equal")
     tensors = sum(tensor.newly_zero > 0 for tensor in comparison.zeroed)
-    zeroed = f"{comparison.newly_zero:,} values in {tensors:,} tensors are newly zero{signs_text(comparison.zeroed)}"
+    zeroed = f"{comparison.newly_zero:,} values in {tensors:,} tensors are newly zero{more_text(comparison.zeroed)}"
     return Check("bytes", "passed", f"{zeroed}, every other byte is equal")
 
 

@@ -44,13 +44,17 @@ from oxiprune_gpu.tensor import (
 
 @dataclass(frozen=True)
 class PruneCounts:
-    """What pruning did to a weight, in elements, and whether the CPU or a GPU did it."""
+    """What pruning did to a weight, in elements, and whether the CPU or a GPU did it.
+
+    `refitted`: elements that were kept with another value, which only methods that repair a weight do.
+    """
 
     total: int
     pruned: int
     nonzero_before: int
     nonzero_after: int
     backend: Literal["cpu", "cuda"] = "cpu"
+    refitted: int = 0
 
 
 def compute_importance(tensor: Tensor, metric: str | ImportanceMetric = "l1") -> ImportanceScores:

@@ -38,7 +38,7 @@ ORDER = {
         account
         report_parts payoff conditions
         masks
-        slice_masks regions
+        slice_masks regions new_values
         file_facts verification shared_bytes dealing
         plan
         policy_file unit_views

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -40,18 +40,23 @@ METADATA_KEY = "oxiprune"
 """The metadata entry that pruning writes; it is left out of the comparison."""
 
 _NOT_A_ZERO = "a value changed to something else than +0.0"
+_NOT_FINITE = "a value became NaN or infinite"
 _NOT_THE_ZERO_POINT = "a value changed to something else than the zero point"
 _NOT_ALLOWED = "a value changed that was to be left alone"
 
 
 @dataclass(frozen=True, slots=True)
 class ZeroedTensor:
-    """A tensor that pruning changed, as it may: `newly_zero` nonzero elements and `signs` times -0.0 became +0.0."""
+    """A tensor that pruning changed, as it may: `newly_zero` nonzero elements and `signs` times -0.0 became +0.0.
+
+    `refitted`: elements that became another number, in a tensor that was repaired.
+    """
 
     name: str
     path: Path
     newly_zero: int
     signs: int = 0
+    refitted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,11 @@ class ByteComparison:
         return sum(tensor.newly_zero for tensor in self.zeroed)
 
 
-def signs_text(zeroed: Iterable[ZeroedTensor]) -> str:
-    """What to add about zeros that lost their sign; "" if none did."""
-    signs = sum(tensor.signs for tensor in zeroed)
-    return f" and {signs:,} negative zeros became +0.0" if signs else ""
+def more_text(zeroed: Collection[ZeroedTensor]) -> str:
+    """What to add about zeros that lost their sign, and values that were refitted; "" if there are none."""
+    signs, refitted = sum(tensor.signs for tensor in zeroed), sum(tensor.refitted for tensor in zeroed)
+    text = f" and {signs:,} negative zeros became +0.0" if signs else ""
+    return f"{text}, {refitted:,} were refitted" if refitted else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,34 +108,47 @@ class _Pair:
         """What to say of a value that broke the rule."""
         if self.rule is None:
             return "a value changed"
+        if self.rule.finite and self.rule.zeros:
+            return _NOT_FINITE
         return _NOT_THE_ZERO_POINT if self.rule.codes else _NOT_A_ZERO if self.rule.zeros else _NOT_ALLOWED
 
 
 def compare_bytes(
-    before: pathlib.Path, after: pathlib.Path, *, allowed: Collection[Path] | None = None
+    before: pathlib.Path,
+    after: pathlib.Path,
+    *,
+    allowed: Collection[Path] | None = None,
+    refitted: Collection[Path] = (),
 ) -> ByteComparison:
     """Compare the model at `after` with the one at `before` that it was made from.
 
     Float tensors (float16, bfloat16, float32, float64) may have elements that are newly +0.0, quantised weights such
-    that are newly their zero point; with `allowed`, only the tensors at those paths. Everything else must be equal, our
+    that are newly their zero point; with `allowed`, only the tensors at those paths. Floats at the paths `refitted` may
+    have become any finite number. Everything else must be equal, our
     own metadata entry and the names of data files excepted. Memory stays small whatever the size. Raises
     `InvalidModelFile` or `InvalidExternalData` if one of the models or its data cannot be read.
     """
     try:
         with SpanComparer() as spans:
-            return _Comparison(ModelFile.open(before), ModelFile.open(after), allowed, spans).run()
+            return _Comparison(ModelFile.open(before), ModelFile.open(after), allowed, refitted, spans).run()
     except OSError as error:
         raise InvalidModelFile(f"{after}: cannot be compared with {before}: {error.strerror or error}") from error
 
 
 class _Comparison:
     def __init__(
-        self, before: ModelFile, after: ModelFile, allowed: Collection[Path] | None, spans: SpanComparer
+        self,
+        before: ModelFile,
+        after: ModelFile,
+        allowed: Collection[Path] | None,
+        refitted: Collection[Path],
+        spans: SpanComparer,
     ) -> None:
         self._before = before
         self._after = after
         self._spans = spans
         self._allowed = None if allowed is None else frozenset(allowed)
+        self._refitted = frozenset(refitted)
         self._zeroed: dict[Path, ZeroedTensor] = {}
         self._violations: list[Violation] = []
         self._edits: tuple[dict[Path, bytes | None], dict[Path, bytes | None]] = ({}, {})
@@ -173,7 +192,8 @@ class _Comparison:
         allowed = self._allowed is None or path in self._allowed
         dtype = dtype_of(tensor)
         if dtype is not None:
-            return Rule(dtype, allowed)
+            refitted = path in self._refitted
+            return Rule(dtype, allowed or refitted, finite=refitted)
         codes = self._codes_of(path) if allowed and tensor.data_type in KINDS else None
         return None if codes is None else Rule(zeros=True, codes=codes)
 
@@ -224,10 +244,10 @@ class _Comparison:
         )
 
     def _note(self, pair: _Pair, found: Difference) -> None:
-        if found.newly_zero or found.signs:
-            self._zeroed[pair.path] = ZeroedTensor(
-                pair.before.name or _path_text(pair.path), pair.path, found.newly_zero, found.signs
-            )
+        if found.newly_zero or found.signs or found.refitted:
+            name = pair.before.name or _path_text(pair.path)
+            counts = found.newly_zero, found.signs, found.refitted
+            self._zeroed[pair.path] = ZeroedTensor(name, pair.path, *counts)
         if found.index is not None:
             self._violations.append(found.violation(pair.name, pair.broken))
 

@@ -49,11 +49,13 @@ class Violation:
 class Difference:
     """How two arrays differ: elements that became +0.0, and the first one that broke the rule.
 
-    `newly_zero`: of those the ones that were not zero; `signs`: the ones that were -0.0.
+    `newly_zero`: of those the ones that were not zero; `signs`: the ones that were -0.0. `refitted`: elements that
+    became another number, where that is allowed.
     """
 
     newly_zero: int = 0
     signs: int = 0
+    refitted: int = 0
     index: int | None = None
     before: str = ""
     after: str = ""
@@ -67,19 +69,21 @@ class Difference:
 class Rule:
     """What two spans are made of, and what may differ: elements of `dtype`, which `zeros` lets become +0.0.
 
-    `codes`: those of a quantised weight, which may become its zero points.
+    `codes`: those of a quantised weight, which may become its zero points. `finite`: elements may become any number.
     """
 
     dtype: np.dtype[Any] = _BYTE
     zeros: bool = False
     codes: WeightCodes | None = None
+    finite: bool = False
 
     def compare(self, before: NDArray[np.uint8], after: NDArray[np.uint8], start: int = 0) -> Difference:
         """Compare the bytes from `start` of a tensor on; the index in what is returned counts its elements."""
         if self.codes is not None:
             return _compare_codes(before, after, self.codes, start * 8 // self.codes.kind.bits)
         bits = bits_of(self.dtype)
-        found = compare_elements(before.view(bits), after.view(bits), self.dtype, self.zeros)
+        compare = compare_refitted if self.finite else compare_elements
+        found = compare(before.view(bits), after.view(bits), self.dtype, self.zeros)
         return found if found.index is None else replace(found, index=found.index + start // self.dtype.itemsize)
 
 
@@ -98,7 +102,7 @@ def _compare_codes(before: NDArray[np.uint8], after: NDArray[np.uint8], codes: W
         return Difference(newly_zero, signs)
     first = int(changed.argmax())
     shown = [f"{float(codes.kind.numbers(array[first])):g}" for array in (old, new)]
-    return Difference(newly_zero, signs, start + first, *shown)
+    return Difference(newly_zero, signs, 0, start + first, *shown)
 
 
 def compare_elements(before: NDArray[Any], after: NDArray[Any], dtype: np.dtype[Any], zeros: bool) -> Difference:
@@ -115,7 +119,29 @@ def compare_elements(before: NDArray[Any], after: NDArray[Any], dtype: np.dtype[
         return Difference(changed - signs, signs)
     first = int(differs.argmax())
     shown = [_shown(array[first : first + 1], dtype) for array in (before, after)]
-    return Difference(changed - signs - int(np.count_nonzero(differs)), signs, first, *shown)
+    return Difference(changed - signs - int(np.count_nonzero(differs)), signs, 0, first, *shown)
+
+
+def compare_refitted(before: NDArray[Any], after: NDArray[Any], dtype: np.dtype[Any], zeros: bool) -> Difference:
+    """The same where an element may become any number. `zeros`: whether it may; if not, as `compare_elements`."""
+    if not zeros:
+        return compare_elements(before, after, dtype, zeros)
+    differs = before != after
+    changed = int(np.count_nonzero(differs))
+    if not changed:
+        return Difference()
+    negative = before == _negative_zero(dtype)
+    zeroed = differs & (after == 0)
+    signs = int(np.count_nonzero(zeroed & negative))
+    newly_zero = int(np.count_nonzero(zeroed)) - signs
+    refitted = changed - newly_zero - signs
+    bad = differs & ~np.isfinite(after.view(dtype))
+    if not bad.any():
+        return Difference(newly_zero, signs, refitted)
+    first = int(bad.argmax())
+    return Difference(
+        newly_zero, signs, refitted, first, *(_shown(each[first : first + 1], dtype) for each in (before, after))
+    )
 
 
 def bits_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -160,16 +186,17 @@ class SpanComparer:
 
         Raises `InvalidModelFile` if a file cannot be read.
         """
-        newly_zero = signs = 0
+        newly_zero = signs = refitted = 0
         bad: Difference | None = None
         for start in range(0, length, _CHUNK):
             size = min(_CHUNK, length - start)
             found = rule.compare(self._read(0, before, start, size), self._read(1, after, start, size), start)
             newly_zero += found.newly_zero
             signs += found.signs
+            refitted += found.refitted
             if bad is None and found.index is not None:
                 bad = found
-        return replace(bad or Difference(), newly_zero=newly_zero, signs=signs)
+        return replace(bad or Difference(), newly_zero=newly_zero, signs=signs, refitted=refitted)
 
     def read(self, file: pathlib.Path, offset: int, length: int) -> NDArray[np.uint8]:
         """Return `length` bytes of a file."""

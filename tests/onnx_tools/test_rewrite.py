@@ -752,9 +752,9 @@ def test_a_further_check_knows_what_may_change_and_compares_once(
 ) -> None:
     path, compared = two_weights(tmp_path), []
 
-    def compare(*words: Any, allowed: Any) -> Any:
+    def compare(*words: Any, allowed: Any, **more: Any) -> Any:
         compared.append(allowed)
-        return compare_bytes(*words, allowed=allowed)
+        return compare_bytes(*words, allowed=allowed, **more)
 
     monkeypatch.setattr("onnx_tools.rewrite.compare_bytes", compare)
     monkeypatch.setattr("onnx_tools.verify.compare_bytes", compare)
