@@ -9,7 +9,7 @@ node again and again is worked out once, and texts that are made of names are cu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
@@ -51,10 +51,12 @@ class GraphIndex:
 
     `scopes` in the order of their appearance, `nodes` and `tensors` in model order (a graph's initializers, then its
     nodes, each followed by its subgraphs; the body of a function stands in `nodes` behind each node that calls it, its
-    tensors stand once, behind those of the graphs).
+    tensors stand once, behind those of the graphs). `overridable`: stored tensors of the main graph, by name, that are
+    inputs too and shall not be taken as known.
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, overridable: Container[str] = ()) -> None:
+        self._overridable = overridable
         self.scopes: list[Scope] = []
         self.nodes: list[Node] = []
         self.tensors: list[StoredTensor] = []
@@ -89,7 +91,7 @@ class GraphIndex:
         for graph_input in scope.graph.input:
             value = self._define(scope, graph_input.name)
             if value is not None:
-                value.fed = scope.parent is not None
+                value.fed = scope.parent is not None or graph_input.name in self._overridable
         inputs = {graph_input.name for graph_input in scope.graph.input}
         for i, tensor in enumerate(scope.graph.initializer):
             stored = _stored(tensor, (*scope.path, ("initializer", i)), INITIALIZER, scope)

@@ -77,8 +77,8 @@ class Value:
     """A name of one scope. `duplicated`: defined twice there, so that nobody can say what it is.
 
     `constant`: computed from stored data only. `output_of`: scopes that return it. `fed`: an input of a subgraph,
-    which gets its data from the node around it. `handed_to`: names in other scopes for the same data (results of a
-    call, inputs of a subgraph).
+    which gets its data from the node around it, or an overridable one of the model, for which a default is stored.
+    `handed_to`: names in other scopes for the same data (results of a call, inputs of a subgraph).
     """
 
     name: str

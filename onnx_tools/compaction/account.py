@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from onnx_tools.compact_report import CompactReport, LatencyReport, Stored
 from onnx_tools.compaction.costs.cost import open_inputs, stored_cost, stored_without
 from onnx_tools.compaction.mapping.channel_map import ChannelMap
+from onnx_tools.compaction.mapping.defaults import lists_all
 from onnx_tools.compaction.report import dropped_notes, layer_reports, made_groups, staying_notes
 from onnx_tools.compaction.zeros import Removable
 from onnx_tools.conditions import Condition, outcomes_of
@@ -19,6 +20,11 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.report import VerificationReport
 from onnx_tools.report_parts import equality_text, runtime_version, versions
 from onnx_tools.rewrite import Extras
+
+_ALL_INPUTS = (
+    "all stored tensors are inputs too, as IR version 3 wanted it, and were taken as fixed: who overrides one must "
+    "give the smaller one"
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Account:
     def _warnings(self, latency: LatencyReport | str | None) -> tuple[str, ...]:
         unmeasured = (latency,) if isinstance(latency, str) else ()
         if len(self.found.gone):
-            return unmeasured
+            return (_ALL_INPUTS, *unmeasured) if lists_all(self.model.skeleton) else unmeasured
         equality = "" if self.dry_run else equality_text(self.before[1:])
         why = "no channel is zero in all that reads it, or those that are must stay"
         return (f"nothing removed: {why}{equality}", *unmeasured)

@@ -14,9 +14,9 @@ from onnx_tools.compaction.choice.pruning import prune_channels
 from onnx_tools.compaction.compact import compact_file
 from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.tracing import map_channels
-from onnx_tools.errors import VerificationFailed
+from onnx_tools.errors import NothingSelected, VerificationFailed
 from tests.channel_oracle import check_channels
-from tests.onnx_tools.compacting import half, with_weights, zero
+from tests.onnx_tools.compacting import compare, feeds_of, half, with_weights, zero
 
 STORED = "float[8,3,3,3] w, float[8] b, float[4,8,1,1] v"
 
@@ -220,3 +220,59 @@ def test_a_model_that_is_finite_only_without_its_channels_is_refused_in_words(tm
     with pytest.raises(VerificationFailed, match="values are NaN or infinite"):
         compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def defaults(folder: pathlib.Path, *names: str, ir: int = 8, product: str = "f = Conv(e, v)") -> pathlib.Path:
+    """A model without half of its channels, of `h` and of `e`; stored tensors of these names are inputs too."""
+    text = f"""<ir_version: {ir}, opset_import: ["" : 12]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
+        <{STORED}, float[8,8,1,1] w2, float[1] one, float[6,5] m>
+        {{ h = Conv(x, w, b) s = Add(h, one) r = Relu(s) e = Conv(r, w2) {product} y = MatMul(f, m) }}"""
+    model = with_weights(text)
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, 1, tensor.dims))
+    onnx.save(model, folder / "model.onnx")
+    prune_channels(folder / "model.onnx", folder / "masked.onnx", config=ChannelConfig(0.5))
+    return folder / "masked.onnx"
+
+
+ALL = ("w", "b", "v", "w2", "one", "m")
+
+
+@pytest.mark.parametrize(("name", "removed"), [("w", 4), ("b", 4), ("v", 4), ("m", 8)])
+def test_a_stored_tensor_that_callers_may_override_stays(tmp_path, name, removed):
+    report = compact_file(defaults(tmp_path, name), tmp_path / "out.onnx")
+    assert report.removed == removed
+    reasons = [note.reason for note in report.staying]
+    assert removed == 8 or any(f"'{name}'" in each and "an input that callers may override" in each for each in reasons)
+    before, after = (onnx.load(tmp_path / file).graph for file in ("masked.onnx", "out.onnx"))
+    assert [info for info in after.input if info.name == name] == [info for info in before.input if info.name == name]
+
+
+@pytest.mark.parametrize("product", ["t = Transpose <perm = [0, 2, 3, 1]> (e) f = MatMul(t, k)", "f = Mul(e, k)"])
+def test_a_product_with_what_callers_may_override_says_so(tmp_path, product):
+    text = f"""<ir_version: 8, opset_import: ["" : 12]>
+        g (float[n, 3, 8, 8] x, float[8, 8] k) => (float[a, b, c, d] f) <{STORED}> {{ e = Conv(x, w, b) {product} }}"""
+    model = with_weights(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 8), np.float32), "k"))
+    reasons = map_channels(model).groups.reasons.values()
+    assert any("callers may override" in reason for reason in reasons) == ("MatMul" in product)
+
+
+def test_where_callers_may_override_all_that_counts_nothing_is_pruned(tmp_path):
+    with pytest.raises(NothingSelected, match="'w2', an input that callers may override"):
+        defaults(tmp_path, "w2")
+
+
+def test_a_constant_that_callers_may_override_is_not_known(tmp_path):
+    masked = onnx.load(defaults(tmp_path, "one"))
+    compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx")
+    feeds = {**feeds_of(masked), "one": np.array([3], np.float32)}
+    compare(tmp_path / "masked.onnx", tmp_path / "out.onnx", feeds)
+
+
+@pytest.mark.parametrize(("ir", "warned"), [(3, 0), (4, 1), (8, 1)])
+def test_where_all_stored_tensors_are_inputs_they_are_taken_as_fixed(tmp_path, ir, warned):
+    report = compact_file(defaults(tmp_path, *ALL, ir=ir), tmp_path / "out.onnx")
+    assert report.removed == 8
+    assert sum("all stored tensors are inputs too" in warning for warning in report.warnings) == warned

@@ -172,7 +172,7 @@ def _size(channels: ChannelMap, length: Length) -> Size:
 
 def _stored_behind(node: Node) -> Iterator[StoredTensor]:
     """The stored tensors that a node reads, directly or computed from constants."""
-    waiting = deque(value for value in node.inputs if value is not None and value.constant)
+    waiting = deque(value for value in node.inputs if value is not None and (value.constant or value.tensor))
     seen = {id(value) for value in waiting}
     while waiting and len(seen) <= _MOST_STEPS:
         value = waiting.popleft()

@@ -199,11 +199,12 @@ class Trace:
             axes.update(factor.axes)
         known = {axis for each in traced for axis in each.axes}
         if role is Role.READS:
-            self.channels.fix(factor.ids, f"{said(node)} reads it with '{value.name}', which is computed")
+            why = why_whole(value, "which is computed")
+            self.channels.fix(factor.ids, f"{said(node)} reads it with '{value.name}', {why}")
         elif set(factor.axes) <= known:
             self._traced[id(value)] = joined(self.channels, traced, factor)
         else:
-            self.channels.fix(factor.ids, f"{said(node)} takes '{value.name}' with it, which stays as it is")
+            self.channels.fix(factor.ids, f"{said(node)} takes '{value.name}' with it, {why_whole(value)}")
 
     def rank(self, value: Value | None) -> int | None:
         """How many axes a value has, if that is known."""
@@ -224,6 +225,12 @@ class Trace:
         """Everything that comes into `node` stays."""
         for value in (*node.inputs, *(value for values in self.results(node) for value in values)):
             self.fix(self.of(value), reason)
+
+
+def why_whole(value: Value | None, other: str = "which stays as it is") -> str:
+    """Why a value that is not constant is not cut, in a reason."""
+    overridden = value is not None and value.fed and value.tensor is not None
+    return "an input that callers may override" if overridden else other
 
 
 def said(node: Node) -> str:

@@ -10,6 +10,7 @@ import onnx
 
 from onnx_tools.compaction.mapping.channel_map import ChannelMap, Member
 from onnx_tools.compaction.mapping.channels import Groups
+from onnx_tools.compaction.mapping.defaults import overridable
 from onnx_tools.compaction.mapping.factors import Factor, align
 from onnx_tools.compaction.mapping.ordering import in_order
 from onnx_tools.compaction.mapping.pulls import pull
@@ -31,7 +32,7 @@ def map_channels(model: onnx.ModelProto, input_shapes: InputShapes | None = None
     `input_shapes`: sizes that the model leaves open, by the name of the input. Raises `InvalidInputShape`, and
     `InvalidModelFile` for a graph with a cycle.
     """
-    index = GraphIndex(with_shapes(model, input_shapes or {}))
+    index = GraphIndex(with_shapes(model, input_shapes or {}), overridable(model))
     shapes = Shapes(index)
     trace = Trace(shapes, _opset(model), _branches(index))
     ordered = in_order(index)

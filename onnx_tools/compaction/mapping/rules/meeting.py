@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from onnx_tools.compaction.mapping.factors import Dims, Factor, Traced, factor_on, joined, moved, narrowed
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.trace import Meeting, Trace, said
+from onnx_tools.compaction.mapping.trace import Meeting, Trace, said, why_whole
 from onnx_tools.graph_parts import Node
 
 NONE = -1
@@ -84,7 +84,9 @@ def _sum(
     simple = [factor for factor in factors if factor.axes == (letter,)]
     alone = len(having) == 1 and not any(letter in each.letters for each in stored)
     if alone or not having or len(simple) < len(having):
-        trace.fix(factors, f"{said(node)} sums it with what stays as it is")
+        lacking = next((node.inputs[each.index] for each in having if not _has_simple(found[each.index], letter)), None)
+        what = "" if lacking is None else f" with '{lacking.name}', {why_whole(lacking)}"
+        trace.fix(factors, f"{said(node)} sums it{what}")
         return
     first, *others = simple
     for other in others:
@@ -97,6 +99,11 @@ def _sum(
             trace.meet(node, each.index, Factor((each.letters.index(letter),), first.ids), Role.READS)
 
 
+def _has_simple(traced: Traced, letter: int) -> bool:
+    factor = factor_on(traced, letter)
+    return factor is not None and factor.axes == (letter,)
+
+
 def _carried(trace: Trace, node: Node, computed: Sequence[Operand], found: dict[int, Traced], rank: int) -> Traced:
     """The factors that the result has from computed operands."""
     result: Traced = ()
@@ -106,8 +113,8 @@ def _carried(trace: Trace, node: Node, computed: Sequence[Operand], found: dict[
                 result = joined(trace.channels, result, factor)
     for each in computed:
         own = {letter for other in found[each.index] for letter in other.axes}
-        name = getattr(node.inputs[each.index], "name", "")
-        reason = f"{said(node)} takes '{name}' with it, which stays as it is"
+        value = node.inputs[each.index]
+        reason = f"{said(node)} takes '{getattr(value, 'name', '')}' with it, {why_whole(value)}"
         result = narrowed(trace.channels, result, set(each.letters) - own, reason)
     return result
 
