@@ -128,7 +128,7 @@ RoundTo = Annotated[
         metavar="N",
         min=1,
         show_default="1",
-        help="Keep a multiple of this in each layer; hardware likes 8 or 16.",
+        help="Keep a multiple of this of the output channels of each layer, or all of them; hardware likes 8 or 16.",
         rich_help_panel=CHANNELS,
     ),
 ]

@@ -48,7 +48,7 @@ def uses_of(channels: ChannelMap, values: KnownValues | None, nonzero: Mapping[M
         if member.role is Role.READS:
             groups = of[member.factor.ids]
             read[groups] = True
-            looking.setdefault(_end(member.node), []).append(groups[mask])
+            looking.setdefault(end_of(member.node), []).append(groups[mask])
     prices = []
     for node, parts in looking.items():
         groups = np.unique(np.concatenate(parts))
@@ -61,7 +61,7 @@ def uses_of(channels: ChannelMap, values: KnownValues | None, nonzero: Mapping[M
     return Uses(seen, read, tuple(prices))
 
 
-def _end(node: Node) -> Node | None:
+def end_of(node: Node) -> Node | None:
     """The only node that gets what `node` computes of stored data; None if there are several, or too far away."""
     for _ in range(_MOST_STEPS):
         if not node.constant:

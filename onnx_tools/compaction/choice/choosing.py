@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.compaction.choice.config import ChannelConfig, Target
+from onnx_tools.compaction.choice.rounding import MadeAxis, made_axes, rounded
 from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.channels import Ids
-from onnx_tools.compaction.mapping.roles import Role
 from oxiprune_gpu import InvalidOption
 
 Measure = Callable[[Ids], float]
@@ -22,23 +22,22 @@ Measure = Callable[[Ids], float]
 class Layer:
     """The groups of one family that may leave, lowest score first. `places`: how many have a lower score in the model.
 
-    `channels`: of the family, those that stay anyway too; `sizes`: how many of them each group takes along.
+    `axes`: the results of the layers that belong to it.
     """
 
     groups: Ids
     places: NDArray[np.int64]
-    channels: int
-    sizes: NDArray[np.int64]
+    axes: list[MadeAxis]
 
     def most(self, config: ChannelConfig, groups: int) -> int:
         """How many of the groups may leave; `groups`: of the family, those that stay anyway too."""
         return max(min(len(self.groups), groups - config.min_channels, int(config.ceiling * groups)), 0)
 
-    def rounded(self, count: int, round_to: int) -> int:
-        """The highest number up to `count` with which a multiple of `round_to` channels stays; 0 if there is none."""
-        left = self.channels - np.concatenate([[0], np.cumsum(self.sizes)])
-        fits = np.flatnonzero(left[: count + 1] % round_to == 0)
-        return int(fits[-1]) if len(fits) else 0
+    def lowest(self, count: int, round_to: int) -> Ids:
+        """The `count` groups with the lowest scores, without those that must stay for a multiple of `round_to`."""
+        if round_to == 1:
+            return self.groups[:count]
+        return self.groups[rounded(np.arange(len(self.groups)) < count, self.axes, round_to)]
 
 
 class Chooser:
@@ -100,7 +99,7 @@ class Chooser:
 
     def _taken(self, counts: Sequence[int]) -> Ids:
         taken = [
-            layer.groups[: layer.rounded(min(count, limit), self._config.round_to)]
+            layer.lowest(min(count, limit), self._config.round_to)
             for layer, count, limit in zip(self._layers, counts, self._limits, strict=True)
         ]
         found: Ids = np.sort(np.concatenate([np.empty(0, np.int64), *taken]))
@@ -118,31 +117,19 @@ def _layers(
     """The layers, and how many groups of each may leave."""
     groups = channels.groups
     order = may_leave[np.lexsort((may_leave, scores[may_leave]))]
-    sizes = _sizes(channels)
     families = groups.families[order]
     all_groups = np.unique(groups.of)
     totals = np.bincount(groups.families[all_groups], minlength=int(groups.families.max(initial=0)) + 1)
-    entries = np.bincount(groups.families[all_groups], sizes[all_groups], len(totals)).astype(np.int64)
+    axes = made_axes(channels, order) if config.round_to > 1 else {}
     layers, limits = [], []
     by_family = np.argsort(families, kind="stable")
     for places in np.split(by_family, np.flatnonzero(np.diff(families[by_family])) + 1):
         if not len(places) or not (family := families[places[0]]):
             continue
-        layer = Layer(order[places], places, int(entries[family]), sizes[order[places]])
+        layer = Layer(order[places], places, axes.get(int(family), []))
         layers.append(layer)
         limits.append(layer.most(config, int(totals[family])))
     return layers, limits
-
-
-def _sizes(channels: ChannelMap) -> NDArray[np.int64]:
-    """How many output channels of a layer each group takes along, by its number."""
-    sizes = np.zeros(len(channels.groups.of), np.int64)
-    for member in channels.members:
-        if member.role is Role.MAKES:
-            found = channels.groups.of[member.factor.ids].reshape(-1)
-            numbers, counts = np.unique(found, return_counts=True)
-            np.maximum.at(sizes, numbers, counts)
-    return sizes
 
 
 def _unreachable(target: Target, least: float, gone: int, count: int) -> str:

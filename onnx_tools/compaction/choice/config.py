@@ -52,7 +52,8 @@ class ChannelConfig:
             "sum" where groups of one layer compete, "saved" where those of all do, which differ in size.
         min_channels: so many groups of each layer stay.
         ceiling: the largest fraction of a layer that leaves.
-        round_to: what stays of a layer's channels is a multiple of this; hardware likes 8 or 16.
+        round_to: what stays of a layer's output channels is a multiple of this, or all of them, whatever they are tied
+            to; hardware likes 8 or 16.
 
     Layers whose channels are tied, as by a residual sum, count as one layer.
     """
