@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,9 +32,10 @@ def _one_shape(text: str) -> str:
 def _bytes(text: str) -> int:
     """The number of bytes in a text like "4MB"."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?I?B|)", text.strip().upper())
-    if found is None or found[2] not in _UNITS or float(found[1]) * _UNITS[found[2]] < 1:
+    size = 0.0 if found is None or found[2] not in _UNITS else float(found[1]) * _UNITS[found[2]]
+    if not 1 <= size < math.inf:
         raise typer.BadParameter(f"{text!r}: give a size, as in 400000, 4MB or 3.5MiB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(size)
 
 
 def _fraction(text: str) -> float:

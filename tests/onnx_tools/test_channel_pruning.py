@@ -317,6 +317,8 @@ def test_the_command(tmp_path: pathlib.Path) -> None:
         ("-s 0.5 --input-shape x=1", "--input-shape goes with --granularity channel"),
         ("--granularity channel --target-params 5", "5: give the fraction that is left"),
         ("--granularity channel --target-bytes 7XB", "give a size, as in 400000, 4MB or 3.5MiB"),
+        (f"--granularity channel --target-bytes {'9' * 400}", "give a size, as in 400000, 4MB or 3.5MiB"),
+        ("--granularity channel -s 0.5 --round-to 99999999999999999999", "a whole number from 1 to 2147483647"),
         ("--granularity channel -s 0.5 --input-shape x", "give NAME=SIZES"),
         ("--granularity channel -s 0.5 --group-score median", "use sum, mean, max, saved"),
     ],

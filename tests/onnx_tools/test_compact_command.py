@@ -140,6 +140,8 @@ def _writes_another(model):
         (("-o", "o.onnx", "--in-place"), ("not both",)),
         (("-o", "o.onnx", "--input-shape", "z=1,2"), ("no input 'z'", "'x'")),
         (("-o", "o.onnx", "--input-shape", "x=1,4,8,8"), ("'x' can't have the shape 1x4x8x8",)),
+        (("-o", "o.onnx", "--input-shape", "x=1,3,0,8"), ("'x' can't have the shape 1x3x0x8: sizes are from 1",)),
+        (("-o", "o.onnx", "--input-shape", f"x=1,3,{10**24},8"), ("sizes are from 1 to 9223372036854775807",)),
         (("-o", "o.onnx", "--input-shape", "x=1,a"), ("x=1,a",)),
         (("-o", "o.onnx", "--constants", "some"), ("use keep or drop",)),
         (("-o", "o.onnx", "--max-drift", "-1"), ("0 or more",)),
@@ -181,6 +183,14 @@ def test_missing_shapes_and_sizes_are_no_error(tmp_path):
     result = run("compact", path, "-o", tmp_path / "o.onnx", "--json", "--no-verify")
     assert result.exit_code == 0
     assert {layer["macs_before"] for layer in json.loads(result.stdout)["layers"]} >= {None}
+
+
+def test_a_data_type_that_nobody_knows_is_refused_by_its_number(tmp_path):
+    model = network()
+    model.graph.initializer[0].data_type = 99
+    path = stored(tmp_path / "odd.onnx", model)
+    refused(run("compact", path, "-o", tmp_path / "o.onnx"), 2, "tensor 'w': values of data type 99 can't be cut")
+    assert not (tmp_path / "o.onnx").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08\x3a\xff"])

@@ -17,6 +17,9 @@ TARGETS = ("params", "macs", "bytes")
 
 SCOPES = ("layer", "global")
 
+_MOST = (1 << 31) - 1
+"""Channels of a layer that may be asked for."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -116,7 +119,7 @@ class ChannelConfig:
             if value not in known:
                 raise InvalidOption(f"{name} {value!r} must be one of {', '.join(known)}")
         for name, number in (("min_channels", self.min_channels), ("round_to", self.round_to)):
-            if number < 1:
-                raise InvalidOption(f"{name} {number!r} must be a whole number, 1 or more")
+            if not 1 <= number <= _MOST:
+                raise InvalidOption(f"{name} {number!r} must be a whole number from 1 to {_MOST}")
         if not 0 <= self.ceiling <= 1:
             raise InvalidOption(f"ceiling {self.ceiling!r} must be a fraction, 0 to 1")

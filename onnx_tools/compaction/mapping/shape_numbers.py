@@ -153,5 +153,5 @@ def small_array(tensor: TensorProto) -> NDArray[Any] | None:
         return None
     try:
         return np.asarray(numpy_helper.to_array(tensor))
-    except (TypeError, ValueError):  # a skeleton has no large data, a damaged model too little
+    except (KeyError, TypeError, ValueError):  # a skeleton has no large data, a damaged model too little, or no type
         return None

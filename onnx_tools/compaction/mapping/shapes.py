@@ -16,6 +16,8 @@ from onnx_tools.graph_index import GraphIndex
 from onnx_tools.graph_parts import Scope, Value
 from onnx_tools.model_file import DTYPES
 
+_LARGEST = (1 << 63) - 1
+"""That a file can say."""
 _LONGEST = 1 << 24
 """Entries of an axis; a longer one is not followed, whatever a file says."""
 
@@ -116,8 +118,10 @@ def _give_shape(info: ValueInfoProto, sizes: tuple[int, ...]) -> None:
         len(known) == len(sizes)
         and all(not isinstance(old, int) or old == new for old, new in zip(known, sizes, strict=True))
     )
-    if not fits or min(sizes, default=1) < 1 or not info.type.HasField("tensor_type"):
-        shown = "x".join(str(size) for size in sizes)
+    shown = "x".join(str(size) for size in sizes)
+    if not all(0 < size <= _LARGEST for size in sizes):
+        raise InvalidInputShape(f"input '{info.name}' can't have the shape {shown}: sizes are from 1 to {_LARGEST}")
+    if not fits or not info.type.HasField("tensor_type"):
         raise InvalidInputShape(f"input '{info.name}' can't have the shape {shown}: the model says {list(known or ())}")
     info.type.tensor_type.ClearField("shape")
     for size in sizes:
