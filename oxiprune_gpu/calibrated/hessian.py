@@ -10,6 +10,7 @@ from oxiprune_gpu.errors import InvalidOption
 
 _GROWTH = 10.0
 _MOST_TRIALS = 30
+_PANEL = 256
 
 
 class Damped(NamedTuple):
@@ -43,10 +44,28 @@ def damped(name: str, hessian: Any, damping: float) -> Damped:
         added = unseen + damping * step
         trial[places, places] += added
         try:
-            factor = np.linalg.cholesky(np.linalg.inv(trial)).T
+            factor = _factor_of_inverse(trial)
         except np.linalg.LinAlgError:
             factor = None
         if factor is not None and bool(np.isfinite(factor).all()):
             return Damped(trial, factor, unseen, added, damping)
         damping *= _GROWTH
     raise InvalidOption(f"weight '{name}': its Hessian is not positive definite, whatever is added to its diagonal")
+
+
+def _factor_of_inverse(matrix: Any) -> Any:
+    """The upper triangle U with U.T @ U = inverse.
+
+    Cholesky's factor of the matrix with its rows and columns in reverse is, turned back, an upper triangle R with
+    R @ R.T = matrix; U is the inverse of R. That is a third of the work of inverting the matrix itself.
+
+    Raises `LinAlgError` for a matrix that is not positive definite.
+    """
+    upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]
+    found = np.zeros_like(upper)
+    for start in reversed(range(0, len(upper), _PANEL)):
+        stop = min(start + _PANEL, len(upper))
+        own = np.triu(np.linalg.inv(upper[start:stop, start:stop]))
+        found[start:stop, start:stop] = own
+        found[start:stop, stop:] = -own @ (upper[start:stop, stop:] @ found[stop:, stop:])
+    return found

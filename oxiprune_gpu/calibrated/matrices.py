@@ -14,7 +14,10 @@ from oxiprune_gpu.tensor import Tensor, borrow
 
 
 class Matrix(NamedTuple):
-    """A weight, (outputs, features), as it was given and as new `values` of float32 (float64 for float64 weights)."""
+    """A weight, (outputs, features), as it was given and as `values` of float32 (float64 for float64 weights).
+
+    Values that are so already are those that were given: never write to them.
+    """
 
     name: str
     given: Any
@@ -35,7 +38,7 @@ def matrix_of(tensor: Tensor) -> Matrix:
         raise ShapeMismatch(
             f"weight '{weight.name}' has shape {list(weight.data.shape)}: it must be a matrix, (outputs, features)"
         )
-    values = weight.data.astype(np.float64 if weight.dtype == np.float64 else np.float32)
+    values = weight.data.astype(np.float64 if weight.dtype == np.float64 else np.float32, copy=False)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise NonFiniteWeight(weight.name, bad)
@@ -76,6 +79,15 @@ def lowest(scores: Any, count: int) -> Any:
     if count >= scores.shape[-1]:
         return np.ones_like(scores, dtype=bool)
     limit = np.partition(scores, count - 1, axis=-1)[..., count - 1 : count]
+    fallen = scores <= limit
+    tied = np.count_nonzero(fallen, axis=-1) > count
+    if bool(tied.any()):
+        fallen[tied] = _first_of_equals(scores[tied], limit[tied], count)
+    return fallen
+
+
+def _first_of_equals(scores: Any, limit: Any, count: int) -> Any:
+    """Along the last axis, which scores are below the limit, and of those that are equal the first, `count` in all."""
     below, ties = scores < limit, scores == limit
     need = count - below.sum(axis=-1, keepdims=True)
     return below | (ties & (np.cumsum(ties, axis=-1) <= need))

@@ -60,7 +60,7 @@ def prune_sparsegpt(
     found = damped(name, features_of(name, hessian, values, 2), damping)
     dtype = values.dtype
     factor = found.factor.astype(dtype)
-    left = np.ascontiguousarray(values.T)  # features first: each is a row that is read and written as one
+    left = values.T.copy()  # features first: each is a row that is read and written as one
     left[found.unseen] = 0
     fallen = np.zeros_like(left, dtype=bool)
     for start in range(0, len(left), block):

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from oxiprune_gpu.backends.parallel import Span, cut, over_spans
 from oxiprune_gpu.calibrated.matrices import fallen_per_output, features_of, matrix_of
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.tensor import Tensor
+
+_SLAB = 1 << 18
+"""Elements."""
 
 
 def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[Any, Any]:
@@ -33,6 +37,20 @@ def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[An
     found = features_of(name, squares, values, 1)
     if bool((found < 0).any()):
         raise InvalidOption(f"statistics for weight '{name}' are sums of squares, and one is negative")
-    scores = np.abs(values) * np.sqrt(found).astype(values.dtype)
-    mask = ~fallen_per_output(scores, config, name)
-    return np.where(mask, given, np.zeros((), given.dtype)), mask
+    norms = np.sqrt(found).astype(values.dtype)
+    mask, pruned = np.empty_like(values, dtype=bool), np.zeros_like(given)
+
+    def work(span: Span) -> None:
+        part = slice(*span)
+        scores = np.abs(values[part]) * norms
+        mask[part] = ~fallen_per_output(scores, config, name)
+        np.copyto(pruned[part], given[part], where=mask[part])
+
+    over_spans(lambda: work, _slabs(values))
+    return pruned, mask
+
+
+def _slabs(values: Any) -> list[Span]:
+    """Outputs that are worked on at once, so that all of it stays in cache; on a GPU all of them."""
+    outputs, features = values.shape
+    return cut((0, outputs), max(_SLAB // max(features, 1), 1) if isinstance(values, np.ndarray) else max(outputs, 1))

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, PruningConfig, ShapeMismatch, WeightTensor
-from oxiprune_gpu.calibrated import prune_sparsegpt, prune_wanda, refit
+from oxiprune_gpu.calibrated import hessian, prune_sparsegpt, prune_wanda, refit, wanda
 
 Matrix = NDArray[Any]
 CONFIGS = [PruningConfig(0.5), PruningConfig(0.7), PruningConfig(granularity="2:4"), PruningConfig(granularity="4:8")]
@@ -51,6 +51,27 @@ def test_wanda_against_its_definition(shape: tuple[int, int], config: PruningCon
     scores = np.abs(weight) * np.sqrt(squares).astype(np.float32)
     np.testing.assert_array_equal(~mask, fallen_plainly(scores, config))
     np.testing.assert_array_equal(pruned, np.where(mask, weight, 0))
+
+
+@pytest.mark.parametrize("slab", [1, 100, 1 << 20])
+def test_wanda_works_on_slabs(monkeypatch: pytest.MonkeyPatch, slab: int) -> None:
+    monkeypatch.setattr(wanda, "_SLAB", slab)
+    test_wanda_against_its_definition((17, 50), PruningConfig(0.5))
+
+
+@pytest.mark.parametrize("panel", [1, 7, 50, 1000])
+def test_the_factor_of_the_inverse(monkeypatch: pytest.MonkeyPatch, panel: int) -> None:
+    monkeypatch.setattr(hessian, "_PANEL", panel)
+    _, inputs = layer(1, 50)
+    found = hessian.damped("w", inputs.T @ inputs, 0.01)
+    np.testing.assert_allclose(found.factor, np.linalg.cholesky(np.linalg.inv(found.matrix)).T, rtol=1e-8, atol=1e-12)
+
+
+def test_the_weight_that_was_given_stays() -> None:
+    weight, inputs = layer(1, 8)
+    before = weight.copy()
+    prune_sparsegpt(weight, inputs.T @ inputs, PruningConfig(0.5))
+    np.testing.assert_array_equal(weight, before)
 
 
 def test_wanda_ties_fall_by_the_lowest_index() -> None:
