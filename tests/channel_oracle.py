@@ -186,7 +186,7 @@ def _zero(model: ModelProto, tensor: StoredTensor) -> np.ndarray:
 
 def _multiply(model: ModelProto, channels: ChannelMap, meeting: Meeting, gone: np.ndarray) -> None:
     """Make the dead channels of one of two values that meet zero, by a Mul in front of the node."""
-    index, axis = meeting.first
+    index, axis = meeting.ends[0]
     value = meeting.node.inputs[index]
     factor = factor_on(channels.of(value), axis)
     mask = channels.without(gone).masks((factor,)).get(axis) if factor is not None else None

@@ -118,12 +118,12 @@ def _why(node: Node, product: Product | None) -> str:
 
 
 def _met(channels: ChannelMap, values: KnownValues | None, meeting: Meeting) -> Iterator[tuple[Factor, Mask]]:
-    """The channels of two values that are multiplied with each other, and which of them are not zero in either."""
-    ends = [(meeting.node.inputs[index], axis) for index, axis in (meeting.first, meeting.second)]
+    """The channels of values that are multiplied with each other, and which of them are not zero in any."""
+    ends = [(meeting.node.inputs[index], axis) for index, axis in meeting.ends]
     found = [None if values is None else values.along(*end) for end in ends]
     zeros = [known.zero for each in found if each is not None for known in each[1:]]
-    if len(zeros) == 2 and zeros[0].shape == zeros[1].shape:
-        yield from ((each[0], ~zeros[0] & ~zeros[1]) for each in found if each is not None)
+    if len(zeros) == len(ends) and len({zero.shape for zero in zeros}) == 1:
+        yield from ((each[0], ~np.logical_or.reduce(zeros)) for each in found if each is not None)
         return
     for value, axis in ends:
         factor = factor_on(channels.of(value), axis)

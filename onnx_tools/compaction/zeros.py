@@ -103,7 +103,7 @@ def _constants(channels: ChannelMap, evaluator: Evaluator, nonzero: dict[Member,
         else:
             looked_at[of[ids[mask]]] = True
     for meeting in channels.meetings:
-        for index, _ in (meeting.first, meeting.second):
+        for index, _ in meeting.ends:
             for factor in channels.of(meeting.node.inputs[index]):
                 looked_at[of[factor.ids]] = True
     zero_made = made & ~nonzero_made

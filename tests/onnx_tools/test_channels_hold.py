@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -276,3 +277,42 @@ def test_where_all_stored_tensors_are_inputs_they_are_taken_as_fixed(tmp_path, i
     report = compact_file(defaults(tmp_path, *ALL, ir=ir), tmp_path / "out.onnx")
     assert report.removed == 8
     assert sum("all stored tensors are inputs too" in warning for warning in report.warnings) == warned
+
+
+SUMMED = {
+    "sum": ("s = ReduceSum(h, i) e = Mul(h, s) y = Conv(e, v)", 4),
+    "length": ("e = Tanh(h) s = ReduceL2 <axes = [1]> (e) y = Neg(s)", 4),
+    "products": ("e = Mul(h, h) s = ReduceSum(e, i) y = Sqrt(s)", 4),
+    "exponentials": ("e = Exp(h) s = ReduceSum(e, i) f = Div(h, s) y = Conv(f, v)", 0),
+    "mean": ("s = ReduceMean <axes = [1]> (h) e = Mul(h, s) y = Conv(e, v)", 0),
+    "sum, of shifted ones": ("e = Add(h, t) f = Neg(e) s = ReduceSum(f, i) y = Neg(s)", 4),
+    "sum of joint axes": ("e = Reshape(h, r) s = ReduceSum(e, i) f = Reshape(h, r) y0 = Mul(s, f) y = Neg(y0)", 0),
+}
+
+
+@pytest.mark.parametrize("case", SUMMED)
+def test_a_sum_lets_zeros_leave(case, tmp_path):
+    body, removed = SUMMED[case]
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
+        <{STORED}, float[8, 1, 1] t> {{ i = Constant <value_ints = [1]> () r = Constant <value_ints = [0, 2, 4, 36]> ()
+        h = Conv(x, w, b) {body} }}"""
+    onnx.save(with_weights(text), tmp_path / "model.onnx")
+    with contextlib.suppress(NothingSelected):
+        prune_channels(tmp_path / "model.onnx", tmp_path / "masked.onnx", config=ChannelConfig(0.5))
+    assert (tmp_path / "masked.onnx").exists() == (removed > 0)
+    if removed:
+        assert compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx").removed == removed
+
+
+def test_a_sum_keeps_channels_that_are_not_zero(tmp_path):
+    """Somebody else has zeroed the weights, and left the bias."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)
+        <{STORED}> {{ i = Constant <value_ints = [1]> () h = Conv(x, w, b) s = ReduceSum(h, i) y = Neg(s) }}"""
+    model = with_weights(text)
+    for name, kept in (("w", 5), ("b", 7)):
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values[kept:] = 0
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert compact_file(tmp_path / "model.onnx", tmp_path / "out.onnx").removed == 1

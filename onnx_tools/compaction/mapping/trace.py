@@ -30,12 +30,11 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """A node multiplies two computed values and sums over an axis of both: channels leave only where one is zero."""
+    """A node sums over an axis of a computed value, or of the product of two: channels leave only where one is zero."""
 
     node: Node
-    first: tuple[int, int]
+    ends: tuple[tuple[int, int], ...]
     """Input and axis."""
-    second: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,8 +45,15 @@ _STRICT = frozenset({*_DIVISORS, *_LEAST, *_BY_VARIANCE, "Pow"})
 
 
 def hold_what_zeros_break(trace: Trace, nodes: Sequence[Node]) -> None:
-    """Fix the channels of which an operator makes NaN or infinity once they are zeroed. `nodes`: in their order."""
-    if not any(node.op_type in _STRICT for node in nodes):
+    """Fix channels whose zeros a node can't bear: it makes NaN or infinity of them, or sums what is not zero there.
+
+    `nodes`: in the order in which they compute.
+    """
+    sums: dict[int, list[int]] = {}
+    for meeting in trace.meetings:
+        if len(meeting.ends) == 1:
+            sums.setdefault(id(meeting.node), []).append(meeting.ends[0][1])
+    if not sums and not any(node.op_type in _STRICT for node in nodes):
         return
     zeroed = _Zeroed(trace)
     for node in nodes:
@@ -54,6 +61,8 @@ def hold_what_zeros_break(trace: Trace, nodes: Sequence[Node]) -> None:
             broken = None if node.domain else _broken(node, zeroed)
             if broken is not None and not broken.constant:
                 trace.fix(trace.of(broken), f"{said(node)} is not finite where a channel is zero")
+            if id(node) in sums and zeroed.read(node, 0) != ZERO:
+                trace.narrow(node, 0, sums[id(node)], "sums it, and a zeroed channel is not zero there")
             zeroed.follow(node)
 
 

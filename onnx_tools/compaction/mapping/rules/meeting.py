@@ -92,8 +92,8 @@ def _sum(
     for other in others:
         trace.channels.tie(first.ids, other.ids)
     for one, another in pairwise(having):
-        ends = ((each.index, each.letters.index(letter)) for each in (one, another))
-        trace.meetings.append(Meeting(node, *ends))
+        ends = tuple((each.index, each.letters.index(letter)) for each in (one, another))
+        trace.meetings.append(Meeting(node, ends))
     for each in stored:
         if letter in each.letters:
             trace.meet(node, each.index, Factor((each.letters.index(letter),), first.ids), Role.READS)

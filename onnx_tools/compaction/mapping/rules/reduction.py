@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnx_tools.compaction.mapping.factors import Traced, moved
-from onnx_tools.compaction.mapping.trace import Trace, said
+from onnx_tools.compaction.mapping.factors import Traced, factor_on, moved
+from onnx_tools.compaction.mapping.trace import Meeting, Trace, said
 from onnx_tools.graph_parts import Node
 
 _WORKS = "works along it"
@@ -95,8 +95,17 @@ def _reduce(trace: Trace, node: Node, given: tuple[int, ...]) -> None:
     if axes is None:
         trace.bar(node, f"{said(node)} reduces axes that can't be told; --input-shape may tell them")
         return
-    traced = trace.narrow(node, 0, axes, "makes one number of it")
+    summed = {axis for axis in axes if node.op_type in _SUMMING and _is_alone(trace.of(node.inputs[0]), axis)}
+    traced = trace.narrow(node, 0, set(axes) - summed, "makes one number of it")
+    trace.meetings += [Meeting(node, ((0, axis),)) for axis in summed]
+    traced = tuple(factor for factor in traced if factor.axes[0] not in summed)
     trace.give(node, traced if node.int_attribute("keepdims", 1) else _without(traced, axes))
+
+
+def _is_alone(traced: Traced, axis: int) -> bool:
+    """Whether channels lie along this axis, and no other."""
+    factor = factor_on(traced, axis)
+    return factor is not None and factor.axes == (axis,)
 
 
 def _without(traced: Traced, gone: Iterable[int]) -> Traced:
@@ -104,6 +113,9 @@ def _without(traced: Traced, gone: Iterable[int]) -> Traced:
     behind = {axis: axis - sum(each < axis for each in set(gone)) for factor in traced for axis in factor.axes}
     return moved(traced, behind)
 
+
+_SUMMING = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+"""Zeros may be left out; a mean of fewer numbers is another."""
 
 _REDUCING = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 
