@@ -68,6 +68,16 @@ PLACES: dict[str, tuple[str, dict[str, Given]]] = {
     ),
     "scattered into stored data": ("b = ScatterND (d, i, a)", {"i": np.array([[4], [1]]), "d": (7, 5, 6)}),
     "stored data scattered": ("b = ScatterND (a, i, d)", {"i": np.array([[1, 4], [0, 0]]), "d": (2, 6)}),
+    "gathered by element": ("b = GatherElements <axis = 1> (a, i)", {"i": np.arange(2 * 3 * 6).reshape(2, 3, 6) % 5}),
+    "the best of each": ("m, i = TopK <axis = 1> (a, k)\n b = GatherElements <axis = 1> (a, i)", {"k": ints(2)}),
+    "picked from stored data": (
+        "m, i = TopK <axis = 1> (a, k)\n e = GatherElements <axis = 1> (d, i)\n b = Add (e, m)",
+        {"k": ints(2), "d": (2, 5, 6)},
+    ),
+    "scattered by element": (
+        "m, i = TopK <axis = 1> (a, k)\n e = Relu (m)\n b = ScatterElements <axis = 1> (d, i, e)",
+        {"k": ints(5), "d": (2, 5, 6)},
+    ),
 }
 
 
@@ -81,7 +91,14 @@ def test_places_along_other_axes(tmp_path: pathlib.Path, way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["b = GatherND (a, i)", "u = GatherND (a, i)\n b = ScatterND (a, i, u)", "s = Size (a)\n b = Mul (a, s)"]
+    "body",
+    [
+        "b = GatherND (a, i)",
+        "u = GatherND (a, i)\n b = ScatterND (a, i, u)",
+        "s = Size (a)\n b = Mul (a, s)",
+        "b = GatherElements <axis = 2> (a, i)",
+        "b = GatherElements <axis = 1> (a, i)",
+    ],
 )
 def test_places_among_channels_hold_them(body: str) -> None:
     text = f"g (float[2, 5, 4] x) => (float[A, B, C] y) {{ a = MatMul (x, w)\n {body}\n y = Identity (b) }}"

@@ -1,4 +1,8 @@
-"""GatherND and ScatterND: indices name places along the first axes; what lies behind them moves whole."""
+"""Operators that read and write at places that indices name.
+
+GatherND and ScatterND name places along the first axes; what lies behind them moves whole. GatherElements and
+ScatterElements name one for each element along one axis; along the others indices lie beside what they name.
+"""
 
 from __future__ import annotations
 
@@ -44,4 +48,37 @@ def _first_behind(trace: Trace, node: Node) -> int | None:
     return node.int_attribute("batch_dims", 0) + named
 
 
-RULES = {("", "GatherND"): gathering, ("", "ScatterND"): scattering}
+def gathering_elements(trace: Trace, node: Node) -> None:
+    """GatherElements: data and indices have the same channels along all axes but the one that is picked from."""
+    _by_element(trace, node, (0, 1), 1)
+
+
+def scattering_elements(trace: Trace, node: Node) -> None:
+    """ScatterElements: data, indices and updates have the same channels along all axes but the one written along."""
+    _by_element(trace, node, (0, 1, 2), 0)
+
+
+def _by_element(trace: Trace, node: Node, indices: tuple[int, ...], result: int) -> None:
+    """Inputs `indices` meet along all axes but one; input `result` has the shape of what comes out."""
+    dims = [trace.dims(node.inputs[index]) for index in indices]
+    sizes = [each for each in dims if each is not None]
+    if len(sizes) < len(dims):
+        trace.bar(node, f"{said(node)} has an input of unknown shape; --input-shape may tell it")
+        return
+    rank = len(sizes[result])
+    picked = node.int_attribute("axis", 0) % rank
+    along = [{each[axis] for each in sizes} for axis in range(rank)]
+    like = [axis != picked and len(found) == 1 and None not in found for axis, found in enumerate(along)]
+    operands = []
+    for index in indices:
+        trace.only(node, index, (axis for axis in range(rank) if like[axis]), "names places along it")
+        operands.append(Operand(index, tuple(axis if like[axis] else NONE for axis in range(rank))))
+    trace.give(node, meet(trace, node, operands, rank, makes=False), rank=rank)
+
+
+RULES = {
+    ("", "GatherND"): gathering,
+    ("", "ScatterND"): scattering,
+    ("", "GatherElements"): gathering_elements,
+    ("", "ScatterElements"): scattering_elements,
+}
