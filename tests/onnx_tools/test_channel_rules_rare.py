@@ -6,9 +6,14 @@ import pathlib
 from itertools import product
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnx_tools.compaction.choice.config import ChannelConfig
+from onnx_tools.compaction.choice.pruning import prune_channels
+from onnx_tools.compaction.compact import compact_file
+from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.operators import CONTRIB
 from tests.channel_oracle import check_channels
 from tests.onnx_tools.compacting import feeds_of, halved
@@ -198,6 +203,50 @@ def test_lists_of_which_nobody_knows_the_length() -> None:
     stored: dict[str, Given] = {"w": (4, 6), "v": (6, 3), "one": ints(1), "flat": ints(-1)}
     model = model_of(f"g (float[2, 4] x) => (float[2, 3] y, int64[K] k) {{ {body} }}", stored)
     assert counted(check_channels(model)) == {"h": 6}
+
+
+PACKED = {
+    "scales in a list": ("(x, p, s)", 4, {"s": (12,)}),
+    "scales in rows": ("(x, p, s)", 4, {"s": (6, 2)}),
+    "zero points": ("(x, p, s, z)", 4, {"s": (12,), "z": bytes_of(6, low=0, dtype=np.uint8)}),
+    "zero points in rows": ("(x, p, s, z)", 4, {"s": (6, 2), "z": bytes_of(6, 1, low=0, dtype=np.uint8)}),
+    "a bias": ("(x, p, s, , , t)", 4, {"s": (12,), "t": (6,)}),
+    "whole bytes": ("(x, p, s, z)", 8, {"s": (12,), "z": bytes_of(12, low=0, dtype=np.uint8)}),
+}
+
+
+@pytest.mark.parametrize("way", PACKED)
+def test_outputs_of_a_packed_product(tmp_path: pathlib.Path, way: str) -> None:
+    inputs, bits, stored = PACKED[way]
+    body = f"a = com.microsoft.MatMulNBits <K = 32, N = 6, bits = {bits}, block_size = 16> {inputs}\n b = Relu (a)"
+    stored = {"p": bytes_of(6, 2, 2 * bits, low=0, dtype=np.uint8), "v": (6, 3), **stored}
+    model = model_of(f"g (float[2, 32] x) => (float[2, 3] y) {{ {body}\n y = MatMul (b, v) }}", stored)
+    assert counted(check_channels(model)) == {"a": 6}
+    onnx.save(model, tmp_path / "model.onnx")
+    halved(model, tmp_path, feeds_of(model))
+    prune_channels(tmp_path / "model.onnx", tmp_path / "masked.onnx", config=ChannelConfig(0.5))
+    report = compact_file(tmp_path / "masked.onnx", tmp_path / "small.onnx")
+    (layer, _) = report.layers
+    assert (report.removed, layer.channels_after, layer.macs_before, layer.macs_after) == (3, 3, 2 * 32 * 6, 2 * 32 * 3)
+
+
+def test_packed_rows_with_the_highest_scores_stay(tmp_path: pathlib.Path) -> None:
+    packed = np.full((6, 2, 8), 0x99, np.uint8)
+    packed[[1, 4]] = 0xFF
+    body = "a = com.microsoft.MatMulNBits <K = 32, N = 6, bits = 4, block_size = 16> (x, p, s)\n y = MatMul (a, v)"
+    stored: dict[str, Given] = {"p": packed, "s": np.ones(12, np.float32), "v": np.ones((6, 3), np.float32)}
+    onnx.save(model_of(f"g (float[2, 32] x) => (float[2, 3] y) {{ {body} }}", stored), tmp_path / "model.onnx")
+    prune_channels(tmp_path / "model.onnx", tmp_path / "masked.onnx", config=ChannelConfig(0.7))
+    masked = {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / "masked.onnx").graph.initializer}
+    assert np.flatnonzero((masked["p"] != 0x88).any((1, 2))).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(("count", "scales"), [(5, 12), (6, 11)])
+def test_packed_rows_that_fit_no_runtime_stay(count: int, scales: int) -> None:
+    product = f"com.microsoft.MatMulNBits <K = 32, N = {count}, bits = 4, block_size = 16>"
+    stored: dict[str, Given] = {"p": bytes_of(6, 2, 8, low=0, dtype=np.uint8), "s": (scales,), "v": (6, 3)}
+    model = model_of(f"g (float[2, 32] x) => (float[2, 3] y) {{ a = {product} (x, p, s)\n y = MatMul (a, v) }}", stored)
+    assert len(map_channels(model).groups.free) == 0
 
 
 def test_channels_beside_a_packed_product(tmp_path: pathlib.Path) -> None:

@@ -90,7 +90,7 @@ def _parts(weights: Sequence[Weight], channels: ChannelMap, may_leave: Ids) -> I
         weight, key = by_path.get(member.tensor.path), (member.tensor.path, member.factor.axes)
         if weight is None or member.role not in (Role.MAKES, Role.READS) or key in seen:
             continue
-        if weight.shape == member.tensor.shape and wanted.gone[member.factor.ids].any():
+        if member.factor.fits(weight.shape) and wanted.gone[member.factor.ids].any():
             seen.add(key)
             yield _Part(weight, member.factor)
 
