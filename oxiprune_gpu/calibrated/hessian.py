@@ -17,14 +17,18 @@ class Damped(NamedTuple):
     """A Hessian with `damping` times its mean diagonal added to the diagonal. `unseen`: features that were always 0.
 
     `added`: (features,), what stands on the diagonal beside the Hessian's own.
-    `factor`: the upper triangle U of its inverse, U.T @ U = inverse.
+    `root`: upper triangle, root @ root.T = matrix.
     """
 
     matrix: Any
-    factor: Any
+    root: Any
     unseen: Any
     added: Any
     damping: float
+
+    def inverse_factor(self) -> Any:
+        """The upper Cholesky factor U of the inverse of the matrix, U.T @ U = inverse: the inverse of the root."""
+        return _inverse_of_upper(self.root)
 
 
 def damped(name: str, hessian: Any, damping: float) -> Damped:
@@ -35,33 +39,34 @@ def damped(name: str, hessian: Any, damping: float) -> Damped:
     if not damping > 0:
         raise InvalidOption(f"damping {damping!r} must be a number above 0")
     matrix = (hessian + hessian.T) / 2
-    diagonal = np.diagonal(matrix)
+    diagonal = np.diagonal(matrix).copy()
     unseen = diagonal == 0
     step = float(diagonal.mean()) or 1.0
     places = np.arange(len(matrix))
     for _ in range(_MOST_TRIALS):
-        trial = matrix.copy()
         added = unseen + damping * step
-        trial[places, places] += added
-        try:
-            factor = _factor_of_inverse(trial)
-        except np.linalg.LinAlgError:
-            factor = None
-        if factor is not None and bool(np.isfinite(factor).all()):
-            return Damped(trial, factor, unseen, added, damping)
+        matrix[places, places] = diagonal + added
+        root = _upper_root(matrix)
+        if root is not None:
+            return Damped(matrix, root, unseen, added, damping)
         damping *= _GROWTH
     raise InvalidOption(f"weight '{name}': its Hessian is not positive definite, whatever is added to its diagonal")
 
 
-def _factor_of_inverse(matrix: Any) -> Any:
-    """The upper triangle U with U.T @ U = inverse.
+def _upper_root(matrix: Any) -> Any:
+    """R, upper, with R @ R.T = matrix: Cholesky's factor of the matrix with rows and columns in reverse, turned back.
 
-    Cholesky's factor of the matrix with its rows and columns in reverse is, turned back, an upper triangle R with
-    R @ R.T = matrix; U is the inverse of R. That is a third of the work of inverting the matrix itself.
-
-    Raises `LinAlgError` for a matrix that is not positive definite.
+    None where the matrix is not positive definite, which CuPy tells by NaN.
     """
-    upper = np.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]
+    try:
+        lower = np.linalg.cholesky(matrix[::-1, ::-1])
+    except np.linalg.LinAlgError:
+        return None
+    return lower[::-1, ::-1] if bool(np.isfinite(lower).all()) else None
+
+
+def _inverse_of_upper(upper: Any) -> Any:
+    """By panels from the last: products do nearly all of the work."""
     found = np.zeros_like(upper)
     for start in reversed(range(0, len(upper), _PANEL)):
         stop = min(start + _PANEL, len(upper))

@@ -7,24 +7,25 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.calibrated.hessian import damped
+from oxiprune_gpu.calibrated.least_squares import Problem
 from oxiprune_gpu.calibrated.matrices import features_of, matrix_of
-from oxiprune_gpu.errors import ShapeMismatch
+from oxiprune_gpu.errors import InvalidOption, ShapeMismatch
 from oxiprune_gpu.tensor import Tensor
-
-_MOST_STEPS = 200
 
 
 def refit(
-    weight: Tensor, mask: Any, hessian: Any, *, cross: Any = None, damping: float = 0.001, tolerance: float = 1e-5
+    weight: Tensor, mask: Any, hessian: Any, *, cross: Any = None, damping: float = 0.001, tolerance: float = 1e-4
 ) -> Any:
     """The matrix V with the zeros of `mask` for which ||Y @ V.T - X @ W.T|| is least, W being the dense weight.
 
     X are the inputs of the dense layer, Y those that the repaired one gets: other ones where layers before it were
     pruned too, and its repair then makes up for theirs; X itself where no `cross` is given.
 
-    Each output is a least-squares problem of its own, in the features that it keeps; all are solved together by
-    conjugate gradients with the diagonal as preconditioner (Hestenes and Stiefel, 1952), of which each step is one
-    product with the Hessian.
+    Each output is a least-squares problem of its own, in the features that it keeps. Where that is cheaper (few
+    features, or outputs that keep the same ones) they are solved directly, else by conjugate gradients in float32
+    (float64 for a weight or a tolerance that asks for it), preconditioned by what is large in the Hessian, until an
+    upper bound of the error is low enough. It is checked against residuals in float64, and outputs for which it does
+    not hold are solved directly.
 
     Args:
         weight: (outputs, features), before anything fell; numpy or CuPy.
@@ -33,7 +34,8 @@ def refit(
         cross: (features, features), Y.T @ X over the same samples.
         damping: times the mean of the diagonal is added to the Hessian, which draws V towards W where the data says
             little.
-        tolerance: the residual, relative to the first, at which an output is done.
+        tolerance: by how much the loss of an output, ||Y @ v - X @ w||**2 with the damping in it, may be above the
+            least, in parts of what the repair takes off the loss.
 
     Returns:
         The repaired matrix in the dtype of the weight.
@@ -48,26 +50,12 @@ def refit(
         raise ShapeMismatch(
             f"the mask of weight '{name}' has shape {list(kept.shape)}, the weight {list(values.shape)}"
         )
+    if not tolerance > 0:
+        raise InvalidOption(f"tolerance {tolerance!r} must be a number above 0")
     safe = damped(name, features_of(name, hessian, values, 2), damping)
-    matrix, target = safe.matrix, values.astype(np.float64)
-    wanted = target @ matrix if cross is None else target @ features_of(name, cross, values, 2).T + target * safe.added
-    found = np.where(kept, target, 0.0)
-    residual = (wanted - found @ matrix) * kept
-    scale = 1.0 / np.diagonal(matrix)
-    preconditioned = residual * scale
-    direction = preconditioned.copy()
-    power = (residual * preconditioned).sum(axis=1)
-    limit = power * tolerance**2
-    for _ in range(min(_MOST_STEPS, values.shape[1])):
-        going = power > limit
-        if not bool(going.any()):
-            break
-        ahead = (direction @ matrix) * kept
-        curvature = (direction * ahead).sum(axis=1)
-        length = np.where(going, power / np.where(curvature > 0, curvature, 1.0), 0.0)[:, None]
-        found += length * direction
-        residual -= length * ahead
-        preconditioned = residual * scale
-        before, power = power, (residual * preconditioned).sum(axis=1)
-        direction = preconditioned + (power / np.where(before > 0, before, 1.0))[:, None] * direction
-    return given.like_given(found)
+    target = values.astype(np.float64)
+    seen = None if cross is None else features_of(name, cross, values, 2).T
+    wanted = target @ safe.matrix if seen is None else target @ seen + target * safe.added
+    start = np.where(kept, target, 0.0)
+    problem = Problem(safe.matrix, safe.added, wanted, kept, start, values.dtype)
+    return given.like_given(problem.solved(tolerance))

@@ -59,7 +59,7 @@ def prune_sparsegpt(
     _check_block(name, block, groups)
     found = damped(name, features_of(name, hessian, values, 2), damping)
     dtype = values.dtype
-    factor = found.factor.astype(dtype)
+    factor = found.inverse_factor().astype(dtype)
     left = values.T.copy()  # features first: each is a row that is read and written as one
     left[found.unseen] = 0
     fallen = np.zeros_like(left, dtype=bool)
