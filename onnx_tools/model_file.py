@@ -18,6 +18,7 @@ import pathlib
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import ml_dtypes
@@ -158,7 +159,7 @@ def _iter_messages(model: onnx.ModelProto) -> Iterator[tuple[Path, Any]]:
         stack += reversed(below)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelFile:
     """A model file, read but not kept open. Make one with `ModelFile.open`."""
 
@@ -202,7 +203,7 @@ class ModelFile:
         """
         payload = self.payloads.get(path)
         refuse_contradictions(tensor, payload)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if _is_external(tensor):
             return self._external_location(tensor)
         if payload is None:
             check_in_skeleton(tensor)
@@ -217,12 +218,20 @@ class ModelFile:
 
         Raises `InvalidExternalData` if one of them is missing or lies outside the model's folder.
         """
-        files = (self.data_file(tensor) for _, tensor in iter_tensors(self.skeleton))
-        return tuple(dict.fromkeys(file for file in files if file is not None))
+        return tuple(dict.fromkeys(map(self._external_file, self._external)))
+
+    @cached_property
+    def _external(self) -> tuple[onnx.TensorProto, ...]:
+        """A tensor for each place of external data; found once, as the walk over a model of many nodes takes time."""
+        found: dict[str, onnx.TensorProto] = {}
+        for _, tensor in iter_tensors(self.skeleton):
+            if _is_external(tensor):
+                found.setdefault(_location_of(tensor), tensor)
+        return tuple(found.values())
 
     def data_file(self, tensor: onnx.TensorProto) -> pathlib.Path | None:
         """Return the file that holds the external data of `tensor`, symbolic links resolved; None if it has none."""
-        return self._external_file(tensor) if tensor.data_location == onnx.TensorProto.EXTERNAL else None
+        return self._external_file(tensor) if _is_external(tensor) else None
 
     def _external_file(self, tensor: onnx.TensorProto) -> pathlib.Path:
         location = _location_of(tensor)
@@ -256,6 +265,10 @@ class ModelFile:
         return Location(file, offset, length)
 
 
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
 def _regular_file(path: str | os.PathLike[str]) -> pathlib.Path:
     """Return `path` with links resolved, if it is a file; opening a pipe would wait for ever."""
     try:
@@ -272,7 +285,7 @@ def _opened_by(given: pathlib.Path, resolved: pathlib.Path, skeleton: onnx.Model
     if given.parent.resolve() == resolved.parent:
         return resolved
     for _, tensor in iter_tensors(skeleton):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if _is_external(tensor):
             with contextlib.suppress(OnnxToolsError, OSError, RuntimeError, ValueError):  # said when it is needed
                 _first_there(_location_of(tensor), [given.parent])
                 return given
@@ -363,7 +376,7 @@ def _check_length(tensor: onnx.TensorProto, length: int) -> None:
 
 def refuse_contradictions(tensor: onnx.TensorProto, payload: Payload | None) -> None:
     """Raise `InvalidTensor` if values are given in two ways; `payload` was one of the fields before it was cut out."""
-    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    external = _is_external(tensor)
     given = [name for name in _VALUE_FIELDS if len(getattr(tensor, name))]
     given += ["raw_data"] if (tensor.raw_data if external else tensor.HasField("raw_data")) else []
     given += [payload.field] if payload is not None else []

@@ -16,7 +16,7 @@ from onnx_tools.encodings.sources import WIDTHS, checksum
 from onnx_tools.errors import InvalidModelFile, InvalidTensor
 from onnx_tools.file_blocks import read_at
 from onnx_tools.graph_index import GraphIndex
-from onnx_tools.graph_parts import INITIALIZER, Node, Scope, Value, element_count
+from onnx_tools.graph_parts import ENCODED, INITIALIZER, Node, Scope, Value, element_count
 from onnx_tools.model_file import ModelFile, tensor_at
 from onnx_tools.wire import Path
 
@@ -79,6 +79,8 @@ def find_encoded(model: ModelFile) -> list[Found]:
 
     Raises `InvalidModelFile` if the nodes of one are not those that encoding wrote.
     """
+    if ENCODED.encode() not in model.skeleton.SerializeToString():
+        return []  # faster than an index of a graph of many nodes
     index = GraphIndex(model.skeleton)
     marked = [(node, marker) for node in index.nodes if (marker := read_marker(node.proto.doc_string)) is not None]
     found = [_from_node(node, marker) for node, marker in marked]

@@ -8,7 +8,7 @@ an If and in functions count once for each place where they are written.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -53,11 +53,7 @@ class LayerCost:
     def cost(self, remaining: Remaining | None = None) -> Cost:
         """What it costs; with `remaining`, after channels have left."""
         sizes = _Sizes(self.channels, remaining)
-        return Cost(
-            sum(sizes.elements(tensor) for tensor in self.tensors),
-            sum(sizes.bytes(tensor) for tensor in self.tensors),
-            None if self.terms is None else sum(map(sizes.product, self.terms)),
-        )
+        return sizes.stored(self.tensors, None if self.terms is None else sum(map(sizes.product, self.terms)))
 
 
 def layer_costs(channels: ChannelMap) -> list[LayerCost]:
@@ -113,23 +109,21 @@ def total_cost(layers: Iterable[LayerCost], remaining: Remaining | None = None) 
     sizes = _Sizes(layers[0].channels, remaining)
     tensors = {id(tensor): tensor for layer in layers for tensor in layer.tensors}.values()
     macs = (layer.cost(remaining).macs for layer in layers)
-    return Cost(
-        sum(map(sizes.elements, tensors)),
-        sum(map(sizes.bytes, tensors)),
-        sum(each for each in macs if each is not None),
-    )
+    return sizes.stored(tensors, sum(each for each in macs if each is not None))
 
 
 def stored_cost(index: GraphIndex) -> Cost:
     """Everything that a model stores, read or not, without MACs."""
-    counts = [(tensor, element_count(tensor.shape)) for tensor in index.tensors]
-    return Cost(sum(count for _, count in counts), sum(bytes_of(*each) for each in counts), None)
+    return _cost([(tensor, element_count(tensor.shape)) for tensor in index.tensors], None)
 
 
 def stored_without(channels: ChannelMap, remaining: Remaining) -> Cost:
     """The same after channels have left; what else falls empty then is still counted."""
-    sizes, tensors = _Sizes(channels, remaining), channels.index.tensors
-    return Cost(sum(map(sizes.elements, tensors)), sum(map(sizes.bytes, tensors)), None)
+    return _Sizes(channels, remaining).stored(channels.index.tensors, None)
+
+
+def _cost(counts: Sequence[tuple[StoredTensor, int]], macs: int | None) -> Cost:
+    return Cost(sum(count for _, count in counts), sum(bytes_of(*each) for each in counts), macs)
 
 
 def bytes_of(tensor: StoredTensor, elements: int) -> int:
@@ -159,8 +153,8 @@ class _Sizes:
         left = {axis: size for value in tensor.values for axis, size in self.remaining.sizes(value).items()}
         return element_count(tuple(left.get(axis, size) for axis, size in enumerate(tensor.shape)))
 
-    def bytes(self, tensor: StoredTensor) -> int:
-        return bytes_of(tensor, self.elements(tensor))
+    def stored(self, tensors: Iterable[StoredTensor], macs: int | None) -> Cost:
+        return _cost([(tensor, self.elements(tensor)) for tensor in tensors], macs)
 
 
 def _size(channels: ChannelMap, length: Length) -> Size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,18 +62,28 @@ class Remaining:
 
     map: ChannelMap
     gone: Mask
+    _sizes: dict[int, dict[int, int]] = field(default_factory=dict, init=False, repr=False)
+    """What `sizes` found, by the id of the value: most are asked for several times."""
 
     def masks(self, traced: Traced) -> dict[int, Mask]:
         """For each axis that loses entries: which of them stay."""
-        found = {}
+        found: dict[int, Mask] = {}
         for factor in traced:
-            stays = ~self.gone[factor.ids]
-            for at, axis in enumerate(factor.axes):
-                along: Mask = np.asarray(stays.any(axis=tuple(other for other in range(stays.ndim) if other != at)))
-                if not along.all():
-                    found[axis] = along
+            leaves = self.gone[factor.ids]
+            for at, axis in enumerate(factor.axes if leaves.any() else ()):
+                gone = leaves if leaves.ndim == 1 else np.asarray(leaves.all(axis=_others(at, leaves.ndim)))
+                if gone.any():
+                    found[axis] = ~gone
         return found
 
-    def sizes(self, value: Value) -> dict[int, int]:
+    def sizes(self, value: Value) -> Mapping[int, int]:
         """For each axis that loses entries: how many stay."""
-        return {axis: int(mask.sum()) for axis, mask in self.masks(self.map.of(value)).items()}
+        known = self._sizes.get(id(value))
+        if known is None:
+            masks = self.masks(self.map.of(value))
+            known = self._sizes[id(value)] = {axis: int(np.count_nonzero(mask)) for axis, mask in masks.items()}
+        return known
+
+
+def _others(axis: int, rank: int) -> tuple[int, ...]:
+    return tuple(other for other in range(rank) if other != axis)

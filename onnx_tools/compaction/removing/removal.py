@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,14 +153,14 @@ def _is_gone(edits: GraphEdits, value: Value) -> bool:
     return holder is not None and holder.path in edits.dropped
 
 
-def _lost(edits: GraphEdits, remaining: Remaining, value: Value) -> dict[int, int]:
+def _lost(edits: GraphEdits, remaining: Remaining, value: Value) -> Mapping[int, int]:
     """The new sizes of axes that have one."""
     if value.tensor is not None and value.tensor.path in edits.values:
         return dict(enumerate(edits.values[value.tensor.path][1].shape))
     return remaining.sizes(value)
 
 
-def _resized(info: ValueInfoProto, sizes: dict[int, int]) -> ValueInfoProto | None:
+def _resized(info: ValueInfoProto, sizes: Mapping[int, int]) -> ValueInfoProto | None:
     """A copy with other sizes; None if nothing changes. Names of sizes stay."""
     copy = ValueInfoProto()
     copy.CopyFrom(info)
