@@ -40,7 +40,8 @@ from onnx_tools.report_parts import (
 from onnx_tools.shared_bytes import overlaps, same_bytes
 from onnx_tools.values import encode
 from onnx_tools.verification import CHECKS
-from onnx_tools.verification.byte_check import METADATA_KEY, compare_bytes, more_text
+from onnx_tools.verification.byte_check import compare_bytes, more_text
+from onnx_tools.verification.metadata import METADATA_KEY
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weight_values import WeightReader, reads_from, values_in_tensor
 from onnx_tools.wire import Path

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
@@ -21,10 +19,11 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.report import Check, OutputDrift, VerificationReport
 from onnx_tools.shared_bytes import same_bytes
 from onnx_tools.verification import CHECKS
-from onnx_tools.verification.byte_check import METADATA_KEY, ByteComparison, ZeroedTensor, compare_bytes, more_text
+from onnx_tools.verification.byte_check import ByteComparison, ZeroedTensor, compare_bytes, more_text
 from onnx_tools.verification.byte_spans import Violation
 from onnx_tools.verification.feeds import one_line
 from onnx_tools.verification.mask_check import check_masks
+from onnx_tools.verification.metadata import left, told
 from onnx_tools.verification.runtime_check import check_runtime
 from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
@@ -64,6 +63,8 @@ def verify_files(
     a normalisation that was zeroed fails, unless the model at `after` says that whole channels were pruned; with
     `masks`, what has a mask.
 
+    Where the metadata says that channels have left the model at `after` since, "bytes" is skipped, and `masks` fail.
+
     `masks`: a file of masks, or arrays of bool by name of weight. One more check, "masks": what they prune is zero,
     what they keep is unchanged.
 
@@ -77,9 +78,8 @@ def verify_files(
         raise InvalidOption(f"max_drift {max_drift} must be a number, 0 or more")
     before, after = pathlib.Path(before), pathlib.Path(after)
     given = None if masks is None else Masks.of(masks)
-    allowed = _prunable(before, after, given) if allowed is None else allowed
-    compared = bytes_check(compare_bytes(before, after, allowed=allowed, refitted=_refitted(before, after)))
-    compared = _hinted(compared, before, after)
+    gone = left(ModelFile.open(after)) - left(ModelFile.open(before))
+    compared = _incomparable(before, after, gone) if gone > 0 else _compared(before, after, allowed, given)
     checks = [compared, checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
@@ -87,9 +87,30 @@ def verify_files(
         checks += more
     else:
         checks += [Check(name, "skipped", "not asked for") for name in CHECKS[2:]]
-    if given is not None:
+    if given is not None and gone > 0:
+        checks.append(Check("masks", "failed", "masks are of the masked model, not of one that is compacted"))
+    elif given is not None:
         checks.append(check_masks(before, after, given))
     return VerificationReport(tuple(checks), tuple(drifts))
+
+
+def _compared(
+    before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path] | None, masks: Masks | None
+) -> Check:
+    """The check "bytes"."""
+    allowed = _prunable(before, after, masks) if allowed is None else allowed
+    check = bytes_check(compare_bytes(before, after, allowed=allowed, refitted=_refitted(before, after)))
+    return _hinted(check, before, after)
+
+
+def _incomparable(before: pathlib.Path, after: pathlib.Path, gone: int) -> Check:
+    """The same for a model that `gone` groups of channels have left."""
+    return Check(
+        "bytes",
+        "skipped",
+        f"{after.name} is compacted, {gone:,} groups of channels have left: its bytes can't be compared with those of "
+        f"{before.name}; those of the masked model can, which `prune --granularity channel` writes without --compact",
+    )
 
 
 def _prunable(before: pathlib.Path, after: pathlib.Path, masks: Masks | None) -> set[Path]:
@@ -109,27 +130,17 @@ def _prunable(before: pathlib.Path, after: pathlib.Path, masks: Masks | None) ->
 
 def _of_channels(model: ModelFile) -> bool:
     """Whether the metadata of a model says that whole channels were pruned."""
-    return _told(model).get("granularity") == "channel"
+    return told(model).get("granularity") == "channel"
 
 
 def _refitted(before: pathlib.Path, after: pathlib.Path) -> set[Path]:
     """The tensors whose kept values may differ: those that the metadata of the model at `after` names."""
-    names = _told(ModelFile.open(after)).get("refitted")
+    names = told(ModelFile.open(after)).get("refitted")
     if not isinstance(names, list) or not names:
         return set()
     model = ModelFile.open(before)
     known = find_weights(model.skeleton).maskable()
     return same_bytes(model, {known[name].path for name in names if isinstance(name, str) and name in known})
-
-
-def _told(model: ModelFile) -> dict[str, Any]:
-    """What the metadata of a model says about its pruning."""
-    for entry in model.skeleton.metadata_props:
-        if entry.key == METADATA_KEY:
-            with contextlib.suppress(ValueError, RecursionError):
-                told = json.loads(entry.value)
-                return told if isinstance(told, dict) else {}
-    return {}
 
 
 def bytes_check(comparison: ByteComparison) -> Check:

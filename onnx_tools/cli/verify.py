@@ -45,7 +45,8 @@ def verify(
 ) -> None:
     """Check that AFTER is BEFORE with more zeros, and nothing else.
 
-    Compares every byte, the verdicts of onnx's checker and onnxruntime, and the outputs on your data.
+    Compares every byte, the verdicts of onnx's checker and onnxruntime, and the outputs on your data. If channels have
+    left AFTER (`oxiprune compact`), bytes can't be compared: all the rest is.
 
     \b
     Examples:

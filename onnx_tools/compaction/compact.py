@@ -24,7 +24,8 @@ from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile
 from onnx_tools.rewrite import Extras
-from oxiprune_gpu import InvalidOption
+from onnx_tools.verification.metadata import text_without
+from oxiprune_gpu import InvalidOption, __version__
 
 _CHECKS = Checks()
 
@@ -128,6 +129,7 @@ class _Job:
                 self.output,
                 force=self.force,
                 delete_old_data=self.delete_old_data,
+                metadata=text_without(account.model, len(account.found.gone), __version__),
                 check=check,
                 progress=self.writing,
             )

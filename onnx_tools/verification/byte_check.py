@@ -25,6 +25,7 @@ from onnx_tools.quantisation.kinds import KINDS
 from onnx_tools.values import ValueReader
 from onnx_tools.verification.byte_spans import Difference, Rule, SpanComparer, Violation
 from onnx_tools.verification.frame_check import compare_frames
+from onnx_tools.verification.metadata import METADATA_KEY
 from onnx_tools.verification.tensor_values import (
     located,
     serialised,
@@ -35,9 +36,6 @@ from onnx_tools.verification.tensor_values import (
 )
 from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
-
-METADATA_KEY = "oxiprune"
-"""The metadata entry that pruning writes; it is left out of the comparison."""
 
 _NOT_A_ZERO = "a value changed to something else than +0.0"
 _NOT_FINITE = "a value became NaN or infinite"

@@ -15,6 +15,7 @@ from onnx_tools import AlreadyEncoded, compact_file
 from onnx_tools.compaction.choice.config import ChannelConfig
 from onnx_tools.compaction.choice.pruning import prune_channels
 from onnx_tools.renderers.json_renderer import report_schema
+from onnx_tools.verify import verify_files
 from oxiprune_gpu import InvalidOption
 from tests.command import refused, run, tree
 
@@ -236,3 +237,47 @@ def test_progress_of_pruning_channels(masked, tmp_path):
     done = [done for _, done, _ in told]
     assert done == sorted(done)
     assert {total for _, _, total in told} == {3 * masked.stat().st_size} == {done[-1]}
+
+
+def test_verify_compares_what_can_be_compared_with_a_compacted_model(masked, tmp_path):
+    pytest.importorskip("onnxruntime")
+    whole, small = stored(tmp_path / "whole.onnx", network(gone=[])), tmp_path / "small.onnx"
+    run("compact", masked, "-o", small)
+    shown = json.loads(run("verify", whole, small, "--json").stdout)
+    checks = {check["name"]: (check["outcome"], check["detail"]) for check in shown["checks"]}
+    assert {name: outcome for name, (outcome, _) in checks.items()} == {
+        "bytes": "skipped",
+        "checker": "passed",
+        "runtime": "passed",
+        "drift": "measured",
+    }
+    assert "small.onnx is compacted, 3 groups of channels have left" in checks["bytes"][1]
+    assert "those of the masked model can" in checks["bytes"][1]
+    assert shown["drifts"][0]["relative_l2"] > 0.01
+    assert run("verify", whole, small, "--max-drift", "0.001").exit_code == 1
+    assert run("verify", masked, small, "--max-drift", "0.001").exit_code == 0
+
+
+def test_verify_compares_the_bytes_of_models_that_the_same_channels_have_left(masked, tmp_path):
+    run("compact", masked, "-o", tmp_path / "small.onnx", "--no-verify")
+    run("compact", masked, "-o", tmp_path / "same.onnx", "--no-verify")
+    result = run("verify", tmp_path / "small.onnx", tmp_path / "same.onnx", "--no-runtime")
+    assert (result.exit_code, "every byte is equal" in result.stdout) == (0, True)
+    result = run("verify", tmp_path / "small.onnx", masked, "--no-runtime")
+    assert result.exit_code == 1
+
+
+def test_masks_are_not_those_of_a_compacted_model(masked, tmp_path):
+    whole, small = stored(tmp_path / "whole.onnx", network(gone=[])), tmp_path / "small.onnx"
+    run("compact", masked, "-o", small, "--no-verify")
+    shown = verify_files(whole, small, masks={"w": np.ones((8, 3, 3, 3), bool)}, runtime=False)
+    assert [check.outcome for check in shown.checks if check.name == "masks"] == ["failed"]
+
+
+@pytest.mark.parametrize("entry", ["3", '{"compacted": "many"}', '{"compacted": -5}', '{"compacted": 1e9999}'])
+def test_what_others_write_into_the_metadata_does_no_harm(masked, tmp_path, entry):
+    model = onnx.load(masked)
+    model.metadata_props.add(key="oxiprune", value=entry)
+    path, small = stored(tmp_path / "model.onnx", model), tmp_path / "small.onnx"
+    assert run("compact", path, "-o", small, "--no-verify").exit_code == 0
+    assert verify_files(path, small, runtime=False).checks[0].outcome == "skipped"

@@ -16,7 +16,7 @@ from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.removing.removal import write_without
 from onnx_tools.errors import InvalidExternalData, OutputRefused
 from onnx_tools.model_file import ModelFile
-from onnx_tools.verification.byte_check import METADATA_KEY
+from onnx_tools.verification.metadata import METADATA_KEY
 from tests.onnx_tools.compacting import compare, feeds_of, half, removed, save, with_weights, zero
 
 MODEL = """

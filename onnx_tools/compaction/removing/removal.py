@@ -25,7 +25,7 @@ from onnx_tools.model_copy import CommittedFiles, ModelCopy
 from onnx_tools.model_file import ModelFile, message_at, opset_of
 from onnx_tools.records import initializers, nodes
 from onnx_tools.values import ValueReader
-from onnx_tools.verification.byte_check import METADATA_KEY
+from onnx_tools.verification.metadata import METADATA_KEY
 from onnx_tools.wire import Rope, field_record
 
 
