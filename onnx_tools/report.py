@@ -69,12 +69,23 @@ class ChannelChoice:
 
 
 @dataclass(frozen=True)
+class CalibrationChoice:
+    """How a calibration decided, see `onnx_tools.DataMethod`. `data`: where it is from; `runs`: of the model on it."""
+
+    data: str
+    runs: int
+    order: str
+    repair: bool
+    damping: float
+
+
+@dataclass(frozen=True)
 class Configuration:
     """What was asked for, defaults included, as far as it decides the values: not the backend.
 
     `sparsity`: None where rules and granularities alone say it. `metric`: like "random:7", "taylor:gradients";
     `granularity`: "row". `allocation`, `floor`, `ceiling`, `target`, `rules`: see `onnx_tools.Policy`. `channels`: None
-    for other granularities.
+    for other granularities. `calibration`: None where no data was looked at.
     """
 
     sparsity: float | None
@@ -93,6 +104,7 @@ class Configuration:
     target: str = "weights"
     rules: tuple[RuleReport, ...] = ()
     channels: ChannelChoice | None = None
+    calibration: CalibrationChoice | None = None
 
 
 @dataclass(frozen=True)

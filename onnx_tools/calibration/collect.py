@@ -15,7 +15,7 @@ from onnx_tools.calibration.instrumented import Tapped
 from onnx_tools.calibration.jobs import in_groups, jobs_of
 from onnx_tools.calibration.observed import Observed, ObservedWeight, observe
 from onnx_tools.calibration.running import Runner, Told
-from onnx_tools.calibration.store import FINE, NOT_FINITE, NOTHING, UNFIT, Store
+from onnx_tools.calibration.store import Store, verdict
 from onnx_tools.calibration.sums import Statistics
 from onnx_tools.calibration.view import MatrixView
 from onnx_tools.errors import PatternMatchesNothing
@@ -89,19 +89,20 @@ class Calibration:
             WriteFailed: the disk is full, or the cache can't be written.
         """
         runner = Runner(ModelFile.open(model), tuple(providers), hessian)
-        observed = _wanted(observe(runner.file.skeleton), only)
+        observed = wanted(observe(runner.file.skeleton), only)
         jobs = jobs_of(observed.weights)
         tapped = runner.tapped(jobs, shapes=True)
         with folder_beside(pathlib.Path(tempfile.gettempdir()) / "data") as kept:
-            inputs = [InputSpec(each.name, each.type, tuple(each.shape)) for each in tapped.inputs]
-            feeds = read_feeds(data, inputs, lambda feed: _runs(tapped, feed), kept)
+            feeds = feeds_for(tapped, data, kept)
             store = _store(runner, feeds, cache)
             todo = [job for job in jobs if not store.has(job.observation)]
             shapes = tapped.run(feeds.largest(), feeds.source) if todo else {}
             tapped.close()
             groups = in_groups(todo, shapes, memory, hessian=hessian)
             for number, group in enumerate(groups):
-                runner.observe(group, feeds, store, Told(progress, number, len(groups), feeds.count))
+                found = runner.observe(group, feeds, Told(progress, number, len(groups), feeds.count))
+                for job, each in zip(group, found, strict=True):
+                    store.save(job.observation, *each)
             return cls(observed, feeds, store)
 
     def view(self, name: str) -> MatrixView:
@@ -122,8 +123,14 @@ class Calibration:
         return self._observed[name]
 
 
-def _wanted(observed: Observed, only: Collection[str] | None) -> Observed:
-    """The weights that are asked for."""
+def feeds_for(tapped: Tapped, data: Data, folder: pathlib.Path) -> Feeds:
+    """Data for a model. Raises as `read_feeds`."""
+    inputs = [InputSpec(each.name, each.type, tuple(each.shape)) for each in tapped.inputs]
+    return read_feeds(data, inputs, lambda feed: _runs(tapped, feed), folder)
+
+
+def wanted(observed: Observed, only: Collection[str] | None) -> Observed:
+    """The weights that are asked for. Raises `PatternMatchesNothing` for a name that no weight has."""
     if only is None:
         return observed
     names = {each.weight.name for each in observed.weights} | {each.name for each in observed.unobserved}
@@ -138,8 +145,7 @@ def _wanted(observed: Observed, only: Collection[str] | None) -> Observed:
 
 def _why_not(weight: ObservedWeight, store: Store) -> str:
     """Why the statistics of a weight are of no use; "" if they are."""
-    states = {store.state(each) for each in weight.observations}
-    return next((state for state in (UNFIT, NOT_FINITE, FINE) if state in states), NOTHING)
+    return verdict({store.state(each) for each in weight.observations})
 
 
 def _store(runner: Runner, feeds: Feeds, cache: str | os.PathLike[str] | None) -> Store:

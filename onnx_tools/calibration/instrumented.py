@@ -9,33 +9,50 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnx_tools.calibration.observed import Place
 from onnx_tools.errors import InvalidModelFile, RuntimeMissing
 from onnx_tools.file_blocks import read_at
-from onnx_tools.model_file import ModelFile, iter_tensors, tensor_at
+from onnx_tools.model_file import ModelFile, iter_tensors, put_back, tensor_at
+from onnx_tools.values import encode
 from onnx_tools.verification.feeds import Feed, one_line
 from onnx_tools.verification.runtime_check import NOT_INSTALLED
+from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption
 
 _FATAL = 4
+_LONG = 1 << 16
+_OF_NUMPY = (np.float32, np.float64, np.float16)
+"""What onnxruntime takes from numpy without being told the type."""
 _SPINNING = "session.intra_op.allow_spinning"
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Tapped:
-    """A session of `model` that gives the values at `places`, or their shapes."""
+    """A session of `model` that gives the values at `places`, or their shapes.
+
+    `changed`: other values of stored tensors, by their path, in the shape and dtype that they are stored in.
+    """
 
     def __init__(
-        self, model: ModelFile, places: Sequence[Place], providers: Sequence[str], *, shapes: bool = False
+        self,
+        model: ModelFile,
+        places: Sequence[Place],
+        providers: Sequence[str],
+        *,
+        shapes: bool = False,
+        changed: Mapping[Path, NDArray[Any]] | None = None,
     ) -> None:
         folder = _common_folder(model)
         proto = _referring(model, folder)
+        large = _put(proto, changed or {})
         self._places = list(dict.fromkeys(places))
         self._names = _tap(proto, self._places, shapes=shapes)
-        self._session: Any = _session(proto, folder, model.path, providers, shapes=shapes)
+        self._session: Any = _session(proto, folder, model.path, providers, large, shapes=shapes)
 
     @property
     def inputs(self) -> list[Any]:
@@ -64,7 +81,13 @@ def _trim() -> None:
 
 
 def _session(
-    proto: onnx.ModelProto, folder: pathlib.Path, path: pathlib.Path, providers: Sequence[str], *, shapes: bool
+    proto: onnx.ModelProto,
+    folder: pathlib.Path,
+    path: pathlib.Path,
+    providers: Sequence[str],
+    large: Mapping[str, NDArray[Any]],
+    *,
+    shapes: bool,
 ) -> Any:
     try:
         import onnxruntime
@@ -81,6 +104,9 @@ def _session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry(_FOLDER, str(folder))
     options.add_session_config_entry(_SPINNING, "0")  # its threads would keep the processor busy while we add up
+    if large:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in large.values()]
+        options.add_external_initializers(list(large), values)
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no base but Exception
@@ -97,7 +123,7 @@ def _referring(model: ModelFile, folder: pathlib.Path) -> onnx.ModelProto:
     with model.file.open("rb") as opened:
         for path, payload in model.payloads.items():
             tensor = tensor_at(proto, path)
-            if len(path) == 2 and path[1][0] == "initializer":
+            if _is_initializer(path):
                 where = {"location": model.file.relative_to(folder), "offset": payload.offset, "length": payload.length}
                 _refer(tensor, where)
             else:
@@ -105,6 +131,29 @@ def _referring(model: ModelFile, folder: pathlib.Path) -> onnx.ModelProto:
                 read_at(opened.fileno(), memoryview(data), payload.offset)
                 tensor.raw_data = bytes(data)
     return proto
+
+
+def _put(proto: onnx.ModelProto, changed: Mapping[Path, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Give stored tensors other values; those that are too large for a message are returned, by their name."""
+    large: dict[str, NDArray[Any]] = {}
+    for path, values in changed.items():
+        tensor = tensor_at(proto, path)
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if external and _is_initializer(path) and values.dtype in _OF_NUMPY and values.nbytes > _LONG:
+            large[tensor.name] = values
+            continue
+        if external:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = b""
+        encode(tensor, values)
+        put_back(proto, path, tensor)
+    return large
+
+
+def _is_initializer(path: Path) -> bool:
+    """Whether it is one of the main graph."""
+    return len(path) == 2 and path[1][0] == "initializer"
 
 
 def _refer(tensor: TensorProto, entries: Mapping[str, object]) -> None:

@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from onnx_tools.calibration.data import Feeds
 from onnx_tools.calibration.instrumented import Tapped
 from onnx_tools.calibration.jobs import Job
 from onnx_tools.calibration.observed import Place
-from onnx_tools.calibration.store import FINE, NOT_FINITE, NOTHING, UNFIT, Store
+from onnx_tools.calibration.rows import Rows
+from onnx_tools.calibration.store import FINE, NOT_FINITE, NOTHING, UNFIT
 from onnx_tools.calibration.sums import Adder, Statistics
 from onnx_tools.model_file import ModelFile
 from onnx_tools.rewrite import Progress
+from onnx_tools.wire import Path
+
+Changed = Mapping[Path, NDArray[Any]]
+"""Other values of stored tensors, by their path."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +46,32 @@ class Runner:
     providers: tuple[str, ...]
     hessian: bool
 
-    def tapped(self, jobs: Sequence[Job], *, shapes: bool = False) -> Tapped:
+    def tapped(self, jobs: Sequence[Job], *, shapes: bool = False, changed: Changed | None = None) -> Tapped:
         """The model with all that jobs look at."""
-        return Tapped(self.file, [place for job in jobs for place in job.places], self.providers, shapes=shapes)
+        places = [place for job in jobs for place in job.places]
+        return Tapped(self.file, places, self.providers, shapes=shapes, changed=changed)
 
-    def observe(self, group: Sequence[Job], feeds: Feeds, store: Store, tell: Told) -> None:
-        """Run the model over all data for a group of jobs, and save what is found."""
-        tapped = self.tapped(group)
+    def observe(
+        self, group: Sequence[Job], feeds: Feeds, tell: Told, changed: Changed | None = None
+    ) -> list[tuple[Statistics | None, str]]:
+        """Run the model over all data; for each job what is found, None if it is of no use, and what is to be said.
+
+        `changed`: other values of stored tensors. The model is then run beside itself as it is stored.
+        """
+        tapped, dense = self.tapped(group, changed=changed), self.tapped(group) if changed else None
         adders = [_JobAdder(job, hessian=self.hessian) for job in group]
         for number, feed in enumerate(feeds):
             tell(group[0].name, number)
             values = tapped.run(feed, feeds.source)
+            others = None if dense is None else dense.run(feed, feeds.source)
             for adder in adders:
-                adder.add(values)
-            del values, feed  # before there are others
+                adder.add(values, others)
+            del values, others, feed  # before there are others
         tapped.close()
-        for adder in adders:
-            store.save(adder.job.observation, *adder.result())
+        if dense is not None:
+            dense.close()
         tell(group[-1].name, feeds.count)
+        return [adder.result() for adder in adders]
 
 
 class _JobAdder:
@@ -67,15 +82,17 @@ class _JobAdder:
         self._adder = Adder(job.groups, job.features, hessian=hessian)
         self._fits = True
 
-    def add(self, values: Mapping[Place, Any]) -> None:
+    def add(self, values: Mapping[Place, Any], dense: Mapping[Place, Any] | None) -> None:
         """Add the rows of one run of the model; nothing more once they did not fit."""
-        observation = self.job.observation
-        given = [None if place is None else values[place] for place in observation.values]
         if self._fits:
             try:
-                self._adder.add(observation.unfold.rows(given))
+                self._adder.add(self._rows(values), None if dense is None else self._rows(dense))
             except ValueError:  # numpy's, for shapes that an operator has no use for
                 self._fits = False
+
+    def _rows(self, values: Mapping[Place, Any]) -> Rows:
+        observation = self.job.observation
+        return observation.unfold.rows([None if place is None else values[place] for place in observation.values])
 
     def result(self) -> tuple[Statistics | None, str]:
         """The sums, if they are of use, and what is to be said of them."""

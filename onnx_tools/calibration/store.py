@@ -8,7 +8,7 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ NOT_FINITE = "its inputs are NaN or infinite on this data"
 NOTHING = "nothing reaches it on this data"
 UNFIT = "its inputs have shapes that do not go with it"
 """What is to be said of statistics."""
+
+
+def verdict(states: Collection[str]) -> str:
+    """What is to be said of a weight whose readers have these states."""
+    return next((state for state in (UNFIT, NOT_FINITE, FINE) if state in states), NOTHING)
 
 
 class Store:

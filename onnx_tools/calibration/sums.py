@@ -26,12 +26,17 @@ class Statistics:
     `samples`: rows of each group. `sums`, `squares`: of each feature, (groups, features). `hessian`: X.T @ X of each
     group, (groups, features, features), where that was asked for: products in float32 (float64 for inputs of that
     type), added up in float64. Along the groups an array may repeat itself, so never write to it.
+
+    `dense_sums`, `cross`: where the rows are those of a pruned model, the sums of the rows D that the dense one has in
+    their place, and X.T @ D.
     """
 
     samples: int
     sums: Sum
     squares: Sum
     hessian: Sum | None = None
+    dense_sums: Sum | None = None
+    cross: Sum | None = None
 
     @property
     def means(self) -> Sum:
@@ -42,28 +47,34 @@ class Statistics:
     @property
     def finite(self) -> bool:
         """Whether no input was NaN, infinite, or too large."""
-        arrays = (self.sums, self.squares, *([] if self.hessian is None else [self.hessian]))
-        return all(bool(np.isfinite(array).all()) for array in arrays)
+        arrays = (self.sums, self.squares, self.hessian, self.dense_sums, self.cross)
+        return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
 
     def __add__(self, other: Statistics) -> Statistics:
         """The sums over the rows of both."""
-        both = self.hessian is not None and other.hessian is not None
         return Statistics(
             self.samples + other.samples,
             self.sums + other.sums,
             self.squares + other.squares,
-            self.hessian + other.hessian if both else None,  # type: ignore[operator]
+            _added(self.hessian, other.hessian),
+            _added(self.dense_sums, other.dense_sums),
+            _added(self.cross, other.cross),
         )
 
     def for_groups(self, groups: int) -> Statistics:
         """The same for so many groups, if they all have the same rows."""
-        found = (self.sums, self.squares, self.hessian)
-        sums, squares, hessian = (
+        found = (self.sums, self.squares, self.hessian, self.dense_sums, self.cross)
+        sums, squares, *others = (
             None if array is None else np.broadcast_to(array, (groups, *array.shape[1:])) for array in found
         )
         assert sums is not None
         assert squares is not None
-        return Statistics(self.samples, sums, squares, hessian)
+        return Statistics(self.samples, sums, squares, *others)
+
+
+def _added(one: Sum | None, other: Sum | None) -> Sum | None:
+    """The sum; None where one of them is not known."""
+    return None if one is None or other is None else one + other
 
 
 class Adder:
@@ -75,31 +86,54 @@ class Adder:
         self._samples = 0
         self._sums: Any = 0.0
         self._squares: Any = 0.0
+        self._dense_sums: Any = None
         self._hessian: Any = None
+        self._cross: Any = None
 
-    def add(self, rows: Rows) -> None:
-        """Add rows. Raises `ValueError` for those of other groups or features."""
+    def add(self, rows: Rows, dense: Rows | None = None) -> None:
+        """Add rows, beside those that the dense model has in their place.
+
+        Raises `ValueError` for those of other groups or features, and for others in number.
+        """
         with np.errstate(all="ignore"):
-            for block in rows.blocks(BLOCK):
-                if block.shape[::2] not in self._shapes:
-                    raise ValueError(f"rows of {block.shape[::2]} and a weight of {self._shapes[0]}")
-                self._samples += block.shape[1]
-                self._sums = self._sums + block.sum(axis=1, dtype=np.float64)
-                self._squares = self._squares + np.einsum("gsf,gsf->gf", block, block, dtype=np.float64)
-                if self._wants_hessian:
-                    self._multiply(block)
+            if dense is None:
+                for block in rows.blocks(BLOCK):
+                    self._add(block)
+                return
+            for block, other in zip(rows.blocks(BLOCK), dense.blocks(BLOCK), strict=True):
+                self._add(block)
+                self._compare(block, other)
 
     def result(self) -> Statistics | None:
         """The sums; None if there was no row."""
         if not self._samples:
             return None
-        return Statistics(self._samples, self._sums, self._squares, self._hessian)
+        return Statistics(self._samples, self._sums, self._squares, self._hessian, self._dense_sums, self._cross)
 
-    def _multiply(self, block: NDArray[Any]) -> None:
-        groups, samples, features = block.shape
-        if self._hessian is None:
-            self._hessian = np.zeros((groups, features, features))
-        for start in range(0, samples, _MOST_SAMPLES):
-            part = block[:, start : start + _MOST_SAMPLES]
-            for number, rows in enumerate(part):
-                self._hessian[number] += rows.T @ rows
+    def _add(self, block: NDArray[Any]) -> None:
+        if block.shape[::2] not in self._shapes:
+            raise ValueError(f"rows of {block.shape[::2]} and a weight of {self._shapes[0]}")
+        self._samples += block.shape[1]
+        self._sums = self._sums + block.sum(axis=1, dtype=np.float64)
+        self._squares = self._squares + np.einsum("gsf,gsf->gf", block, block, dtype=np.float64)
+        if self._wants_hessian:
+            self._hessian = _products(block, block, self._hessian)
+
+    def _compare(self, block: NDArray[Any], dense: NDArray[Any]) -> None:
+        if block.shape != dense.shape:
+            raise ValueError(f"rows of {block.shape} and of {dense.shape} in the dense model")
+        total = dense.sum(axis=1, dtype=np.float64)
+        self._dense_sums = total if self._dense_sums is None else self._dense_sums + total
+        self._cross = _products(block, dense, self._cross)
+
+
+def _products(left: NDArray[Any], right: NDArray[Any], total: Any) -> Any:
+    """Add left.T @ right of each group to a total, in float64; None for the first."""
+    groups, samples, features = left.shape
+    if total is None:
+        total = np.zeros((groups, features, features))
+    for start in range(0, samples, _MOST_SAMPLES):
+        part = slice(start, start + _MOST_SAMPLES)
+        for number in range(groups):
+            total[number] += left[number, part].T @ right[number, part]
+    return total
