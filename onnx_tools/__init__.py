@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx_tools.calibration.collect import Calibration
+    from onnx_tools.calibration.methods import DataMethod
     from onnx_tools.calibration.sums import Statistics
     from onnx_tools.calibration.view import MatrixView
-    from onnx_tools.calibration.wanda import wanda_masks
     from onnx_tools.compact_report import CompactReport
     from onnx_tools.compaction.choice.config import ChannelConfig, Target
     from onnx_tools.compaction.choice.pruning import prune_channels
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "masking": ("apply_masks",),
-    "calibration.wanda": ("wanda_masks",),
+    "calibration.methods": ("DataMethod",),
     "calibration.collect": ("Calibration",),
     "calibration.sums": ("Statistics",),
     "calibration.view": ("MatrixView",),
@@ -114,6 +114,7 @@ __all__ = [
     "ChannelMap",
     "CompactReport",
     "CompareReport",
+    "DataMethod",
     "EncodeReport",
     "EncodingsReport",
     "Extras",
@@ -162,7 +163,6 @@ __all__ = [
     "read_policy",
     "save_masks",
     "verify_files",
-    "wanda_masks",
     "write_report",
 ]
 

@@ -260,12 +260,11 @@ class _Job:
 
 
 def _told(item: PlannedWeight) -> PruningConfig:
-    """How a weight is pruned; where all weights decided how much of it falls, its sparsity is that."""
-    if item.count is None:
-        return item.config
-    sparsity = min(item.count / item.weight.elements, np.nextafter(1.0, 0.0))
+    """How a weight is pruned as a matrix; where all weights decided how much of it falls, its sparsity is that."""
     config = item.config
-    return PruningConfig(float(sparsity), config.metric, config.granularity, config.min_nonzero)
+    below = float(np.nextafter(1.0, 0.0))
+    sparsity = config.sparsity if item.count is None else min(item.count / item.weight.elements, below)
+    return PruningConfig(sparsity, config.metric, item.granularity, config.min_nonzero)
 
 
 class _Spool:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools import Calibration, NothingSelected, Selection, prune_file, wanda_masks
+from onnx_tools import DataMethod, NothingSelected, Selection, prune_file
 from oxiprune_gpu import InvalidSparsity, PruningConfig
 
 EVERY_SIZE = Selection(min_elements=0)
@@ -46,8 +46,8 @@ def weights_of(path: pathlib.Path) -> dict[str, NDArray[Any]]:
 
 def pruned(model: pathlib.Path, images: Any, config: PruningConfig) -> dict[str, NDArray[Any]]:
     output = model.with_name("pruned.onnx")
-    masks = wanda_masks(model, Calibration.collect(model, images), config, EVERY_SIZE)
-    prune_file(model, output, config=masks, force=True)
+    values = DataMethod(images, "wanda", order="once").new_values(model, config, EVERY_SIZE)
+    prune_file(model, output, config=values, force=True)
     return weights_of(output)
 
 
@@ -76,8 +76,8 @@ def test_groups_lie_along_the_input_channels(model: pathlib.Path, images: Any) -
 
 
 def test_bad_input(model: pathlib.Path, images: Any) -> None:
-    calibration = Calibration.collect(model, images)
+    method = DataMethod(images, "wanda")
     with pytest.raises(InvalidSparsity):
-        wanda_masks(model, calibration, PruningConfig(1.5))
-    with pytest.raises(NothingSelected, match="the selection leaves all of them alone"):
-        wanda_masks(model, calibration, PruningConfig(0.5))
+        method.new_values(model, PruningConfig(1.5), EVERY_SIZE)
+    with pytest.raises(NothingSelected, match="2,048"):
+        method.new_values(model, PruningConfig(0.5))
