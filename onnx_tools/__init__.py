@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnx_tools.encodings.report import EncodeReport, EncodingsReport
     from onnx_tools.errors import (
         AlreadyEncoded,
+        EvaluationFailed,
         InvalidExternalData,
         InvalidInputShape,
         InvalidMasks,
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from onnx_tools.masks import masks_of
     from onnx_tools.policy import Policy, Rule
     from onnx_tools.policy_file import read_policy
+    from onnx_tools.quality.measured import Measured, Quality, interval
+    from onnx_tools.quality.reading import evaluation_data, read_quality
+    from onnx_tools.quality.splitting import split
     from onnx_tools.renderers import write_report
     from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
@@ -77,6 +81,7 @@ _HOMES = {
     "compaction.choice.pruning": ("prune_channels",),
     "errors": (
         "AlreadyEncoded",
+        "EvaluationFailed",
         "InvalidExternalData",
         "InvalidInputShape",
         "InvalidMasks",
@@ -98,6 +103,9 @@ _HOMES = {
     "masks": ("masks_of",),
     "policy": ("Policy", "Rule"),
     "policy_file": ("read_policy",),
+    "quality.measured": ("Measured", "Quality", "interval"),
+    "quality.reading": ("evaluation_data", "read_quality"),
+    "quality.splitting": ("split",),
     "renderers": ("write_report",),
     "report": ("CompareReport", "InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
@@ -117,6 +125,7 @@ __all__ = [
     "DataMethod",
     "EncodeReport",
     "EncodingsReport",
+    "EvaluationFailed",
     "Extras",
     "FoundWeights",
     "InspectReport",
@@ -129,6 +138,7 @@ __all__ = [
     "LeftAlone",
     "Masks",
     "MatrixView",
+    "Measured",
     "NotEncoded",
     "NothingSelected",
     "OnnxToolsError",
@@ -136,6 +146,7 @@ __all__ = [
     "PatternMatchesNothing",
     "Policy",
     "PruneReport",
+    "Quality",
     "Rule",
     "RuntimeMissing",
     "Selection",
@@ -152,8 +163,10 @@ __all__ = [
     "compare_files",
     "decode_file",
     "encode_file",
+    "evaluation_data",
     "find_weights",
     "inspect_file",
+    "interval",
     "load_masks",
     "map_channels",
     "masks_of",
@@ -161,7 +174,9 @@ __all__ = [
     "prune_file",
     "prune_model",
     "read_policy",
+    "read_quality",
     "save_masks",
+    "split",
     "verify_files",
     "write_report",
 ]

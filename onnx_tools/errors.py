@@ -16,6 +16,7 @@
         ├── InvalidInputShape    a shape given for an input that the model does not have, or can't have
         ├── NothingSelected      no weight to prune; nothing was written
         ├── VerificationFailed   a check of the result failed; nothing was written
+        ├── EvaluationFailed     a function that measures quality raised, or gave no number
         ├── RuntimeMissing       onnxruntime is needed, and not installed
         ├── AlreadyEncoded       weights are encoded already; decode them first
         └── NotEncoded           no weight is encoded; nothing to decode
@@ -88,6 +89,10 @@ class NothingSelected(OnnxToolsError):
 
 class VerificationFailed(OnnxToolsError):
     """A check of the result failed."""
+
+
+class EvaluationFailed(OnnxToolsError):
+    """A function that measures the quality of models raised, or gave something that is no number."""
 
 
 class RuntimeMissing(OnnxToolsError, ImportError):

@@ -32,6 +32,7 @@ ORDER = {
         compact_commands
         commands encoding_commands usage doctor
         onnx_tools
+        quality
         compaction calibration
         inspection masking comparison terminal preflight encodings
         rewrite verify renderers value_comparison

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -46,13 +47,15 @@ Runs = Callable[[Feed], bool]
 class Feeds:
     """Checked feeds that can be read again and again. `_largest`: the number of the first with the most elements.
 
-    `digest`: SHA-256 of all that is fed, in order. `source`: where it is from, in words. They hold the arrays of an
-    .npz in memory; those of a folder are mapped; what code gives lies in temporary files.
+    `inputs`: what is fed, as it was asked for. `digest`: SHA-256 of all that is fed, in order. `source`: where it is
+    from, in words. They hold the arrays of an .npz in memory; those of a folder are mapped; what code gives lies in
+    temporary files.
     """
 
     source: str
     digest: str
     count: int
+    inputs: tuple[InputSpec, ...]
     _largest: int
     _again: Callable[[], Iterator[Feed]]
 
@@ -104,17 +107,32 @@ def _folder(path: pathlib.Path, inputs: Sequence[InputSpec]) -> Feed:
 
 
 def _called(text: str) -> Iterable[Mapping[str, Any]]:
-    """What a function gives that is named as module:function; modules of the working directory are found too."""
-    module, _, name = text.rpartition(":")
-    sys.path.insert(0, os.getcwd())
+    """What a function gives that is named as module:function."""
     try:
-        function = getattr(importlib.import_module(module), name)
-        found: Iterable[Mapping[str, Any]] = function()
+        with working_folder_imported():
+            found: Iterable[Mapping[str, Any]] = function_named(text)()
     except Exception as error:  # whatever a user's code raises
         raise InvalidOption(f"{text}: {type(error).__name__}: {one_line(error)}; {_KINDS}") from error
-    finally:
-        sys.path.remove(os.getcwd())
     return found
+
+
+def function_named(text: str) -> Callable[..., Any]:
+    """The function that is named as module:function. Raises whatever importing it raises."""
+    module, _, name = text.rpartition(":")
+    with working_folder_imported():
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+@contextmanager
+def working_folder_imported() -> Iterator[None]:
+    """Modules of the working directory are found meanwhile."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _random(text: str, inputs: Sequence[InputSpec], runs: Runs) -> Iterator[Feed]:
@@ -141,7 +159,7 @@ def _summed(source: str, arrays: Feed, inputs: Sequence[InputSpec]) -> Feeds:
     def again() -> Iterator[Feed]:
         return sliced(arrays, inputs, BATCH)
 
-    return _looked_through(source, again(), again)
+    return looked_through(source, again(), again, inputs)
 
 
 def _kept(source: str, feeds: Any, inputs: Sequence[InputSpec], folder: pathlib.Path) -> Feeds:
@@ -164,7 +182,7 @@ def _kept(source: str, feeds: Any, inputs: Sequence[InputSpec], folder: pathlib.
             with np.load(path) as arrays:
                 yield {spec.name: _typed(arrays[f"a{i}"], spec) for i, spec in enumerate(inputs)}
 
-    return _looked_through(source, once(), again)
+    return looked_through(source, once(), again, inputs)
 
 
 def _typed(array: Any, spec: InputSpec) -> Any:
@@ -188,8 +206,13 @@ def _checked(where: str, feed: Any, inputs: Sequence[InputSpec]) -> Feed:
     return fitting(where, arrays, inputs, "Give a dict with an array for each input")
 
 
-def _looked_through(source: str, feeds: Iterator[Feed], again: Callable[[], Iterator[Feed]]) -> Feeds:
-    """Look through all feeds once: for NaN, for what identifies them, and for the largest."""
+def looked_through(
+    source: str, feeds: Iterator[Feed], again: Callable[[], Iterator[Feed]], inputs: Sequence[InputSpec]
+) -> Feeds:
+    """Look through all feeds once: for NaN, for what identifies them, and for the largest. `again`: gives the same.
+
+    Raises `InvalidOption` for NaN, and where there is no feed.
+    """
     digest, count, largest, most = hashlib.sha256(), 0, 0, -1
     for feed in feeds:
         for name, array in feed.items():
@@ -201,7 +224,7 @@ def _looked_through(source: str, feeds: Iterator[Feed], again: Callable[[], Iter
         count += 1
     if not count:
         raise InvalidOption(f"{source}: empty; at least one input is needed")
-    return Feeds(source, digest.hexdigest(), count, largest, again)
+    return Feeds(source, digest.hexdigest(), count, tuple(inputs), largest, again)
 
 
 def _bytes(array: Any) -> bytes:

@@ -1,0 +1,82 @@
+"""One data set in two parts that have no case in common: one to calibrate with, one to score on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from onnx_tools.calibration.data import BATCH, Feeds, looked_through
+from onnx_tools.verification.feeds import Feed, InputSpec, sliced
+from oxiprune_gpu.errors import InvalidOption
+
+CALIBRATING = 0.2
+"""The fraction that calibrates, where none is given."""
+
+
+def split(feeds: Feeds, fraction: float = CALIBRATING, seed: int = 0) -> tuple[Feeds, Feeds]:
+    """Split data into `fraction` of its cases, rounded, and the rest; both have one at least.
+
+    A case is an entry along the first axis of all inputs where the model leaves that open, otherwise what is fed in one
+    run. Cases are drawn without replacement by numpy's PCG64 with this seed, and stay in their order. Copies of a case
+    inside the data are cases of their own.
+
+    Raises `InvalidOption` for a fraction that is not between 0 and 1, and for fewer than two cases.
+    """
+    if not 0 < fraction < 1:
+        raise InvalidOption(f"split {fraction}: a fraction between 0 and 1 calibrates")
+    count = sum(1 for _ in _cases(feeds))
+    if count < 2:
+        raise InvalidOption(f"{feeds.source}: {count} case can't be split into calibration and evaluation; give more")
+    chosen = min(max(round(count * fraction), 1), count - 1)
+    order = np.random.default_rng(seed).permutation(count)
+    return _part(feeds, order[:chosen], "to calibrate"), _part(feeds, order[chosen:], "to score")
+
+
+def _part(feeds: Feeds, numbers: Sequence[int] | np.ndarray, purpose: str) -> Feeds:
+    wanted = frozenset(int(number) for number in numbers)
+
+    def again() -> Iterator[Feed]:
+        return _batches(feeds, wanted)
+
+    return looked_through(f"{feeds.source}, {len(wanted)} cases {purpose}", again(), again, feeds.inputs)
+
+
+def _cases(feeds: Feeds) -> Iterator[Feed]:
+    for feed in feeds:
+        yield from sliced(feed, feeds.inputs, 1)
+
+
+def _batches(feeds: Feeds, wanted: Collection[int]) -> Iterator[Feed]:
+    """The cases with these numbers, joined up to `BATCH` where that is possible."""
+    waiting: list[Feed] = []
+    for number, case in enumerate(_cases(feeds)):
+        if number not in wanted:
+            continue
+        if waiting and (len(waiting) == BATCH or not _go_together(waiting[0], case, feeds.inputs)):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(case)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _go_together(one: Feed, other: Feed, inputs: Sequence[InputSpec]) -> bool:
+    """Whether two cases can be fed in one run: entries along an open first axis, and all else the same."""
+    for spec in inputs:
+        first, second = one[spec.name], other[spec.name]
+        if first.ndim == 0:
+            if not np.array_equal(first, second):
+                return False
+        elif not spec.shape or isinstance(spec.shape[0], int) or first.shape != second.shape or len(first) != 1:
+            return False
+    return True
+
+
+def _joined(cases: Sequence[Feed]) -> Feed:
+    if len(cases) == 1:
+        return cases[0]
+    return {
+        name: array if array.ndim == 0 else np.concatenate([case[name] for case in cases])
+        for name, array in cases[0].items()
+    }
