@@ -407,3 +407,21 @@ def test_nodes_that_no_runtime_takes_lead_nowhere(look, node):
     }}"""
     weights = {"w1": with_zeros(values(5, 3, 1, 1), 2), "b1": values(5), "w2": values(2, 5, 1, 1)}
     assert look(text, weights).gone("a") == []
+
+
+@pytest.mark.parametrize("order", ["c, d", "d, c"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_of_results_that_are_stacked_each_is_looked_at(look, axis, order):
+    text = f"""g (float[1, 2, 6] x) => (float[a, b, 4] y) {{
+        c = MatMul (x, w1)
+        d = MatMul (x, w2)
+        e = Concat <axis = {axis}> ({order})
+        y = MatMul (e, v)
+    }}"""
+    makers = {
+        "w1": with_zeros(values(6, 5), np.s_[:, [0, 1]]),
+        "w2": with_zeros(values(6, 5, seed=4), np.s_[:, [1, 3, 4]]),
+    }
+    case = look(text, makers | {"v": values(5, 4, seed=5)})
+    assert case.gone("e", 2) == [1]
+    assert_the_same_without(case)

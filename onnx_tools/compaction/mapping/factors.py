@@ -66,17 +66,21 @@ def moved(traced: Traced, to: Mapping[int, int]) -> Traced:
 
 
 def joined(channels: Channels, traced: Traced, factor: Factor) -> Traced:
-    """`traced` with one more factor; where axes overlap, an entry must mean the same channel: they are tied."""
+    """`traced` with one more factor; where axes overlap, an entry must mean the same channel: they are tied.
+
+    Entries keep the channels that they have in `traced`, by which it is known what makes them.
+    """
     apart: list[Factor] = []
-    overlapping = [factor]
+    overlapping: list[Factor] = []
     for other in traced:
         (overlapping if set(other.axes) & set(factor.axes) else apart).append(other)
+    overlapping.append(factor)
     axes = tuple(sorted({axis for each in overlapping for axis in each.axes}))
     all_ids = [each.over(axes) for each in overlapping]
     for ids in all_ids[1:]:
         channels.tie(all_ids[0], ids)
     shape = np.broadcast_shapes(*(ids.shape for ids in all_ids))
-    return (*apart, Factor(axes, np.broadcast_to(max(all_ids, key=lambda ids: ids.size), shape)))
+    return (*apart, Factor(axes, np.broadcast_to(all_ids[0], shape)))
 
 
 def narrowed(channels: Channels, traced: Traced, without: Iterable[int], reason: str) -> Traced:
