@@ -197,7 +197,8 @@ def _multiply(model: ModelProto, channels: ChannelMap, meeting: Meeting, gone: n
     graph = _at(model, tuple(above))
     node = graph.node[at]
     name = f"{node.input[index]}_masked_{at}_{index}"
-    shaped = np.expand_dims(mask.astype(np.float32), [each for each in range(rank) if each != axis])
+    dtype = channels.shapes.float_type(value) or np.float32
+    shaped = np.expand_dims(mask.astype(dtype), [each for each in range(rank) if each != axis])
     graph.initializer.append(numpy_helper.from_array(shaped, f"{name}_by"))
     before = NodeProto(op_type="Mul", input=[node.input[index], f"{name}_by"], output=[name])
     node.input[index] = name

@@ -61,7 +61,7 @@ def activation(net: Net, x: str) -> str:
 
 @move(*_ANY)
 def clip(net: Net, x: str) -> str:
-    return net.node("Clip", x, net.stored(np.float32(-0.5)), net.stored(np.float32(0.7)))
+    return net.node("Clip", x, *(net.stored(np.array(bound, net.dtype)) for bound in (-0.5, 0.7)))
 
 
 @move(*_ANY)
@@ -104,8 +104,9 @@ def _fits(some: tuple[int, ...], others: tuple[int, ...]) -> bool:
 def branches(net: Net, x: str) -> str | None:
     """Two layers side by side, added or concatenated; the same weight in both, perhaps."""
     first, second = layer(net, x), layer(net, net.node("Relu", x))
-    if net.shape(first) == net.shape(second):
-        return net.node(net.pick("Add", "Mul"), first, second)
+    joins = ["Add", "Mul"] if net.shape(first) == net.shape(second) else []
+    if (op := net.pick(*joins, "Concat")) != "Concat":
+        return net.node(op, first, second)
     axes = [axis for axis in range(net.rank(x)) if _beside(net.shape(first), net.shape(second), axis)]
     return net.node("Concat", first, second, axis=net.pick(*axes)) if axes else None
 
@@ -151,7 +152,9 @@ def reduction(net: Net, x: str) -> str | None:
 
 
 @move(*_ANY)
-def arg_max(net: Net, x: str) -> str:
+def arg_max(net: Net, x: str) -> str | None:
+    if net.half:
+        return None
     found = net.node("ArgMax", x, axis=net.pick(*range(net.rank(x))), keepdims=1)
     return net.node("Add", net.node("Cast", found, to=TensorProto.FLOAT), x)
 
@@ -159,6 +162,8 @@ def arg_max(net: Net, x: str) -> str:
 @move(*_ANY)
 def fake_quantised(net: Net, x: str) -> str | None:
     """QuantizeLinear and back: one scale, or one a channel."""
+    if net.half:
+        return None
     axis = net.pick(None, *range(net.rank(x)))
     shape = () if axis is None else (net.shape(x)[axis],)
     scale, point = net.positive(*shape, size=0.03), net.stored(net.rng.integers(-3, 4, shape).astype(np.int8))
@@ -177,16 +182,16 @@ def branch_if(net: Net, x: str) -> str:
     flag = net.input((), TensorProto.BOOL) if net.pick(True, False) else net.stored(np.array(True))
     axis = net.pick(*range(net.rank(x)))
     scale = net.rng.standard_normal([size if at == axis else 1 for at, size in enumerate(net.shape(x))])
-    graphs = [_branch(x, net.shape(x), "yes", scale), _branch(x, net.shape(x), "no", None)]
+    graphs = [_branch(net, x, "yes", scale), _branch(net, x, "no", None)]
     return net.node("If", flag, then_branch=graphs[0], else_branch=graphs[1])
 
 
-def _branch(x: str, shape: tuple[int, ...], name: str, scale: np.ndarray | None) -> onnx.GraphProto:
+def _branch(net: Net, x: str, name: str, scale: np.ndarray | None) -> onnx.GraphProto:
     out = f"{x}_{name}"
-    info = helper.make_tensor_value_info(out, TensorProto.FLOAT, shape)
+    info = helper.make_tensor_value_info(out, net.kind, net.shape(x))
     if scale is None:
         return helper.make_graph([helper.make_node("Neg", [x], [out])], name, [], [info])
-    stored = onnx.numpy_helper.from_array(scale.astype(np.float32), f"{out}_scale")
+    stored = onnx.numpy_helper.from_array(scale.astype(net.dtype), f"{out}_scale")
     return helper.make_graph([helper.make_node("Mul", [x, stored.name], [out])], name, [], [info], [stored])
 
 
@@ -197,7 +202,7 @@ def shape_as_data(net: Net, x: str) -> str:
     if net.pick(True, False):
         return net.node("Reshape", net.node("Relu", x), shape, like=x)
     size = net.node("Gather", shape, net.ints(net.pick(1, -1)))
-    return net.node("Div", x, net.node("Cast", size, to=TensorProto.FLOAT))
+    return net.node("Div", x, net.node("Cast", size, to=net.kind))
 
 
 # What moves elements.
@@ -385,7 +390,8 @@ def einsum(net: Net, x: str) -> str:
 @move(2, 3, 4)
 def where(net: Net, x: str) -> str:
     shape = [net.pick(size, 1) for size in net.shape(x)]
-    condition = net.node("Less", x, net.numbers(*shape)) if net.pick(True, False) else _flags(net, shape)
+    computed = net.pick(True, False) and not net.half
+    condition = net.node("Less", x, net.numbers(*shape)) if computed else _flags(net, shape)
     return net.node("Where", condition, x, net.numbers(*net.pick(shape, ())))
 
 
@@ -394,8 +400,10 @@ def _flags(net: Net, shape: list[int]) -> str:
 
 
 @move(2, 3)
-def integer_product(net: Net, x: str) -> str:
+def integer_product(net: Net, x: str) -> str | None:
     """MatMulInteger of what is quantised as it comes: one scale for all."""
+    if net.half:
+        return None
     code, scale, point = net.node("DynamicQuantizeLinear", x, outputs=3)
     out = net.pick(2, 4)
     weight = net.stored(net.rng.integers(-9, 10, (net.shape(x)[-1], out)).astype(np.int8))
@@ -406,7 +414,7 @@ def integer_product(net: Net, x: str) -> str:
 @move(2, 3, 4)
 def over_axis(net: Net, x: str) -> str:
     """What mixes or chooses along one axis."""
-    op = net.pick("CumSum", "TopK", "LpNormalization", *(["LRN"] if net.rank(x) == 4 else []))
+    op = net.pick("CumSum", "LpNormalization", *(["LRN"] if net.rank(x) == 4 else []), *([] if net.half else ["TopK"]))
     axis = net.pick(*range(net.rank(x)))
     if op == "CumSum":
         return net.node("CumSum", x, net.stored(np.array(axis)))

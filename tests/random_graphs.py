@@ -10,6 +10,8 @@ import onnx
 from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
+import tests.graph_contrib  # noqa: F401  it puts its moves into the table
+from onnx_tools.operators import CONTRIB
 from tests.graph_layers import MOVES, layer
 from tests.graph_moves import CUSTOM
 from tests.random_net import Net
@@ -43,7 +45,7 @@ def _finished(net: Net) -> ModelProto:
     if net.pick(False, True):
         for info in (*graph.input, *graph.output):
             _open_batch(info, opened=info.name in net.inputs)
-    opsets = [helper.make_opsetid("", net.opset), helper.make_opsetid(CUSTOM, 1)]
+    opsets = [helper.make_opsetid("", net.opset), helper.make_opsetid(CUSTOM, 1), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="random")
     model.metadata_props.add(key="kept", value="as it is")
     return onnx.shape_inference.infer_shapes(model) if net.pick(False, True) else model

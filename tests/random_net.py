@@ -14,9 +14,13 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper
 class Net:
     """A network that grows. `draw` takes from a strategy; weights are random, from a seed that was drawn."""
 
+    half: bool
+    """Whether its floats are float16: it then has no operator that jumps where a rounding differs."""
+
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         self.draw = draw
-        self.opset = self.pick(17, 21)
+        self.half = self.pick(False, False, False, False, True)
+        self.opset = 21 if self.half else self.pick(17, 21)
         self.rng = np.random.default_rng(draw(st.integers(0, 999)))
         self.features_last = self.pick(False, True)
         self.inputs: list[str] = []
@@ -26,6 +30,16 @@ class Net:
         self._types: dict[str, TypeProto] = {}
         self._data: dict[str, TensorProto] = {}
         self._names = 0
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its floats."""
+        return np.dtype(np.float16 if self.half else np.float32)
+
+    @property
+    def kind(self) -> int:
+        """Of its floats, as ONNX numbers it."""
+        return TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
 
     def pick(self, *choices: Any) -> Any:
         """One of these; a failing example shrinks to the first."""
@@ -45,10 +59,10 @@ class Net:
         self._names += 1
         return f"v{self._names}"
 
-    def input(self, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> str:
+    def input(self, shape: Sequence[int], kind: int | None = None) -> str:
         name = self.new()
         self.inputs.append(name)
-        self._types[name] = helper.make_tensor_type_proto(kind, shape)
+        self._types[name] = helper.make_tensor_type_proto(self.kind if kind is None else kind, shape)
         return name
 
     def stored(self, array: np.ndarray) -> str:
@@ -69,10 +83,10 @@ class Net:
     def numbers(self, *shape: int) -> str:
         """Stored floats, none of them zero."""
         drawn = self.rng.uniform(0.25, 1, shape) * self.rng.choice([-1, 1], shape)
-        return self.stored(drawn.astype(np.float32))
+        return self.stored(drawn.astype(self.dtype))
 
     def positive(self, *shape: int, size: float = 1) -> str:
-        return self.stored((size * self.rng.uniform(0.5, 1.5, shape)).astype(np.float32))
+        return self.stored((size * self.rng.uniform(0.5, 1.5, shape)).astype(self.dtype))
 
     def weight(self, *shape: int, axis: int = 0) -> str:
         """A weight: as it is, quantised along `axis`, or behind a Transpose."""
@@ -86,15 +100,24 @@ class Net:
             return self.node("Transpose", self.numbers(*reversed(shape)))
         return self.numbers(*shape)
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, like: str = "", **attrs: Any) -> Any:
+    def node(
+        self,
+        op: str,
+        *inputs: str,
+        outputs: int = 1,
+        like: str | Sequence[int] = "",
+        unused: Sequence[int] = (),
+        **attrs: Any,
+    ) -> Any:
         """A node; the name of its output, or a list of names if there are several.
 
-        `like`: a value of the same shape, where onnx can't infer it.
+        `like`: where onnx can't infer it, a value of the same type, or the shape. `unused`: outputs without a name.
         """
-        names = [self.new() for _ in range(outputs)]
+        names = ["" if at in unused else self.new() for at in range(outputs)]
         node = helper.make_node(op, inputs, names, **attrs)
         if like:
-            self._types.update(dict.fromkeys(names, self._types[like]))
+            kind = self._types[like] if isinstance(like, str) else helper.make_tensor_type_proto(self.kind, like)
+            self._types.update(dict.fromkeys(names, kind))
         else:
             schema = onnx.defs.get_schema(op, self.opset, "")
             opsets = [helper.make_opsetid("", self.opset)]
