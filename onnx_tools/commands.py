@@ -110,6 +110,10 @@ class PruneJob:
             return refused
 
     def _run(self, model: Path, extras: Extras, tell: Progress | None) -> AnyReport:
+        if self.dry_run and isinstance(self.encoding, PrunedCompaction):
+            first, second = parts(tell, 2)
+            prune = partial(replace(self, dry_run=False)._prune, model, extras=extras, tell=first)
+            return self.encoding.foreseen(model, prune, second)
         if self.encoding is None or self.output is None or self.dry_run:
             report = self._prune(model, None if self.output is None else self.target(model), extras, tell)
             self._save_masks(model, model if self.output is None else self.target(model), report)

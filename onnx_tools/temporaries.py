@@ -16,6 +16,8 @@ from onnx_tools.wire import FileSpan, Rope
 CHUNK = 1 << 18
 """Bytes that are copied at once: what is read is still in the processor's own cache when it is written."""
 
+_SUFFIX = ".oxiprune-tmp"
+
 _RENAMES_OPEN_FILES = os.name != "nt"
 """Whether a file can get another name while it is open."""
 
@@ -33,7 +35,7 @@ class Temporary:
 
     def __init__(self, target: pathlib.Path, like: pathlib.Path | None, mode: int = 0o666) -> None:
         # The name is cut so that the whole stays below 255 bytes.
-        name = f".{target.name[:40]}.{os.urandom(8).hex()}.oxiprune-tmp"
+        name = f".{target.name[:40]}.{os.urandom(8).hex()}{_SUFFIX}"
         self.path = target.with_name(name)
         self.descriptor = -1
         self._mode = mode & 0o777
@@ -152,11 +154,18 @@ def writing(where: pathlib.Path) -> Iterator[None]:
 def folder_beside(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary folder beside `target`, for a file that is worked on before `target` is written."""
     try:
-        folder = tempfile.TemporaryDirectory(dir=target.resolve().parent, prefix=".", suffix=".oxiprune-tmp")
+        folder = tempfile.TemporaryDirectory(dir=target.resolve().parent, prefix=".", suffix=_SUFFIX)
     except OSError as error:
         raise write_failed(error, target) from error
     with folder as name:
         yield pathlib.Path(name)
+
+
+def plain_name(file: pathlib.Path) -> str:
+    """What a person knows a file by: of a temporary one the name of that which it is made for."""
+    if file.name.endswith(_SUFFIX):
+        return file.name[1:].rsplit(".", 2)[0]
+    return file.name if file.parent.name.endswith(_SUFFIX) else str(file)
 
 
 def stamp_of(file: pathlib.Path) -> Stamp | None:

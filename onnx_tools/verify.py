@@ -188,5 +188,5 @@ def _complaint(path: pathlib.Path, full: bool) -> str:
     try:
         onnx.checker.check_model(str(path), full_check=full)
     except Exception as error:  # beside its own errors, those of protobuf and of shape inference
-        return one_line(error)
+        return one_line(error, path)
     return ""

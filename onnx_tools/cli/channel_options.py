@@ -138,7 +138,9 @@ Compact = Annotated[
     bool,
     typer.Option(
         "--compact",
-        help="Remove what is zero then, as `oxiprune compact` does: the model gets smaller and faster anywhere.",
+        help="Remove what is zero then, as `oxiprune compact` does: the model gets smaller and faster anywhere. "
+        "--verify and --max-drift hold the zeroed model against MODEL; the small one is always held against the zeroed "
+        "one, where only rounding may differ. --dry-run works on a temporary copy.",
         rich_help_panel=CHANNELS,
     ),
 ]

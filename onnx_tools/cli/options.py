@@ -154,7 +154,8 @@ MaxDrift = Annotated[
         "--max-drift",
         metavar="D",
         callback=checked_drift,
-        help="Fail when an output moves by more than this, as relative L2. Without: drift is told and never fails.",
+        help="Fail when an output moves by more than this, as relative L2, from what it was before pruning. Without: "
+        "drift is told and never fails.",
         rich_help_panel=VERIFYING,
     ),
 ]

@@ -62,7 +62,7 @@ def _check_compaction(given: Mapping[str, Any]) -> None:
     compact, encoding, latency = given["compact"], given["encoding"], given["latency"]
     if compact and encoding != "dense":
         raise WrongUsage(f"--encoding {encoding} does not go with --compact; `oxiprune encode` encodes the result")
-    if compact and (given["in_place"] or given["dry_run"]):
+    if compact and given["in_place"]:
         raise WrongUsage("--compact writes a new file, give --output; or prune first, and then use `oxiprune compact`")
     if not compact and (latency or given["constants"] != "keep"):
         raise WrongUsage(f"{'--latency' if latency else '--constants'} goes with --compact")

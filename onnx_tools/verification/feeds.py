@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tools.errors import OnnxToolsError
+from onnx_tools.temporaries import plain_name
 from oxiprune_gpu.errors import InvalidOption
 
 Feed = dict[str, NDArray[Any]]
@@ -213,7 +214,10 @@ def _random_array(spec: InputSpec, shape: list[int], random: np.random.Generator
     return random.standard_normal(shape, np.float32).astype(dtype)
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line, cut to a readable length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, *files: pathlib.Path) -> str:
+    """The message of an error on one line, cut to a readable length; temporary ones of `files` as people know them."""
+    text = str(error)
+    for file in files:
+        text = text.replace(str(file), plain_name(file))
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 240 else text[:237] + "..."

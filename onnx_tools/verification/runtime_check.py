@@ -42,7 +42,7 @@ def check_runtime(
         reason = NOT_INSTALLED if missing else f"onnxruntime cannot be imported: {one_line(error)}"
         return [Check("runtime", "warning", f"could not verify: {reason}"), _not_measured(max_drift, reason)], []
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        reason = f"could not verify: onnxruntime does not load the input: {one_line(error)}"
+        reason = f"could not verify: onnxruntime does not load the input: {one_line(error, before)}"
         return [
             Check("runtime", "warning", reason),
             _not_measured(max_drift, "onnxruntime does not load the input"),
@@ -50,7 +50,7 @@ def check_runtime(
     try:
         new = open_session(after)
     except Exception as error:
-        reason = f"onnxruntime loads the input, but not the output: {one_line(error)}"
+        reason = f"onnxruntime loads the input, but not the output: {one_line(error, after)}"
         return [
             Check("runtime", "failed", reason),
             _not_measured(max_drift, "onnxruntime does not load the output"),

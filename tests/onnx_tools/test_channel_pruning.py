@@ -33,7 +33,7 @@ from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import InvalidInputShape
 from onnx_tools.model_file import ModelFile
 from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, PruningConfig, ShapeMismatch
-from tests.command import refused, run
+from tests.command import refused, run, tree
 
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -366,11 +366,39 @@ def test_compacting_in_one_step_equals_two_steps(tmp_path: pathlib.Path) -> None
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("external", [False, True])
+def test_a_dry_run_of_both_steps_says_what_would_leave(tmp_path: pathlib.Path, external: bool) -> None:
+    path = model_file(tmp_path)
+    if external:
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location="model.data", size_threshold=64)
+    before = tree(tmp_path)
+    options = (path, "-s", "0.5", "--granularity", "channel", "--compact", "--json")
+    foreseen = json.loads(run("prune", *options, "--dry-run").stdout)
+    assert tree(tmp_path) == before
+    done = json.loads(run("prune", *options, "-o", tmp_path / "out.onnx").stdout)
+    assert (foreseen["dry_run"], foreseen["pruning"]["dry_run"], foreseen["output"]) == (True, True, None)
+    assert foreseen["files"][0]["bytes_before"] == done["files"][0]["bytes_before"]
+    for key in ("input", "layers", "staying"):
+        assert foreseen[key] == done[key]
+
+
+def test_a_file_that_is_made_on_the_way_is_not_named(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = onnx.load(model_file(tmp_path))
+    model.opset_import.add(domain="nobody", version=1)
+    model.graph.node.add(op_type="Unheard", domain="nobody", input=["x"], output=["z"])
+    onnx.save(model, tmp_path / "model.onnx")
+    options = ("-s", "0.5", "--granularity", "channel", "--compact", "--latency", "--json")
+    result = run("prune", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", *options)
+    assert result.exit_code == 0
+    assert "oxiprune-tmp" not in result.output
+    assert "Load model from out.onnx failed" in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ("--in-place", "--compact writes a new file"),
-        ("--dry-run", "--compact writes a new file"),
         ("-o out.onnx --encoding packed", "--encoding packed does not go with --compact"),
     ],
 )

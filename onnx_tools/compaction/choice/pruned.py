@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -48,20 +49,39 @@ class PrunedCompaction:
         """
         with first_step(ModelFile.open(model), output, force=force) as masked:
             pruned = prune(masked)
-            told = pruned.files[0]
-            compacted = compact_file(
-                masked,
-                output,
-                input_shapes=self.input_shapes,
-                constants=self.constants,
-                force=force,
-                verify=self.checks,
-                latency=self.latency,
-                conditions=self.conditions,
-                extras=Extras(hashes=told.sha256_before is not None, compressed=told.compressed_before is not None),
-                progress=progress,
-            )
-            yield _joined(pruned, compacted), masked
+            yield self._compacted(pruned, masked, output, force, progress), masked
+
+    def foreseen(
+        self, model: pathlib.Path, prune: Callable[[pathlib.Path], PruneReport], progress: Progress | None = None
+    ) -> CompactReport:
+        """What `written` would report, without an output: `prune` writes into a folder for temporary files."""
+        with tempfile.TemporaryDirectory(prefix="oxiprune-") as folder:
+            masked = pathlib.Path(folder) / model.name
+            return self._compacted(replace(prune(masked), dry_run=True), masked, None, False, progress)
+
+    def _compacted(
+        self,
+        pruned: PruneReport,
+        masked: pathlib.Path,
+        output: pathlib.Path | None,
+        force: bool,
+        progress: Progress | None,
+    ) -> CompactReport:
+        told = pruned.files[0]
+        compacted = compact_file(
+            masked,
+            output,
+            input_shapes=self.input_shapes,
+            constants=self.constants,
+            force=force,
+            dry_run=output is None,
+            verify=self.checks,
+            latency=self.latency,
+            conditions=self.conditions,
+            extras=Extras(hashes=told.sha256_before is not None, compressed=told.compressed_before is not None),
+            progress=progress,
+        )
+        return _joined(pruned, compacted)
 
 
 def _joined(pruned: PruneReport, compacted: CompactReport) -> CompactReport:

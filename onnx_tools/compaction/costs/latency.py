@@ -35,7 +35,7 @@ def measure_latency(
     except (NoRandomInputs, StopIteration) as error:
         return f"latency not measured: no input to run on: {one_line(error)}"
     except Exception as error:  # onnxruntime's errors share no base but Exception
-        return f"latency not measured: {one_line(error)}"
+        return f"latency not measured: {one_line(error, before, after)}"
     runs = max(1, int(_ROUND_SECONDS / max(slowest, 1e-9)))
     rounds = max(3, min(_ROUNDS, int(_MOST_SECONDS / (2 * runs * slowest))))
     return _report(
