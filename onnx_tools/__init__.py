@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from onnx_tools.renderers import write_report
     from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
+    from onnx_tools.search.options import Search
+    from onnx_tools.search.search import search_file
+    from onnx_tools.search_report import SearchReport
     from onnx_tools.verify import verify_files
     from onnx_tools.weight_selection import Selection
     from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
@@ -109,6 +112,9 @@ _HOMES = {
     "renderers": ("write_report",),
     "report": ("CompareReport", "InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
+    "search.options": ("Search",),
+    "search.search": ("search_file",),
+    "search_report": ("SearchReport",),
     "verify": ("verify_files",),
     "weight_selection": ("Selection",),
     "weights": ("FoundWeights", "LeftAlone", "Weight", "find_weights"),
@@ -149,6 +155,8 @@ __all__ = [
     "Quality",
     "Rule",
     "RuntimeMissing",
+    "Search",
+    "SearchReport",
     "Selection",
     "Statistics",
     "Target",
@@ -176,6 +184,7 @@ __all__ = [
     "read_policy",
     "read_quality",
     "save_masks",
+    "search_file",
     "split",
     "verify_files",
     "write_report",

@@ -36,6 +36,7 @@ from onnx_tools.renderers.github_summary import append_summary
 from onnx_tools.renderers.text import condition_line, printable
 from onnx_tools.report import ConditionOutcome, FileReport, PruneReport, Report, VerificationReport, to_dict
 from onnx_tools.rewrite import Extras, Progress, prune_file
+from onnx_tools.search_report import SearchReport
 from onnx_tools.terminal import complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
 from oxiprune_gpu import InvalidOption, PruningError
@@ -101,6 +102,11 @@ class PruneJob:
         """The file that is written for `model`."""
         return model if self.output is None else target_of(self.output, model)
 
+    @property
+    def also_written(self) -> tuple[tuple[str, str], ...]:
+        """The options that write files besides the model, with their patterns."""
+        return (("--save-masks", self.save_masks),) if self.save_masks else ()
+
     def run(self, model: Path, extras: Extras, tell: Progress | None) -> AnyReport:
         """Prune `model`, and encode or compact it if asked to. A condition that is met leaves a report only."""
         try:
@@ -155,7 +161,7 @@ class PruneJob:
             names = [weight.name for weight in told.weights]
             save_masks(expand(self.save_masks, model), masks_of(pruned, names))
         except Exception as error:
-            raise _MasksNotSaved(_but_written(error, report), report) from error
+            raise _MasksNotSaved(but_written(error, report), report) from error
 
     def note(self, report: AnyReport) -> str:
         """What the one at the screen must know besides the report: old data files that are left over."""
@@ -260,7 +266,7 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
     in_place = job.output is None
     check_outputs(models, targets, in_place=in_place, delete_old_data=job.delete_old_data, inputs=job.inputs)
     with folders_of(targets if is_folder(job.output or "") else []):
-        check_reports(models, targets, view.reports, view.summary, masks=job.save_masks, inputs=job.inputs)
+        check_reports(models, targets, view.reports, view.summary, others=job.also_written, inputs=job.inputs)
         if job.dry_run and job.checks:
             complain("warning", "--dry-run: no model is written, so --verify has nothing to check")
         return for_each([(model, partial(job.run, model, view.extras)) for model in models], view, job.note)
@@ -407,12 +413,13 @@ def _keep(report: AnyReport, name: Path) -> None:
     try:
         write_report(report, name)
     except WriteFailed as error:
-        if isinstance(report, PruneReport | CompactReport) and report.output is not None:
-            raise WriteFailed(_but_written(error, report)) from None
+        if isinstance(report, PruneReport | CompactReport | SearchReport) and report.output is not None:
+            raise WriteFailed(but_written(error, report)) from None
         raise
 
 
-def _but_written(error: Exception, report: PruneReport | CompactReport) -> str:
+def but_written(error: Exception, report: PruneReport | CompactReport | SearchReport) -> str:
+    """What is told where a model was written, and what should lie beside it was not."""
     return f"{message(error)}. The model itself, {report.output}, is written"
 
 

@@ -15,6 +15,7 @@ from onnx_tools.report import (
     Versions,
     sum_known,
 )
+from onnx_tools.search_report import SearchReport
 
 
 @dataclass(frozen=True)
@@ -176,5 +177,5 @@ class CompactReport:
         )
 
 
-AnyReport = Report | CompareReport | CompactReport
+AnyReport = Report | CompareReport | CompactReport | SearchReport
 """What the renderers show."""

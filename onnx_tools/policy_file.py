@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -70,6 +72,50 @@ def read_policy(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     policy: Policy = _made(Policy, {**content, **given, "rules": made}, source)
     _checked(policy, source)
     return policy
+
+
+def policy_text(policy: Policy) -> str:
+    """The policy as TOML, of which `read_policy` makes the same policy; not for metrics that hold arrays."""
+    settings = {
+        "sparsity": policy.sparsity,
+        "metric": policy.metric.text,
+        "granularity": policy.granularity.text,
+        "min_nonzero": policy.min_nonzero,
+        "allocation": policy.allocation.text,
+        "floor": policy.floor,
+        "ceiling": policy.ceiling,
+        "target": policy.target,
+    }
+    tables = [_assignments(settings if policy.deals else {key: settings[key] for key in _SETTINGS})]
+    tables += ["[[rule]]\n" + _assignments(_settings_of(rule)) for rule in policy.rules]
+    return "\n".join(tables)
+
+
+def pattern_of(name: str) -> str:
+    """A pattern for `match` that means the weight of this name, whatever characters are in it."""
+    pattern = glob.escape(name)
+    pattern = f"[o]{pattern[1:]}" if pattern.startswith("op:") else pattern
+    return pattern.encode(errors="replace").decode()  # what UTF-8 has no form for becomes "?", any character
+
+
+def _settings_of(rule: Rule) -> dict[str, Any]:
+    return {
+        "match": rule.match,
+        "prune": None if rule.prune else False,
+        "sparsity": rule.sparsity,
+        "metric": rule.metric and rule.metric.text,
+        "granularity": rule.granularity and rule.granularity.text,
+        "min_nonzero": rule.min_nonzero,
+    }
+
+
+def _assignments(settings: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in settings.items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    """A number, flag, text or list of texts. TOML's texts are JSON's, but for the character 127."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _content(where: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def check_reports(
     patterns: Sequence[str],
     summary: Path | None = None,
     *,
-    masks: str | None = None,
+    others: Sequence[tuple[str, str]] = (),
     inputs: Sequence[Path] = (),
 ) -> None:
     """Every report, and what else is written beside models, must have a name of its own, in a folder we can write to.
@@ -102,10 +102,10 @@ def check_reports(
         targets: those that are written, or compared with.
         patterns: of the names of reports.
         summary: what is appended to.
-        masks: the pattern of the names of `--save-masks`.
+        others: options besides, each with the pattern of the names of what it writes.
         inputs: files that are read besides the models.
     """
-    given = [*([("--save-masks", masks)] if masks else []), *(("--report", pattern) for pattern in patterns)]
+    given = [*others, *(("--report", pattern) for pattern in patterns)]
     names = [(option, expand(pattern, model)) for option, pattern in given for model in models]
     names += [("--github-summary", summary)] if summary is not None else []
     taken = {identity(path) for path in (*models, *targets, *inputs)}

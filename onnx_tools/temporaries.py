@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
+from onnx_tools.errors import WriteFailed
 from onnx_tools.file_blocks import read_at, write_at, write_failed
 from onnx_tools.wire import FileSpan, Rope
 
@@ -148,6 +149,29 @@ def writing(where: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_failed(error, where) from error
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a small file; whoever reads meanwhile sees the old one or the new one, whole. Raises WriteFailed."""
+    try:
+        _replace(pathlib.Path(path).resolve(), content)
+    except OSError as error:
+        raise write_failed(error, os.fspath(path)) from error
+    except (RuntimeError, ValueError) as error:  # a loop of links (until Python 3.12), a NUL in the name
+        raise WriteFailed(f"{os.fspath(path)!a}: not a usable file name: {error}") from None
+
+
+def _replace(target: pathlib.Path, content: bytes) -> None:
+    """Write a temporary file beside `target` and rename it."""
+    temporary = Temporary(target, like=target)
+    try:
+        temporary.create()
+        overwrite(temporary.descriptor, content)
+        temporary.finish()
+        os.replace(temporary.path, target)
+    finally:
+        temporary.discard()
+    sync_folder(target.parent)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,10 @@ ORDER = {
     "onnx_tools": """
         __main__
         cli
-        compact_commands
+        compact_commands search_commands
         commands encoding_commands usage doctor
         onnx_tools
+        search
         quality
         compaction calibration
         inspection masking comparison terminal preflight encodings
@@ -44,6 +45,7 @@ ORDER = {
         plan
         policy_file unit_views
         compact_report
+        search_report
         report
         policy
         plain pictures

@@ -62,28 +62,6 @@ def write_report(report: AnyReport, path: str | os.PathLike[str]) -> None:
 
     Raises InvalidOption for an unknown ending, WriteFailed if the system refuses.
     """
-    from onnx_tools.errors import WriteFailed  # these bring numpy and onnx
-    from onnx_tools.file_blocks import write_failed
+    from onnx_tools.temporaries import write_whole  # brings numpy and onnx
 
-    content = renderer_for(path).render(report).encode()
-    try:
-        _replace(pathlib.Path(path).resolve(), content)
-    except OSError as error:
-        raise write_failed(error, os.fspath(path)) from error
-    except (RuntimeError, ValueError) as error:  # a loop of links (until Python 3.12), a NUL in the name
-        raise WriteFailed(f"{os.fspath(path)!a}: not a usable file name: {error}") from None
-
-
-def _replace(target: pathlib.Path, content: bytes) -> None:
-    """Write a temporary file beside `target` and rename it."""
-    from onnx_tools.temporaries import Temporary, overwrite, sync_folder
-
-    temporary = Temporary(target, like=target)
-    try:
-        temporary.create()
-        overwrite(temporary.descriptor, content)
-        temporary.finish()
-        os.replace(temporary.path, target)
-    finally:
-        temporary.discard()
-    sync_folder(target.parent)
+    write_whole(path, renderer_for(path).render(report).encode())

@@ -1,6 +1,6 @@
 """Reports as CSV (RFC 4180): one row a weight, then one row for each tensor that was left alone.
 
-Of a compaction one row a layer.
+Of a compaction one row a layer, of a search one row a trial.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onnx_tools.report import (
     PruneReport,
     WeightReport,
 )
+from onnx_tools.search_report import SearchReport, TrialReport
 
 _COMMON = ("status", "name", "op_types", "consumers", "shape", "dtype", "parameters", "bytes")
 _SCORES = ("min", "max", "mean", "median", "std_dev")
@@ -42,6 +43,12 @@ _COMPARED = (
 _COMPACTED = (
     *("name", "op_type", "channels_before", "channels_after", "parameters_before", "parameters_after"),
     *("bytes_before", "bytes_after", "macs_before", "macs_after", "open_sizes"),
+)
+_SCORE = ("quality", "drop", "low", "high", "cases")
+_TRIED = (
+    *("number", "allocation", "asked", "sparsity", "bytes", "macs", "passed"),
+    *(f"{on}_{name}" for on in ("searched", "held_out") for name in _SCORE),
+    "key",
 )
 _NUMBERS = ("NaN", "Infinity", "-Infinity")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -67,6 +74,8 @@ def _keys(report: AnyReport) -> tuple[str, ...]:
         return _COMPARED
     if isinstance(report, CompactReport):
         return _COMPACTED
+    if isinstance(report, SearchReport):
+        return _TRIED
     return (*_COMMON, *(_PRUNED if isinstance(report, PruneReport) else _INSPECTED), "reason")
 
 
@@ -75,6 +84,8 @@ def _rows(report: AnyReport) -> list[Mapping[str, Any]]:
         return [_compared_row(tensor) for tensor in (*report.weights, *report.others)]
     if isinstance(report, CompactReport):
         return [plain_value(layer) for layer in report.layers]
+    if isinstance(report, SearchReport):
+        return [_trial_row(trial) for trial in report.trials]
     if isinstance(report, InspectReport):
         weights = [{"status": "weight", **_plain(weight)} for weight in report.weights]
     else:
@@ -87,6 +98,12 @@ def _pruned_row(weight: WeightReport) -> dict[str, Any]:
     scores = plain.pop("scores") or {}
     status = "pruned" if weight.nonzero_after != weight.nonzero_before else "unchanged"
     return {"status": status, **plain, **{f"score_{name}": scores.get(name) for name in _SCORES}}
+
+
+def _trial_row(trial: TrialReport) -> dict[str, Any]:
+    plain = plain_value(trial)
+    scores = {on: plain.pop(on) or {} for on in ("searched", "held_out")}
+    return {**plain, **{f"{on}_{name}": value for on, score in scores.items() for name, value in score.items()}}
 
 
 def _compared_row(tensor: ComparedTensor) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from onnx_tools.compact_report import AnyReport, CompactReport
 from onnx_tools.pictures import WeightPictures
-from onnx_tools.renderers import compaction_text, comparison_text, html_compaction, text
+from onnx_tools.renderers import compaction_text, comparison_text, html_compaction, search_text, text
 from onnx_tools.renderers.drawings import Bars, bars_of, histogram_path, mask_png
 from onnx_tools.renderers.html_tables import (
     ARROW,
@@ -34,6 +34,7 @@ from onnx_tools.report import (
     format_fraction,
     left_alone_groups,
 )
+from onnx_tools.search_report import SearchReport
 
 _MOST_NAMES = 100
 _SAID_BY_CHANNELS = ("target", "channels", "min_nonzero", "min_elements", "depthwise")
@@ -120,6 +121,8 @@ def page_of(report: AnyReport) -> Page:
         return _compared_page(report)
     if isinstance(report, CompactReport):
         return _compacted_page(report)
+    if isinstance(report, SearchReport):
+        return _searched_page(report)
     return _pruned_page(report) if isinstance(report, PruneReport) else _inspected_page(report)
 
 
@@ -245,6 +248,37 @@ def _compacted_cards(report: CompactReport) -> Iterable[Card]:
         yield Card(label, value, note)
     if report.verification is not None:
         yield _checks_card(report.verification)
+
+
+def _searched_page(report: SearchReport) -> Page:
+    trials = [search_text.trial_cells(report, trial) for trial in report.trials]
+    weights = text_table(search_text.WEIGHT_TITLES, list(map(search_text.weight_cells, report.weights)))
+    policy = text_table(("POLICY.toml",), [(text.printable(line),) for line in report.policy.splitlines() if line])
+    more = (("Weights of the answer", weights), ("Policy of the answer", policy))
+    return Page(
+        kind="Search for the most pruned model",
+        title=f"Search in {text.printable(report.input)}",
+        name=text.printable(report.input),
+        result=text.printable(report.output),
+        how=search_text.headline(report),
+        state="",
+        refused=False,
+        warnings=tuple(map(text.printable, report.warnings)),
+        cards=tuple(Card(label, *value.split(", ", 1)) for label, value in search_text.summary_rows(report)),
+        bars=Bars((), 1),
+        pruned=True,
+        had_zeros=False,
+        weights=text_table(search_text.TRIAL_TITLES, trials),
+        pictures=(),
+        left_alone=(),
+        files=files_table(report.files),
+        versions=tuple(text.version_rows(report.versions)),
+        conditions=conditions_table(report.conditions),
+        more=tuple((title, table) for title, table in more if table.rows),
+        options=tuple(search_text.settings_rows(report.settings)),
+        command=text.printable(report.reproduce),
+        heading="Trials",
+    )
 
 
 def _compared_cards(report: CompareReport) -> Iterable[Card]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from onnx_tools.compact_report import AnyReport, CompactReport
-from onnx_tools.renderers import compaction_text, comparison_text, text
+from onnx_tools.renderers import compaction_text, comparison_text, search_text, text
 from onnx_tools.report import (
     ComparedTensor,
     CompareReport,
@@ -26,6 +26,7 @@ from onnx_tools.report import (
     format_fraction,
     left_alone_groups,
 )
+from onnx_tools.search_report import SearchReport
 
 _MOST_EXAMPLES = 5
 # An underscore inside a word is no emphasis, and names are full of them.
@@ -41,6 +42,8 @@ def render(report: AnyReport) -> str:
         sections = [_title(f"Comparison of {comparison_text.headline(report)}"), *_compared(report)]
     elif isinstance(report, CompactReport):
         sections = [_title(f"Compaction of {text.printable(report.input)}"), *_compacted(report)]
+    elif isinstance(report, SearchReport):
+        sections = [_title(f"Search in {text.printable(report.input)}"), *_searched(report)]
     elif isinstance(report, InspectReport):
         sections = [_title(f"Weights of {text.printable(report.input)}"), *_inspected(report)]
     else:
@@ -124,6 +127,29 @@ def _compacted(report: CompactReport) -> list[str]:
         _files(report.files),
         _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
     ]
+
+
+def _searched(report: SearchReport) -> list[str]:
+    trials = [search_text.trial_cells(report, trial) for trial in report.trials]
+    weights = map(search_text.weight_cells, report.weights)
+    return [
+        escape(search_text.headline(report)),
+        _warnings(report.warnings),
+        _conditions(report.conditions),
+        _section("Answer", _table(("Figure", "Value"), search_text.summary_rows(report))),
+        _section("The same again", _code(report.reproduce)),
+        _folded("POLICY.toml", _code(report.policy)),
+        _folded(f"Trials ({len(trials):,})", _table(search_text.TRIAL_TITLES, trials, right_from=2)),
+        _folded(f"Weights ({len(report.weights):,})", _table(search_text.WEIGHT_TITLES, weights, right_from=1)),
+        _files(report.files),
+        _folded("Configuration", _table(("Option", "Value"), search_text.settings_rows(report.settings))),
+        _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
+    ]
+
+
+def _code(given: str) -> str:
+    """Text as it is, in lines: indented, so that nothing in it can end the block."""
+    return "\n".join(f"    {text.printable(line)}" for line in given.splitlines())
 
 
 def _pruned_before(report: PruneReport) -> list[str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_tools.compact_report import AnyReport, ChannelNote, CompactReport, LayerReport
-from onnx_tools.renderers import compaction_text, comparison_text, text
+from onnx_tools.renderers import compaction_text, comparison_text, search_text, text
 from onnx_tools.report import (
     Check,
     ComparedTensor,
@@ -34,6 +34,7 @@ from onnx_tools.report import (
     format_fraction,
     left_alone_groups,
 )
+from onnx_tools.search_report import SearchReport
 
 _MOST_WEIGHTS = 40
 _MOST_REASONS = 15
@@ -68,6 +69,9 @@ def print_report(report: AnyReport, console: Console) -> None:
         return
     if isinstance(report, CompactReport):
         _print_compaction(report, printer)
+        return
+    if isinstance(report, SearchReport):
+        _print_search(report, printer)
         return
     printer.line(text.headline(report), "bold")
     if isinstance(report, PruneReport):
@@ -126,6 +130,24 @@ def _print_compaction(report: CompactReport, printer: _Printer) -> None:
     printer.table("Files", _file_columns(report.files))
     if report.verification is not None:
         printer.verification(report.verification)
+    _print_outcomes(report, printer)
+
+
+def _print_search(report: SearchReport, printer: _Printer) -> None:
+    """The trials, and the answer."""
+    printer.line(search_text.headline(report), "bold")
+    shown = report.trials[-_MOST_WEIGHTS:]
+    ranks = (0, 0, 3, 0, 4, 4, 1, 0, 2, 5, 6, 0)
+    columns = [
+        _Column(title.lower() if title != "MACs" else title, rank, words=place not in search_text.NUMBERS)
+        for place, (title, rank) in enumerate(zip(search_text.TRIAL_TITLES, ranks, strict=True))
+    ]
+    printer.table("Trials", _filled(columns, shown, lambda trial: search_text.trial_cells(report, trial)))
+    if len(report.trials) > len(shown):
+        printer.line(f"... and {len(report.trials) - len(shown):,} before (use --report FILE for all)")
+    columns = [_Column("answer", words=True), _Column("", words=True)]
+    printer.table("", _filled(columns, search_text.summary_rows(report), lambda row: row))
+    printer.table("Files", _file_columns(report.files))
     _print_outcomes(report, printer)
 
 

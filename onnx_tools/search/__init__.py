@@ -1,0 +1,1 @@
+"""Looking for the most pruned model that keeps a quality."""

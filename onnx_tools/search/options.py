@@ -1,0 +1,129 @@
+"""What a search is asked for."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnx_tools.calibration.methods import DataMethod
+from onnx_tools.compaction.mapping.shapes import InputShapes
+from onnx_tools.model_file import ModelFile
+from onnx_tools.quality import Quality
+from onnx_tools.search.digests import digest_of, model_digest
+from onnx_tools.search.lines import Pruning
+from onnx_tools.search_report import SearchSettings
+from onnx_tools.weight_selection import Selection
+from oxiprune_gpu import InvalidOption
+
+OBJECTIVES = ("sparsity", "bytes", "macs")
+"""What a search makes much, or little, of."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how far.
+
+    Args:
+        quality: what must be kept; higher is better.
+        max_drop: how much less of it than the original has is within the bar.
+        data: what names the data that `quality` and `method` read, and a function: files and module:function. Their
+            content is a part of what identifies a trial.
+        allocations: ways to deal out a sparsity, each bisected; none: those that fit the granularity.
+        granularity, metric: as in `Policy`; granularity "channel": whole channels leave, see `compact_file`.
+        objective: "sparsity"; "bytes", of the files, encoded without zeros or compacted; or "macs", with channels.
+        method: what looks at data; None: the metric alone chooses. With order "once" all trials share its statistics.
+        selection: which weights.
+        input_shapes: sizes that the model leaves open, with channels.
+        held_out, seed: fraction of the cases that are not searched with but reported too, and the seed that chooses
+            them.
+        resolution: of the sparsities that are bisected.
+        most_trials: at most so many models are made.
+        climb: from the best allocation on, let more fall of single weights; not with channels.
+        log: file of the trials; None: `OUTPUT.search.jsonl`. What it has is not made again.
+        backend: as in `prune_file`.
+    """
+
+    quality: Quality
+    max_drop: float
+    data: Sequence[str] = ()
+    allocations: Sequence[str] = ()
+    granularity: str = "unstructured"
+    metric: str = "l1"
+    objective: str = "sparsity"
+    method: DataMethod | None = None
+    selection: Selection = field(default_factory=Selection)
+    input_shapes: InputShapes = field(default_factory=dict)
+    held_out: float = 0.3
+    seed: int = 0
+    resolution: float = 0.01
+    most_trials: int = 100
+    climb: bool = True
+    log: pathlib.Path | None = None
+    backend: str = "auto"
+
+    @property
+    def pruning(self) -> Pruning:
+        """How weights are pruned, but for how much."""
+        return Pruning(self.granularity, self.metric)
+
+    @property
+    def packed(self) -> bool:
+        """Whether models are encoded without their zeros, so that zeros save bytes."""
+        return self.objective == "bytes" and not self.pruning.channels
+
+    def check(self) -> None:
+        """Raise `InvalidOption` for what makes no sense."""
+        self.pruning.check()
+        if self.method is not None and self.pruning.channels:
+            raise InvalidOption("methods with data know no channels; leave them out, or the granularity channel")
+        if self.objective not in OBJECTIVES:
+            raise InvalidOption(f"objective {self.objective!r} must be one of {', '.join(OBJECTIVES)}")
+        if self.objective == "macs" and not self.pruning.channels:
+            raise InvalidOption("objective macs: zeros save no operations; give granularity channel")
+        for name, value, least, most in (
+            ("held_out", self.held_out, 0, 0.9),
+            ("resolution", self.resolution, 0.0001, 0.5),
+        ):
+            if not least <= value <= most:
+                raise InvalidOption(f"{name} {value!r} must be a fraction, {least} to {most}")
+        if not self.max_drop >= 0 or self.max_drop == float("inf"):
+            raise InvalidOption(f"max_drop {self.max_drop!r} must be a number, 0 or more")
+        if self.most_trials < 1:
+            raise InvalidOption(f"most_trials {self.most_trials!r} must be 1 or more")
+
+    def settings(self, model: ModelFile) -> SearchSettings:
+        """What was asked for, for reports; it decides every trial."""
+        chosen = self.selection
+        return SearchSettings(
+            model_sha256=model_digest(model),
+            data=tuple(map(os.path.basename, self.data)),
+            data_sha256=digest_of(self.data),
+            quality=self.quality.text,
+            max_drop=self.max_drop,
+            objective=self.objective,
+            allocations=tuple(self.allocations) or self.pruning.allocations(),
+            granularity=self.granularity,
+            metric=self.metric,
+            method=method_text(self.method),
+            include=chosen.include,
+            exclude=chosen.exclude,
+            min_elements=chosen.min_elements,
+            depthwise=chosen.depthwise,
+            embeddings=chosen.embeddings,
+            linear_models=chosen.linear_models,
+            held_out=self.held_out,
+            seed=self.seed,
+            resolution=self.resolution,
+            most_trials=self.most_trials,
+            climb=self.climb and not self.pruning.channels,
+        )
+
+
+def method_text(method: DataMethod | None) -> str:
+    """A method in words; equal texts and equal data make equal models."""
+    if method is None:
+        return "magnitude"
+    steps = [*([method.choice] if method.choice else []), *(["repair"] if method.repair else [])]
+    return f"{' + '.join(steps)}, order {method.order}, damping {method.damping:g}"
