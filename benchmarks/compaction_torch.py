@@ -1,10 +1,11 @@
 """What bench_compaction.py does with torch: networks that it trains, and what Torch-Pruning makes of them.
 
-python benchmarks/compaction_torch.py train FOLDER [--quick] | prune MODULE.pt AFTER.onnx RATIO P
+python benchmarks/compaction_torch.py train FOLDER SEED EPOCHS | prune MODULE.pt RATIO P AFTER.onnx ...
 
 Two networks for scikit-learn's digits, trained as scripts/train_demo_model.py trains the demo's: that one, and a
-residual one. Torch-Pruning (Fang and others, "DepGraph: Towards Any Structural Pruning", CVPR 2023) removes RATIO of
-the channels of each layer, the lowest by its group magnitude with the P-norm; both write ONNX by the same exporter.
+residual one. Several RATIO P AFTER.onnx may follow each other. Torch-Pruning (Fang and others, "DepGraph: Towards Any
+Structural Pruning", CVPR 2023) removes RATIO of the channels of each layer, the lowest by its group magnitude with the
+P-norm; both write ONNX by the same exporter.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class DigitsResNet(nn.Module):
 NETWORKS = {"demo": demo.DigitsCnn, "resnet": DigitsResNet}
 
 
-def train(folder: Path, quick: bool) -> None:
-    """NAME.pt and NAME.onnx of both networks, and the held-out images with their labels."""
-    demo.EPOCHS = 2 if quick else demo.EPOCHS
+def train(folder: Path, seed: int, epochs: int) -> None:
+    """NAME.pt and NAME.onnx of both networks, and the held-out images, the same for every seed, with their labels."""
     images, held_out, labels, held_labels = demo.digits()
+    demo.SEED, demo.EPOCHS = seed, epochs
     np.savez(folder / IMAGES, **{demo.INPUT: held_out, "labels": held_labels})
     for name, network in NETWORKS.items():
         demo.repeatable()
@@ -88,11 +89,12 @@ def prune(module: Path, after: Path, ratio: float, p: int) -> None:
 
 
 def main() -> None:
-    job, *rest = sys.argv[1:]
+    job, at, *rest = sys.argv[1:]
     if job == "train":
-        train(Path(rest[0]), "--quick" in rest)
+        train(Path(at), int(rest[0]), int(rest[1]))
     else:
-        prune(Path(rest[0]), Path(rest[1]), float(rest[2]), int(rest[3]))
+        for ratio, p, after in zip(*[iter(rest)] * 3, strict=True):
+            prune(Path(at), Path(after), float(ratio), int(p))
 
 
 if __name__ == "__main__":
