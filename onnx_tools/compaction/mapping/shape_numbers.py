@@ -35,7 +35,7 @@ def sharpen(model: ModelProto) -> None:
         return
     for node in model.graph.node:
         numbers.visit(node)
-    for info in model.graph.value_info:
+    for info in (*model.graph.value_info, *model.graph.output):
         info.type.CopyFrom(numbers.types[info.name])
     listed = {info.name for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
     for name in dict.fromkeys(name for node in model.graph.node for name in node.output):
