@@ -70,13 +70,17 @@ class ChannelChoice:
 
 @dataclass(frozen=True)
 class CalibrationChoice:
-    """How a calibration decided, see `onnx_tools.DataMethod`. `data`: where it is from; `runs`: of the model on it."""
+    """How a calibration decided, see `onnx_tools.DataMethod`. `data`: where it is from; `runs`: of the model on it.
+
+    `most_damping`: what `damping` grew to where a Hessian was not positive definite; 0 where none was needed.
+    """
 
     data: str
     runs: int
     order: str
-    repair: bool
+    repair: tuple[str, ...]
     damping: float
+    most_damping: float
 
 
 @dataclass(frozen=True)

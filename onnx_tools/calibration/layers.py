@@ -7,17 +7,20 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
 from onnx_tools.calibration.collect import CPU, MEMORY, feeds_for, wanted
 from onnx_tools.calibration.data import Data, Feeds
-from onnx_tools.calibration.jobs import Shapes, in_groups, jobs_of
-from onnx_tools.calibration.observed import ObservedWeight, observe
+from onnx_tools.calibration.jobs import Job, Shapes, in_groups, jobs_of
+from onnx_tools.calibration.observed import Observation, Observed, ObservedWeight, Place, observe
+from onnx_tools.calibration.rows import ChannelRows
 from onnx_tools.calibration.running import Changed, Runner, Told
+from onnx_tools.calibration.shifts import Norm
 from onnx_tools.calibration.store import FINE, verdict
 from onnx_tools.calibration.sums import Statistics
+from onnx_tools.graph_index import GraphIndex
 from onnx_tools.model_file import ModelFile
 from onnx_tools.rewrite import Progress
 from onnx_tools.temporaries import folder_beside
@@ -30,15 +33,23 @@ class Seen(NamedTuple):
     reason: str
 
 
+class Step(NamedTuple):
+    """Weights with the same inputs, or a normalisation. `position`: of its node, as in `Observation`."""
+
+    position: int
+    weights: tuple[ObservedWeight, ...] = ()
+    norm: Norm | None = None
+
+
 @dataclass(frozen=True)
 class Layers:
     """A model that is run again for each step. Made by `layers_of`.
 
-    `steps`: weights with the same inputs, in the order in which they are first read. `unobserved`: the others, by name,
-    each with the reason. `source`, `runs`: the data in words, and how often the model is run to go through it.
+    `steps`: in the order in which they are computed. `unobserved`: weights that are in none, by name, each with the
+    reason. `feeds`: the data.
     """
 
-    steps: tuple[tuple[ObservedWeight, ...], ...]
+    steps: tuple[Step, ...]
     unobserved: Mapping[str, str]
     runner: Runner
     feeds: Feeds
@@ -51,16 +62,30 @@ class Layers:
         With changes the statistics compare: see `Statistics.cross`. Raises as `Calibration.collect`.
         """
         step = self.steps[number]
-        jobs = jobs_of(step)
+        found = self._observed(number, jobs_of(step.weights), changed, progress)
+        return {weight.weight.name: _of_weight(weight, found) for weight in step.weights}
+
+    def look_at_norm(self, number: int, changed: Changed, progress: Progress | None = None) -> Seen:
+        """What a normalisation reads when stored tensors have changed; a feature is a channel; one group."""
+        norm = self.steps[number].norm
+        assert norm is not None
+        job = _job_of(norm, self.steps[number].position)
+        ((statistics, reason),) = self._observed(number, [job], changed, progress).values()
+        return Seen(statistics, reason)
+
+    def _observed(
+        self, number: int, jobs: Sequence[Job], changed: Changed, progress: Progress | None
+    ) -> dict[object, tuple[Statistics | None, str]]:
+        """What jobs of a step find, by the keys of their observations."""
+        runner = self.runner if self.steps[number].norm is None else replace(self.runner, hessian=False)
         # Beside the changed model the dense one runs, and both give values and sums.
         memory = self.memory // 2 if changed else self.memory
-        groups = in_groups(jobs, self.shapes, memory, hessian=self.runner.hessian)
         tell = Told(progress, number, len(self.steps), self.feeds.count)
         found: dict[object, tuple[Statistics | None, str]] = {}
-        for group in groups:
-            results = self.runner.observe(group, self.feeds, tell, changed)
+        for group in in_groups(jobs, self.shapes, memory, hessian=runner.hessian):
+            results = runner.observe(group, self.feeds, tell, changed)
             found |= {job.observation.key: result for job, result in zip(group, results, strict=True)}
-        return {weight.weight.name: _of_weight(weight, found) for weight in step}
+        return found
 
 
 @contextlib.contextmanager
@@ -69,21 +94,41 @@ def layers_of(
     data: Data,
     *,
     only: Collection[str] | None = None,
+    norms: Sequence[Norm] = (),
     hessian: bool = False,
     memory: int = MEMORY,
     providers: Sequence[str] = CPU,
 ) -> Iterator[Layers]:
-    """A model and data to run it on, for as long as the block lasts. Arguments and errors as `Calibration.collect`."""
+    """A model and data to run it on, for as long as the block lasts.
+
+    `norms`: normalisations that are steps too. Other arguments and errors as `Calibration.collect`.
+    """
     runner = Runner(ModelFile.open(model), tuple(providers), hessian)
     observed = wanted(observe(runner.file.skeleton), only)
-    tapped = runner.tapped(jobs_of(observed.weights), shapes=True)
+    positions = {node.path: number for number, node in enumerate(GraphIndex(runner.file.skeleton).nodes)}
+    steps = [*_weight_steps(observed), *(Step(positions[each.node.path], norm=each) for each in norms)]
+    jobs = [*jobs_of(observed.weights), *(_job_of(step.norm, step.position) for step in steps if step.norm)]
+    tapped = runner.tapped(jobs, shapes=True)
     with folder_beside(pathlib.Path(tempfile.gettempdir()) / "data") as kept:
         feeds = feeds_for(tapped, data, kept)
         shapes = tapped.run(feeds.largest(), feeds.source)
         tapped.close()
-        steps = tuple(tuple(each) for _, each in groupby(observed.weights, key=_inputs))
         unobserved = {each.name: each.reason for each in observed.unobserved}
-        yield Layers(steps, unobserved, runner, feeds, shapes, memory)
+        ordered = tuple(sorted(steps, key=lambda step: step.position))
+        yield Layers(ordered, unobserved, runner, feeds, shapes, memory)
+
+
+def _weight_steps(observed: Observed) -> Iterator[Step]:
+    for _, group in groupby(observed.weights, key=_inputs):
+        weights = tuple(group)
+        yield Step(min(each.position for each in weights[0].observations), weights)
+
+
+def _job_of(norm: Norm, position: int) -> Job:
+    value = norm.node.inputs[0]
+    assert value is not None
+    observation = Observation((Place(value.name),), ChannelRows(), norm.label, position)
+    return Job(norm.label, observation, 1, norm.mean.elements, 4)
 
 
 def _inputs(weight: ObservedWeight) -> tuple[object, ...]:

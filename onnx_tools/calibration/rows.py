@@ -98,6 +98,17 @@ class ProductRows(Unfold):
 
 
 @dataclass(frozen=True)
+class ChannelRows(Unfold):
+    """What a normalisation reads: axis 1 is features, all else samples."""
+
+    def rows(self, values: Sequence[Array | None]) -> Rows:
+        """See `Unfold.rows`."""
+        (value,) = values
+        assert value is not None
+        return Rows(np.moveaxis(value, 1, -1), 0, 1)
+
+
+@dataclass(frozen=True)
 class LetterRows(Unfold):
     """An operand of an Einsum. `term`: its letters; `groups`, `features`: those it shares with the weight.
 

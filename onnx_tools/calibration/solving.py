@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,8 @@ class Solved(NamedTuple):
 class Problem:
     """A weight. `neighbours`: of so many features in a row each run is the operator's reduction axis.
 
-    `fixed`: what is kept, where that is known already.
+    `fixed`: what is kept, where that is known already. `shifted`: something is added to all outputs that may change,
+    so that only differences from the mean count. `rigid`: kept values must stay what they are.
     """
 
     name: str
@@ -45,12 +46,40 @@ class Problem:
     neighbours: int
     config: PruningConfig
     fixed: Matrices | None = None
+    shifted: bool = False
+    rigid: bool = False
 
     @property
     def in_runs(self) -> bool:
         """Whether groups of N:M lie in runs that they do not fill, so that each run has its own."""
         groups = self.config.granularity
         return isinstance(groups, NM) and self.neighbours % groups.of > 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done with each weight. `choice`: as in `DataMethod`; `least_squares`: whether what is kept is fitted."""
+
+    choice: str | None
+    least_squares: bool
+    damping: float
+
+    def solve(self, problem: Problem, statistics: Statistics) -> Solved:
+        """What becomes of one weight."""
+        if problem.shifted and statistics.hessian is not None:
+            statistics = centred(statistics)
+        solved = self._chosen(problem, statistics)
+        if not self.least_squares or problem.rigid:
+            return solved
+        fitted = repaired(problem, solved.kept, statistics, self.damping)
+        return fitted._replace(damping=max(fitted.damping, solved.damping))
+
+    def _chosen(self, problem: Problem, statistics: Statistics) -> Solved:
+        if problem.fixed is not None:
+            return Solved(problem.fixed, None, 0.0)
+        if self.choice == "wanda" or problem.rigid:
+            return wanda(problem, statistics)
+        return sparsegpt(problem, statistics, self.damping)
 
 
 def wanda(problem: Problem, statistics: Statistics) -> Solved:
@@ -86,6 +115,24 @@ def repaired(problem: Problem, kept: Matrices, statistics: Statistics, damping: 
         tensor = WeightTensor(problem.name, matrix)
         values[group] = refit(tensor, kept[group], hessian[group], cross=cross, damping=damping)
     return Solved(kept, values, damping)
+
+
+def centred(statistics: Statistics) -> Statistics:
+    """The products of rows less their means, in place of those of the rows."""
+    means, dense = statistics.means, statistics.dense_means
+    assert statistics.hessian is not None
+    hessian = statistics.hessian - statistics.samples * means[:, :, None] * means[:, None, :]
+    cross = statistics.cross
+    if cross is not None:
+        cross = cross - statistics.samples * means[:, :, None] * dense[:, None, :]
+    return replace(statistics, hessian=hessian, cross=cross)
+
+
+def shift_of(problem: Problem, values: Matrices, statistics: Statistics) -> NDArray[np.float64]:
+    """What must be added to each output, (groups, outputs), so that its mean is that of the dense layer."""
+    dense = np.einsum("gof,gf->go", problem.matrices, statistics.dense_means, dtype=np.float64)
+    found: NDArray[np.float64] = dense - np.einsum("gof,gf->go", values, statistics.means, dtype=np.float64)
+    return found
 
 
 def check_granularity(name: str, config: PruningConfig) -> None:

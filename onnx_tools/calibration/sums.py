@@ -27,8 +27,8 @@ class Statistics:
     group, (groups, features, features), where that was asked for: products in float32 (float64 for inputs of that
     type), added up in float64. Along the groups an array may repeat itself, so never write to it.
 
-    `dense_sums`, `cross`: where the rows are those of a pruned model, the sums of the rows D that the dense one has in
-    their place, and X.T @ D.
+    `dense_sums`, `dense_squares`, `cross`: where the rows are those of a pruned model, the same sums of the rows D that
+    the dense one has in their place, and X.T @ D where the hessian was asked for.
     """
 
     samples: int
@@ -36,6 +36,7 @@ class Statistics:
     squares: Sum
     hessian: Sum | None = None
     dense_sums: Sum | None = None
+    dense_squares: Sum | None = None
     cross: Sum | None = None
 
     @property
@@ -45,9 +46,17 @@ class Statistics:
         return found
 
     @property
+    def dense_means(self) -> Sum:
+        """The mean of each feature in the dense model, (groups, features)."""
+        if self.dense_sums is None:
+            return self.means
+        found: Sum = self.dense_sums / max(self.samples, 1)
+        return found
+
+    @property
     def finite(self) -> bool:
         """Whether no input was NaN, infinite, or too large."""
-        arrays = (self.sums, self.squares, self.hessian, self.dense_sums, self.cross)
+        arrays = (self.sums, self.squares, self.hessian, self.dense_sums, self.dense_squares, self.cross)
         return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
 
     def __add__(self, other: Statistics) -> Statistics:
@@ -58,12 +67,13 @@ class Statistics:
             self.squares + other.squares,
             _added(self.hessian, other.hessian),
             _added(self.dense_sums, other.dense_sums),
+            _added(self.dense_squares, other.dense_squares),
             _added(self.cross, other.cross),
         )
 
     def for_groups(self, groups: int) -> Statistics:
         """The same for so many groups, if they all have the same rows."""
-        found = (self.sums, self.squares, self.hessian, self.dense_sums, self.cross)
+        found = (self.sums, self.squares, self.hessian, self.dense_sums, self.dense_squares, self.cross)
         sums, squares, *others = (
             None if array is None else np.broadcast_to(array, (groups, *array.shape[1:])) for array in found
         )
@@ -87,6 +97,7 @@ class Adder:
         self._sums: Any = 0.0
         self._squares: Any = 0.0
         self._dense_sums: Any = None
+        self._dense_squares: Any = None
         self._hessian: Any = None
         self._cross: Any = None
 
@@ -108,7 +119,9 @@ class Adder:
         """The sums; None if there was no row."""
         if not self._samples:
             return None
-        return Statistics(self._samples, self._sums, self._squares, self._hessian, self._dense_sums, self._cross)
+        return Statistics(
+            self._samples, self._sums, self._squares, self._hessian, self._dense_sums, self._dense_squares, self._cross
+        )
 
     def _add(self, block: NDArray[Any]) -> None:
         if block.shape[::2] not in self._shapes:
@@ -122,9 +135,15 @@ class Adder:
     def _compare(self, block: NDArray[Any], dense: NDArray[Any]) -> None:
         if block.shape != dense.shape:
             raise ValueError(f"rows of {block.shape} and of {dense.shape} in the dense model")
-        total = dense.sum(axis=1, dtype=np.float64)
-        self._dense_sums = total if self._dense_sums is None else self._dense_sums + total
-        self._cross = _products(block, dense, self._cross)
+        self._dense_sums = _plus(self._dense_sums, dense.sum(axis=1, dtype=np.float64))
+        squares = np.einsum("gsf,gsf->gf", dense, dense, dtype=np.float64)
+        self._dense_squares = _plus(self._dense_squares, squares)
+        if self._wants_hessian:
+            self._cross = _products(block, dense, self._cross)
+
+
+def _plus(total: Any, more: Sum) -> Any:
+    return more if total is None else total + more
 
 
 def _products(left: NDArray[Any], right: NDArray[Any], total: Any) -> Any:

@@ -1,0 +1,146 @@
+"""The work of a method on one model: weight by weight, and what goes with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tools.calibration.layers import Seen
+from onnx_tools.calibration.norms import estimated_again
+from onnx_tools.calibration.shifts import Norm, Shift
+from onnx_tools.calibration.solving import Problem, Recipe, check_granularity, shift_of
+from onnx_tools.calibration.spool import Spool
+from onnx_tools.calibration.sums import Statistics
+from onnx_tools.calibration.view import MatrixView
+from onnx_tools.masks import MaskedWeight
+from onnx_tools.model_file import ModelFile
+from onnx_tools.new_values import NewTensor
+from onnx_tools.plan import Plan, PlannedWeight
+from onnx_tools.weight_values import WeightReader
+from onnx_tools.weights import Weight, find_weights
+from onnx_tools.wire import Path
+from oxiprune_gpu import ArrayBlocks, PruningConfig, prune_blocks
+
+Values = NDArray[Any]
+Kept = NDArray[np.bool_]
+
+
+class ModelWork:
+    """What becomes of the tensors of one model. Results lie in files, which go with what reads them.
+
+    `weights`: the names of those that are to be seen. `tensors`, `reasons`: what comes of it, by name. `changed`: the
+    new values of floats, by path. `damping`: the most that was added to a Hessian, relative to its mean diagonal.
+    """
+
+    def __init__(self, recipe: Recipe, shifts: dict[str, Shift], model: ModelFile, plan: Plan) -> None:
+        self._recipe = recipe
+        self._shifts = shifts
+        self._model = model
+        self._items = {item.weight.name: item for item in plan.planned}
+        self._spool = Spool()
+        known = {weight.name for weight in find_weights(model.skeleton).weights}
+        self.weights = [name for name in self._items if name in known]
+        self.changed: dict[Path, Values] = {}
+        self.tensors: dict[str, NewTensor] = {}
+        self.reasons: dict[str, str] = {}
+        self.damping = 0.0
+        if recipe.choice is not None:
+            for item in plan.planned:
+                check_granularity(item.weight.name, item.config)
+        self._take_masks(name for name in self._items if name not in known)
+
+    def take(self, name: str, view: MatrixView, seen: Seen) -> None:
+        """Solve one weight, and keep what comes of it."""
+        if seen.statistics is None:
+            self.leave({name: seen.reason})
+            return
+        item, stored = self._items[name], self._values(self._items[name].weight)
+        problem = self._problem(item, view, stored)
+        solved = self._recipe.solve(problem, seen.statistics)
+        self.damping = max(self.damping, solved.damping)
+        shape = item.weight.shape
+        values = None if solved.values is None else view.stored(solved.values).reshape(shape)
+        self._keep(item.weight, view.stored(solved.kept).reshape(shape), values, stored)
+        if problem.shifted:
+            new = problem.matrices if solved.values is None else solved.values
+            self._shift(self._shifts[name], shift_of(problem, np.where(solved.kept, new, 0), seen.statistics))
+
+    def leave(self, reasons: Mapping[str, str]) -> None:
+        """Weights that can't be seen lose what is chosen without data, or stay dense for their reason."""
+        self.reasons.update(reasons)
+        self._take_masks(reasons)
+
+    def estimate(self, norm: Norm, statistics: Statistics | None) -> None:
+        """Move the statistics of a normalisation with what it reads, if that changed."""
+        if statistics is None or statistics.dense_squares is None:
+            return
+        mean, variance = (self._current(tensor) for tensor in (norm.mean, norm.variance))
+        # A mean that made up for a layer's shift has moved already: what was stored is what moves here.
+        found = estimated_again(self._values(norm.mean), variance, statistics)
+        for tensor, values, old in ((norm.mean, found.mean, mean), (norm.variance, found.variance, variance)):
+            self._keep(tensor, self._mask(tensor), values.reshape(tensor.shape), old)
+
+    def _take_masks(self, names: Iterable[str]) -> None:
+        """What is chosen without data falls, whether inputs can be seen or not."""
+        for name in names if self._recipe.choice is None else ():
+            item = self._items[name]
+            stored = self._values(item.weight)
+            self._keep(item.weight, self._without_data(item, stored), None, stored)
+
+    def _problem(self, item: PlannedWeight, view: MatrixView, stored: Values) -> Problem:
+        fixed = None if self._recipe.choice is not None else view.matrices(self._without_data(item, stored))
+        rigid, matrices = item.weight.quantisation is not None, view.matrices(stored)
+        shift = self._shifts.get(item.weight.name)
+        outputs = matrices.shape[0] * matrices.shape[1]
+        shifted = shift is not None and shift.tensor.elements == outputs and not rigid
+        return Problem(item.weight.name, matrices, view.neighbours, _told(item), fixed, shifted, rigid)
+
+    def _shift(self, shift: Shift, amount: NDArray[np.float64]) -> None:
+        """Add to what is added to a layer's outputs."""
+        old = self._current(shift.tensor)
+        new = old.astype(np.float64) + shift.sign * amount.reshape(shift.tensor.shape)
+        self._keep(shift.tensor, self._mask(shift.tensor), new, old)
+
+    def _keep(self, weight: Weight, kept: Kept | None, values: Values | None, stored: Values) -> None:
+        """Keep what becomes of a tensor, and let later layers see it."""
+        self.tensors[weight.name] = self._spool.add(kept, values)
+        if weight.quantisation is None:
+            new = stored if values is None else values
+            self.changed[weight.path] = (new if kept is None else np.where(kept, new, 0)).astype(stored.dtype)
+
+    def _mask(self, weight: Weight) -> Kept | None:
+        """What a mask keeps of a tensor that goes with weights."""
+        known = self.tensors.get(weight.name)
+        return None if known is None or known.kept is None else known.kept()
+
+    def _current(self, weight: Weight) -> Values:
+        found = self.changed.get(weight.path)
+        return self._values(weight) if found is None else found
+
+    def _values(self, weight: Weight) -> Values:
+        """The stored values of a tensor, in its shape."""
+        with WeightReader(self._model) as reader:
+            source = reader.weight(weight, weight.shape)
+            values = np.empty(weight.elements, source.dtype)
+            values[:] = source.load(0, weight.elements, values)
+        return values.reshape(weight.shape)
+
+    def _without_data(self, item: PlannedWeight, stored: Values) -> Kept:
+        """What stays by a mask, or by the metric of the policy."""
+        if isinstance(item, MaskedWeight):
+            return item.mask()
+        pruned = stored.copy().reshape(item.shape)
+        prune_blocks(ArrayBlocks(pruned), item.config, item.weight.name, count=item.count)
+        kept: Kept = pruned.reshape(item.weight.shape) != 0
+        return kept
+
+
+def _told(item: PlannedWeight) -> PruningConfig:
+    """How a weight is pruned as a matrix; where all weights decided how much of it falls, its sparsity is that."""
+    config = item.config
+    below = float(np.nextafter(1.0, 0.0))
+    sparsity = config.sparsity if item.count is None else min(item.count / item.weight.elements, below)
+    return PruningConfig(sparsity, config.metric, item.granularity, config.min_nonzero)
