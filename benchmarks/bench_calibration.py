@@ -46,7 +46,7 @@ def main() -> None:
 def bench_model(folder: Path, rounds: int, quick: bool, result: Result) -> None:
     """Half of 97.5 M parameters by each method: processor seconds, memory, and how far the outputs move."""
     model = generated(folder, quick)
-    for method in methods(result):
+    for method in METHODS:
         jobs = {tool: (pruning(tool, method, folder), 0) for tool in tools(result)}
         common.run_command(jobs["oxiprune"][0])
         if method == "wanda":
@@ -75,18 +75,9 @@ def pruned(folder: Path, tool: str = "oxiprune") -> Path:
 
 
 def pruning(tool: str, method: str, folder: Path) -> list[str]:
-    """The command with which a tool prunes the model."""
-    return program(
-        "calibration_jobs", tool, method, folder / "model.onnx", given(folder), pruned(folder, tool), SPARSITY
-    )
-
-
-def methods(result: Result) -> list[str]:
-    """Those that are there."""
-    there = common.installed("onnx_tools.calibration.methods")
-    if not there:
-        result.note("SparseGPT does not prune models yet: Wanda alone is compared")
-    return [method for method in METHODS if there or method == "wanda"]
+    """The command with which a tool prunes the model; both look at the inputs of the dense model."""
+    way = f"{method}+once" if tool == "oxiprune" else method
+    return program("calibration_jobs", tool, way, folder / "model.onnx", given(folder), pruned(folder, tool), SPARSITY)
 
 
 def tools(result: Result) -> list[str]:
@@ -121,24 +112,19 @@ def bench_corpus(folder: Path, rounds: int, quick: bool, result: Result) -> None
     """Accuracy of real models at the same sparsity."""
     if len(tools(result)) < len(TOOLS):
         return
-    rows = table(result, "calibration_corpus", folder, *methods(result), *(["--quick"] if quick else []))
+    rows = table(result, "calibration_corpus", folder, *METHODS, *(["--quick"] if quick else []))
     if not rows:
         result.note("OXIPRUNE_CORPUS does not name the corpus: no accuracy is compared")
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in METHODS if rows else ():
         some = [row for row in rows if row["method"] == method]
-        gains = [100 * (row["oxiprune"]["accuracy"] - row["onnxsim"]["accuracy"]) for row in some]
-        what = f"{method}: accuracy, oxiprune - onnxsim"
-        result.figures += [
-            Figure(f"{what}, mean of {len(gains)}", statistics.mean(gains), "points", target=Target(0, at_least=True)),
-            Figure(f"{what}, lowest", min(gains), "points"),
-            Figure(f"{what}, highest", max(gains), "points"),
-            Figure(f"{method}: sparsity, oxiprune - onnxsim, largest", max(map(denser, some)), "points"),
-        ]
-
-
-def denser(row: dict[str, Any]) -> float:
-    """How far apart the sparsities are, in points."""
-    return 100 * abs(float(row["oxiprune"]["sparsity"]) - float(row["onnxsim"]["sparsity"]))
+        for way in [key for key in some[0] if key.startswith("oxiprune")]:
+            gains = [100 * (row[way]["accuracy"] - row["onnxsim"]["accuracy"]) for row in some]
+            what, target = f"{method}: accuracy, {way} - onnxsim", Target(0, at_least=True)
+            mean = Figure(f"{what}, mean of {len(gains)}", statistics.mean(gains), "points", target=target)
+            ends = [Figure(f"{what}, {end.__name__}", end(gains), "points") for end in (min, max)]
+            result.figures += [mean, *ends]
+        apart = max(100 * abs(row["oxiprune"]["sparsity"] - row["onnxsim"]["sparsity"]) for row in some)
+        result.figures.append(Figure(f"{method}: sparsity of oxiprune and onnxsim apart, at most", apart, "points"))
 
 
 def bench_torch(folder: Path, rounds: int, quick: bool, result: Result) -> None:

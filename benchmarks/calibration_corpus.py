@@ -27,7 +27,8 @@ from sparse_masks import changed, weights
 MODELS = ("digits_cnn_bn", "digits_resnet_ext", "digits_vit", "magika_v3_3", "mnist_cntk")
 RULES = ("0.5", "0.6", "0.7", "0.8", "2:4")
 QUICK = ("digits_cnn_bn",), ("0.7",)
-TOOLS = ("oxiprune", "onnxsim")
+WAYS = ("", "+once", "+repair")
+"""Ours: layer by layer with the inputs of the pruned model, all with those of the dense one, with repair."""
 MOST = 512
 """Cases that calibrate."""
 
@@ -96,19 +97,14 @@ def rows_of(name: str, case: Labelled, methods: Sequence[str], rules: Sequence[s
     before, dense = weights(onnx.load(case.model)), accuracy(case, case.model)
     for method in methods:
         for rule in rules:
-            theirs, ours = (case.model.with_name(f"{tool}.onnx") for tool in ("onnxsim", "oxiprune"))
-            pruned(case, "onnxsim", method, theirs, rule)
+            theirs = pruned(case, "onnxsim", method, rule)
             after = weights(onnx.load(theirs))
             names = [old[1] for old, new in zip(before, after, strict=True) if changed(old[2], new[2])]
-            pruned(case, "oxiprune", method, ours, rule, *names)
-            yield {
-                "model": name,
-                "cases": len(case.labels),
-                "method": method,
-                "rule": rule,
-                "dense": dense,
-                **{tool: score(case, case.model.with_name(f"{tool}.onnx"), names) for tool in TOOLS},
-            }
+            row = {"model": name, "cases": len(case.labels), "method": method, "rule": rule, "dense": dense}
+            row["onnxsim"] = score(case, theirs, names)
+            for way in WAYS:
+                row[f"oxiprune{way}"] = score(case, pruned(case, "oxiprune", method + way, rule, *names), names)
+            yield row
 
 
 def score(case: Labelled, model: Path, names: list[str]) -> dict[str, float]:
@@ -119,9 +115,12 @@ def score(case: Labelled, model: Path, names: list[str]) -> dict[str, float]:
     return {"accuracy": accuracy(case, model), "sparsity": float(zeros / sum(each.size for each in found))}
 
 
-def pruned(case: Labelled, tool: str, method: str, output: Path, rule: str, *names: str) -> None:
+def pruned(case: Labelled, tool: str, method: str, rule: str, *names: str) -> Path:
+    """The model that a tool makes."""
+    output = case.model.with_name(f"{tool}.onnx")
     command = program("calibration_jobs", tool, method, case.model, case.given, output, rule, *names)
     subprocess.run(command, check=True, capture_output=True, text=True)
+    return output
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ python benchmarks/calibration_jobs.py collect MODEL DATA MEMORY [hessian]
 python benchmarks/calibration_jobs.py check BEFORE DATA AFTER RULE     fails unless Wanda's masks are right
 python benchmarks/calibration_jobs.py drift MODEL DATA AFTER...        relative L2 of the outputs, as JSON
 
-METHOD is wanda or sparsegpt, RULE is a sparsity like 0.5 or N:M like 2:4; NAMES are the weights that are pruned, all
-without any. Data is an .npz with an array for each input.
+METHOD is wanda or sparsegpt; ours also with +once, where all layers see the inputs of the dense model, and +repair.
+RULE is a sparsity like 0.5 or N:M like 2:4; NAMES are the weights that are pruned, all without any. Data is an .npz
+with an array for each input.
 """
 
 from __future__ import annotations
@@ -42,27 +43,15 @@ def data(folder: str, *quick: str) -> None:
 
 
 def oxiprune(method: str, before: str, given: str, after: str, rule: str, *names: str) -> None:
-    from onnx_tools import Selection, prune_file
+    from onnx_tools import DataMethod, Selection, prune_file
     from oxiprune_gpu import PruningConfig
 
+    choice, *more = method.split("+")
+    way = DataMethod(given, choice=choice, repair="repair" in more, order="once" if "once" in more else "layers")
     config = PruningConfig(granularity=rule) if ":" in rule else PruningConfig(float(rule))
     exact = tuple(name.replace("[", "[[]") for name in names)
     selection = Selection(exact, min_elements=0, depthwise=True) if names else Selection()
-    prune_file(before, after, config=HOW[method](before, given, config, selection), selection=selection, force=True)
-
-
-def by_wanda(before: str, given: str, config: Any, selection: Any) -> Any:
-    from onnx_tools import Calibration, wanda_masks
-
-    return wanda_masks(before, Calibration.collect(before, given), config, selection)
-
-
-def by_sparsegpt(before: str, given: str, config: Any, selection: Any) -> Any:
-    methods: Any = importlib.import_module("onnx_tools.calibration.methods")
-    return methods.DataMethod(given, choice="sparsegpt").new_values(before, config, selection)
-
-
-HOW: dict[str, Callable[..., Any]] = {"wanda": by_wanda, "sparsegpt": by_sparsegpt}
+    prune_file(before, after, config=way.new_values(before, config, selection), selection=selection, force=True)
 
 
 def onnxsim(method: str, before: str, given: str, after: str, rule: str) -> None:
