@@ -59,9 +59,12 @@ if TYPE_CHECKING:
     from onnx_tools.renderers import write_report
     from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
+    from onnx_tools.search.allocating import Curves, read_curves, sensitivity_policy
     from onnx_tools.search.options import Search
     from onnx_tools.search.search import search_file
+    from onnx_tools.search.sensitivity import Sensitivity, measure_sensitivity
     from onnx_tools.search_report import SearchReport
+    from onnx_tools.sensitivity_report import SensitivityReport
     from onnx_tools.verify import verify_files
     from onnx_tools.weight_selection import Selection
     from onnx_tools.weights import FoundWeights, LeftAlone, Weight, find_weights
@@ -112,9 +115,12 @@ _HOMES = {
     "renderers": ("write_report",),
     "report": ("CompareReport", "InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),
+    "search.allocating": ("Curves", "read_curves", "sensitivity_policy"),
     "search.options": ("Search",),
     "search.search": ("search_file",),
+    "search.sensitivity": ("Sensitivity", "measure_sensitivity"),
     "search_report": ("SearchReport",),
+    "sensitivity_report": ("SensitivityReport",),
     "verify": ("verify_files",),
     "weight_selection": ("Selection",),
     "weights": ("FoundWeights", "LeftAlone", "Weight", "find_weights"),
@@ -128,6 +134,7 @@ __all__ = [
     "ChannelMap",
     "CompactReport",
     "CompareReport",
+    "Curves",
     "DataMethod",
     "EncodeReport",
     "EncodingsReport",
@@ -158,6 +165,8 @@ __all__ = [
     "Search",
     "SearchReport",
     "Selection",
+    "Sensitivity",
+    "SensitivityReport",
     "Statistics",
     "Target",
     "TiedAxes",
@@ -178,13 +187,16 @@ __all__ = [
     "load_masks",
     "map_channels",
     "masks_of",
+    "measure_sensitivity",
     "prune_channels",
     "prune_file",
     "prune_model",
+    "read_curves",
     "read_policy",
     "read_quality",
     "save_masks",
     "search_file",
+    "sensitivity_policy",
     "split",
     "verify_files",
     "write_report",

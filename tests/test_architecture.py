@@ -29,7 +29,7 @@ ORDER = {
     "onnx_tools": """
         __main__
         cli
-        compact_commands search_commands
+        compact_commands search_commands sensitivity_commands
         commands encoding_commands usage doctor
         onnx_tools
         search
@@ -45,7 +45,7 @@ ORDER = {
         plan
         policy_file unit_views
         compact_report
-        search_report
+        search_report sensitivity_report
         report
         policy
         plain pictures

@@ -7,7 +7,20 @@ The order of the imports is that of the commands in `oxiprune --help`.
 """
 
 # isort: off
-from onnx_tools.cli import prune, search, compact, inspect, encode, decode, verify, compare, doctor
+from onnx_tools.cli import prune, search, sensitivity, compact, inspect, encode, decode, verify, compare, doctor
 from onnx_tools.cli.application import app, main
 
-__all__ = ["app", "compact", "compare", "decode", "doctor", "encode", "inspect", "main", "prune", "search", "verify"]
+__all__ = [
+    "app",
+    "compact",
+    "compare",
+    "decode",
+    "doctor",
+    "encode",
+    "inspect",
+    "main",
+    "prune",
+    "search",
+    "sensitivity",
+    "verify",
+]

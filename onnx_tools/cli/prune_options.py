@@ -25,7 +25,7 @@ TARGETS = ("weights", "model")
 """Those of `onnx_tools.policy.TARGETS`; a test compares."""
 
 
-def _read_sparsity(text: str) -> float:
+def read_sparsity(text: str) -> float:
     """The number in a text like "0.5"; of one like "50%" or "50" the error says what to give."""
     in_percent = text.endswith("%")
     try:
@@ -88,7 +88,7 @@ Sparsity = Annotated[
         "--sparsity",
         "-s",
         metavar="S",
-        parser=_read_sparsity,
+        parser=read_sparsity,
         show_default=False,
         help="Fraction that becomes zero, 0 <= S < 1: of each weight (with channel: of each layer's channels), unless "
         "--allocation deals it out. Leave it out with N:M, and where a policy says it.",

@@ -20,7 +20,7 @@ def as_plain(report: EncodeReport | EncodingsReport) -> dict[str, object]:
 def encode_text(report: EncodeReport) -> str:
     """What became of each weight, the files and the checks."""
     lines = [f"{printable(report.input)} -> {printable(report.output)}", ""]
-    lines += _table(("Weight", "Shape", "Type", "Stored", "As", "Bytes", ""), map(_encoded_row, report.weights))
+    lines += table(("Weight", "Shape", "Type", "Stored", "As", "Bytes", ""), map(_encoded_row, report.weights))
     before = sum(file.bytes_before for file in report.files)
     after = sum(file.bytes_after or 0 for file in report.files)
     lines += ["", f"Bytes of the files: {count(before)} -> {count(after)} ({report.size_ratio:.1%})"]
@@ -35,15 +35,15 @@ def encodings_text(report: EncodingsReport) -> str:
     """What each encoding would take."""
     names = list(dict.fromkeys(size.encoding for weight in report.weights for size in weight.sizes))
     header = ("Weight", "Shape", "Type", "Stored", "dense", *names, "Smallest")
-    weights = _table(header, (_sizes_row(weight, names) for weight in report.weights))
-    models = _table(("The model", "Bytes", "zstd-3", "Load time"), map(_model_row, report.models))
+    weights = table(header, (_sizes_row(weight, names) for weight in report.weights))
+    models = table(("The model", "Bytes", "zstd-3", "Load time"), map(_model_row, report.models))
     return "\n".join([printable(report.input), "", *weights, "", *models]) + "\n"
 
 
 def _encoded_row(weight: EncodedWeight) -> tuple[str, ...]:
     before = f"{count(weight.bytes_before)} -> " if weight.encoded else ""
     return (
-        _named(weight.name),
+        named(weight.name),
         shape(weight.shape),
         weight.dtype,
         count(weight.stored),
@@ -56,7 +56,7 @@ def _encoded_row(weight: EncodedWeight) -> tuple[str, ...]:
 def _sizes_row(weight: WeightEncodings, names: Sequence[str]) -> tuple[str, ...]:
     sizes = {size.encoding: size.bytes for size in weight.sizes}
     return (
-        _named(weight.name),
+        named(weight.name),
         shape(weight.shape),
         weight.dtype,
         count(weight.stored),
@@ -72,13 +72,14 @@ def _model_row(way: ModelEncoding) -> tuple[str, ...]:
     return name, count(way.bytes), count(way.compressed), load
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
+    """A name, cut to what a table has room for."""
     text = printable(name)
     return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 3]}..."
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell."""
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Lines of columns as wide as their widest cell."""
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
