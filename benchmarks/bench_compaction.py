@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import common
-from commands import Runs, column, oxiprune, plain, rounds_of
+from commands import Runs, answer, column, oxiprune, plain, program, rounds_of
 from common import Figure, Result, Target
 
 OPTIONS = common.arguments(__doc__.splitlines()[0]) if __doc__ else argparse.ArgumentParser()
-HERE = Path(__file__).parent
 COPY, FLUSHED = "cp", "cp and sync"
 TOOLS = ("oxiprune", "Torch-Pruning")
 NETWORKS, RATIOS, NORMS = ("demo", "resnet"), (0.125, 0.25, 0.5), (1, 2)
@@ -49,16 +46,6 @@ def main() -> None:
             with tempfile.TemporaryDirectory(prefix="oxiprune-bench-", dir=options.folder) as folder:
                 part(Path(folder), rounds, options.quick, result)
     common.finish(result, options)
-
-
-def program(name: str, *words: object) -> list[str]:
-    """The command line of a program beside this one: this one stays small, as a command's memory counts from here."""
-    return [sys.executable, str(HERE / f"{name}.py"), *map(str, words)]
-
-
-def answer(command: list[str]) -> Any:
-    """What a job says, in JSON."""
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def pruned(before: Path, after: Path, ratio: float = 0.5, metric: str = "l2") -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import common
 from common import Usage
@@ -31,6 +34,16 @@ def oxiprune() -> list[str]:
     """The command beside this Python; without one, what it would do."""
     installed = beside("oxiprune")
     return [installed] if installed else [sys.executable, "-c", "from onnx_tools.cli import main; main()"]
+
+
+def program(name: str, *words: object) -> list[str]:
+    """The command line of a program beside this file: who measures stays small, as a command's memory begins there."""
+    return [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, words)]
+
+
+def answer(command: list[str]) -> Any:
+    """What a command says, in JSON."""
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def rounds_of(

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_tools.calibration.data import Data
+from onnx_tools.calibration.methods import DataMethod
 from onnx_tools.commands import View, but_written, for_each
 from onnx_tools.compact_report import AnyReport
 from onnx_tools.errors import WriteFailed
 from onnx_tools.naming import expand
 from onnx_tools.preflight import check_outputs, check_reports
-from onnx_tools.quality import Quality, read_quality
+from onnx_tools.quality import Quality, evaluation_data, read_quality, split
 from onnx_tools.search.options import Search
 from onnx_tools.search.search import log_beside, search_file
 from onnx_tools.search_report import SearchReport
@@ -52,9 +54,33 @@ class SearchJob:
         return f"The same again{policy}: {report.reproduce}"
 
 
-def quality_of(text: str, data: str | None, model: Path) -> Quality:
-    """The quality that --eval and --data name."""
-    return read_quality(text, data, model)
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured on which data, and what else is done with data.
+
+    `choice`: a method that chooses by data what falls, see `DataMethod`. `calibration`: its data; None: a part of
+    `data`, which is not measured on then.
+    """
+
+    quality: str
+    data: str | None
+    calibration: str | None
+    choice: str | None
+    repair: bool
+    order: str
+    seed: int
+
+    def tools(self, model: Path) -> tuple[Quality, DataMethod | None]:
+        """The quality, and the method if there is one."""
+        if self.choice is None and not self.repair:
+            return read_quality(self.quality, self.data, model), None
+        if self.calibration is not None or self.data is None:
+            return read_quality(self.quality, self.data, model), self._method(self.calibration or "")
+        calibrating, scoring = split(evaluation_data(self.quality, self.data, model), seed=self.seed)
+        return read_quality(self.quality, scoring, model), self._method(calibrating)
+
+    def _method(self, data: Data) -> DataMethod:
+        return DataMethod(data, self.choice, self.repair, self.order)
 
 
 def search_model(model: Path, job: SearchJob, view: View) -> int:

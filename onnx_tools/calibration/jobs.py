@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from onnx_tools.calibration.observed import Observation, ObservedWeight, Place
+from onnx_tools.calibration.products import Products
 from onnx_tools.calibration.sums import BLOCK
 from oxiprune_gpu.errors import InvalidOption
 
@@ -30,7 +31,8 @@ class Job:
 
     def sums(self, *, hessian: bool) -> int:
         """Bytes that are taken until its group is done."""
-        return 8 * self.groups * self.features * (2 + (self.features if hessian else 0))
+        products = Products.kept(self.groups, self.features, self.width) if hessian else 0
+        return 2 * 8 * self.groups * self.features + products
 
     def work(self, shapes: Shapes, *, hessian: bool) -> int:
         """Bytes that adding up takes for a while: what is copied of the value, a few blocks, and a product."""
@@ -38,7 +40,8 @@ class Job:
             copied = self.width * self.observation.unfold.copied(shapes[self.places[0]])
         except ValueError:  # it is no shape for this operator, as will be said when it is run
             copied = 0
-        return copied + 3 * 8 * max(BLOCK, self.groups * self.features) + (4 * self.features**2 if hessian else 0)
+        product = Products.work(self.groups, self.features, self.width) if hessian else 0
+        return copied + 3 * 8 * max(BLOCK, self.groups * self.features) + product
 
 
 def jobs_of(weights: Iterable[ObservedWeight]) -> list[Job]:

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_tools.calibration.products import Products
 from onnx_tools.calibration.rows import Rows
 
 BLOCK = 1 << 21
 """Elements of the rows that are worked on at once."""
-
-_MOST_SAMPLES = 4096
-"""Rows whose products are added up in float32."""
 
 Sum = NDArray[np.float64]
 
@@ -92,14 +90,13 @@ class Adder:
 
     def __init__(self, groups: int, features: int, *, hessian: bool) -> None:
         self._shapes = ((groups, features), (1, features))
-        self._wants_hessian = hessian
+        self._hessian = Products() if hessian else None
+        self._cross = Products()
         self._samples = 0
         self._sums: Any = 0.0
         self._squares: Any = 0.0
         self._dense_sums: Any = None
         self._dense_squares: Any = None
-        self._hessian: Any = None
-        self._cross: Any = None
 
     def add(self, rows: Rows, dense: Rows | None = None) -> None:
         """Add rows, beside those that the dense model has in their place.
@@ -119,9 +116,9 @@ class Adder:
         """The sums; None if there was no row."""
         if not self._samples:
             return None
-        return Statistics(
-            self._samples, self._sums, self._squares, self._hessian, self._dense_sums, self._dense_squares, self._cross
-        )
+        hessian = None if self._hessian is None else self._hessian.result()
+        dense = self._dense_sums, self._dense_squares, self._cross.result()
+        return Statistics(self._samples, self._sums, self._squares, hessian, *dense)
 
     def _add(self, block: NDArray[Any]) -> None:
         if block.shape[::2] not in self._shapes:
@@ -129,8 +126,8 @@ class Adder:
         self._samples += block.shape[1]
         self._sums = self._sums + block.sum(axis=1, dtype=np.float64)
         self._squares = self._squares + np.einsum("gsf,gsf->gf", block, block, dtype=np.float64)
-        if self._wants_hessian:
-            self._hessian = _products(block, block, self._hessian)
+        if self._hessian is not None:
+            self._hessian.add(block)
 
     def _compare(self, block: NDArray[Any], dense: NDArray[Any]) -> None:
         if block.shape != dense.shape:
@@ -138,21 +135,9 @@ class Adder:
         self._dense_sums = _plus(self._dense_sums, dense.sum(axis=1, dtype=np.float64))
         squares = np.einsum("gsf,gsf->gf", dense, dense, dtype=np.float64)
         self._dense_squares = _plus(self._dense_squares, squares)
-        if self._wants_hessian:
-            self._cross = _products(block, dense, self._cross)
+        if self._hessian is not None:
+            self._cross.add(block, dense)
 
 
 def _plus(total: Any, more: Sum) -> Any:
     return more if total is None else total + more
-
-
-def _products(left: NDArray[Any], right: NDArray[Any], total: Any) -> Any:
-    """Add left.T @ right of each group to a total, in float64; None for the first."""
-    groups, samples, features = left.shape
-    if total is None:
-        total = np.zeros((groups, features, features))
-    for start in range(0, samples, _MOST_SAMPLES):
-        part = slice(start, start + _MOST_SAMPLES)
-        for number in range(groups):
-            total[number] += left[number, part].T @ right[number, part]
-    return total

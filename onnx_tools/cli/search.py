@@ -33,7 +33,10 @@ def search(
     data: own.SearchData = None,
     held_out: own.HeldOut = 0.3,
     granularity: option.Granularity = None,
-    metric: option.Metric = None,
+    metric: own.Metric = None,
+    calibration: own.CalibrationData = None,
+    repair: own.Repair = False,
+    order: own.Order = "once",
     allocation: own.Allocations = None,
     objective: own.Objective = "sparsity",
     climb: own.Climb = True,
@@ -69,7 +72,7 @@ def search(
       oxiprune search model.onnx -o small.onnx --eval score:accuracy --max-drop 0.01 --policy-out policy.toml
       oxiprune search model.onnx -o small.onnx --data test.npz --eval top1 --max-drop 0.01 --granularity channel \
 --objective macs
-      oxiprune search model.onnx -o small.onnx --data test.npz --eval top1 --max-drop 0.01 --allocation global:lamp
+      oxiprune search model.onnx -o small.onnx --data test.npz --eval top1 --max-drop 0.01 --metric sparsegpt --repair
     """  # noqa: D301
     check_output_name(os.fspath(output), [model])
     channels = granularity == "channel"
@@ -79,8 +82,8 @@ def search(
         raise WrongUsage("--policy-out does not go with --granularity channel; the report has the command instead")
     if input_shape and not channels:
         raise WrongUsage("--input-shape goes with --granularity channel")
-    if metric is not None and metric.startswith("taylor:"):
-        raise WrongUsage("--metric taylor:FILE.npz does not go with a search; use l1, l2, taylor or random:SEED")
+    choice = metric if metric in own.DATA_METRICS else None
+    own.check_data(quality, data, calibration, looks=choice is not None or repair, channels=channels)
     reports, summary = checked_reports(report), summary_file(github_summary)
 
     def run() -> int:
@@ -89,16 +92,20 @@ def search(
         from onnx_tools.search.options import Search
         from onnx_tools.weight_selection import Selection
 
-        named = [text for text in (data, quality) if text is not None]
-        job = commands.SearchJob(
-            lambda: Search(
-                commands.quality_of(quality, data, model),
+        named = [text for text in (data, quality, calibration) if text is not None]
+        measuring = commands.Measuring(quality, data, calibration, choice, repair, order, seed)
+
+        def made() -> Search:
+            measured, method = measuring.tools(model)
+            return Search(
+                measured,
                 max_drop,
                 named,
                 tuple(allocation or ()),
                 granularity or "unstructured",
-                metric or "l1",
+                "l1" if choice or metric is None else metric,
                 objective,
+                method,
                 selection=Selection(
                     tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models
                 ),
@@ -110,13 +117,10 @@ def search(
                 climb=climb,
                 log=log,
                 backend=backend,
-            ),
-            output,
-            policy_out,
-            log,
-            tuple(Path(text) for text in named if os.path.isfile(text)),
-            force,
-        )
+            )
+
+        read = tuple(Path(text) for text in named if os.path.isfile(text))
+        job = commands.SearchJob(made, output, policy_out, log, read, force)
         return commands.search_model(model, job, View(reports, quiet, as_json, False, summary))
 
     run_command(run)

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from onnx_tools.cli.options import REPORTING, WRITING
+from onnx_tools.cli.prune_options import METRICS
+from onnx_tools.usage import WrongUsage
 
 BAR = "The bar"
 LOOKING = "How it is searched"
@@ -22,6 +24,68 @@ def _objective(text: str) -> str:
     return text
 
 
+DATA_METRICS = ("wanda", "sparsegpt")
+"""Those of `onnx_tools.calibration.methods.METHODS`; a test compares."""
+QUALITIES = ("top1", "drift", "cosine", "kl")
+"""Those of `onnx_tools.quality.reading.NAMES`; a test compares."""
+
+
+def _metric(text: str | None) -> str | None:
+    known = (*METRICS, *DATA_METRICS)
+    if text is not None and (text.partition(":")[0] not in known or text.startswith("taylor:")):
+        raise typer.BadParameter(f"unknown metric '{text}': use {', '.join(known)} (random:SEED)")
+    return text
+
+
+ORDERS = ("layers", "once")
+"""Those of `onnx_tools.calibration.methods.ORDERS`; a test compares."""
+
+
+def _order(text: str) -> str:
+    if text not in ORDERS:
+        raise typer.BadParameter(f"unknown order '{text}': use once or layers")
+    return text
+
+
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC",
+        callback=_metric,
+        show_default="l1",
+        help="What says which elements of a weight fall: l1 (|w|), l2, taylor (w*w), random:SEED; or by data wanda "
+        "(|w| times the norm of its inputs) and sparsegpt (what is kept makes up for what falls).",
+        rich_help_panel=LOOKING,
+    ),
+]
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="DATA",
+        show_default="a fifth of --data, which is not measured on then",
+        help="What wanda, sparsegpt and --repair look at: inputs, as in --data.",
+        rich_help_panel=LOOKING,
+    ),
+]
+Repair = Annotated[
+    bool,
+    typer.Option(
+        "--repair/--no-repair",
+        help="Fit what is kept of each weight by least squares to what the dense layer gives.",
+        rich_help_panel=LOOKING,
+    ),
+]
+Order = Annotated[
+    str,
+    typer.Option(
+        metavar="ORDER",
+        callback=_order,
+        help="Whether all weights see the inputs of the dense model (once: looked at once for all trials), or each "
+        "those that the pruned layers before it give (layers: looked at in each trial).",
+        rich_help_panel=LOOKING,
+    ),
+]
 SearchData = Annotated[
     str | None,
     typer.Option(
@@ -123,3 +187,16 @@ PolicyOut = Annotated[
         rich_help_panel=WRITING,
     ),
 ]
+
+
+def check_data(quality: str, data: str | None, calibration: str | None, *, looks: bool, channels: bool) -> None:
+    """Raise `WrongUsage` for data that is missing, or that nothing reads. `looks`: whether a method looks at data."""
+    own_function = quality.partition(":")[0] not in QUALITIES
+    if data is None and not own_function:
+        raise WrongUsage(f"--eval {quality} is measured on data: give --data")
+    if calibration is not None and not looks:
+        raise WrongUsage("--calibration goes with --metric wanda or sparsegpt, or --repair")
+    if looks and channels:
+        raise WrongUsage("--metric wanda and sparsegpt, and --repair, do not go with --granularity channel")
+    if looks and own_function and calibration is None:
+        raise WrongUsage("give --calibration: what the function of --eval measures on, is not known")

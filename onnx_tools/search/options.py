@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from onnx_tools.calibration.data import Feeds
 from onnx_tools.calibration.methods import DataMethod
 from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.model_file import ModelFile
@@ -126,4 +127,11 @@ def method_text(method: DataMethod | None) -> str:
     if method is None:
         return "magnitude"
     steps = [*([method.choice] if method.choice else []), *(["repair"] if method.repair else [])]
-    return f"{' + '.join(steps)}, order {method.order}, damping {method.damping:g}"
+    return f"{' + '.join(steps)}, order {method.order}, damping {method.damping:g}, on {_named(method.data)}"
+
+
+def _named(data: object) -> str:
+    """Data in words. The path to a file does not matter, and its content is in the digest of the data."""
+    if isinstance(data, Feeds):
+        return os.path.basename(data.source)
+    return os.path.basename(data) if isinstance(data, str | os.PathLike) else "data of the caller"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from oxiprune_gpu.backends import backend_of
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption, NonFiniteWeight, ShapeMismatch
 from oxiprune_gpu.granularity import NM, Unstructured
+from oxiprune_gpu.metrics import L1Magnitude
 from oxiprune_gpu.selection import wanted_units
 from oxiprune_gpu.tensor import Tensor, borrow
 
@@ -59,6 +62,16 @@ def features_of(name: str, statistic: Any, values: Any, ndim: int) -> Any:
     return found.astype(np.float64)
 
 
+def mask_of(name: str, mask: Any, values: Any) -> Any:
+    """A mask as bool, where the weight lies. Raises `ShapeMismatch` for one of another shape."""
+    kept = np.asarray(mask, bool) if isinstance(values, np.ndarray) else mask.astype(bool)
+    if tuple(kept.shape) != tuple(values.shape):
+        raise ShapeMismatch(
+            f"the mask of weight '{name}' has shape {list(kept.shape)}, the weight {list(values.shape)}"
+        )
+    return kept
+
+
 def neighbours(config: PruningConfig, name: str) -> NM | None:
     """The groups of N:M; None for unstructured. Raises `InvalidOption` for other granularities."""
     granularity = config.granularity
@@ -93,22 +106,19 @@ def _first_of_equals(scores: Any, limit: Any, count: int) -> Any:
     return below | (ties & (np.cumsum(ties, axis=-1) <= need))
 
 
-def lowest_in_groups(scores: Any, groups: NM) -> Any:
-    """Along the last axis, which scores fall so that `groups.keep` of every `groups.of` stay."""
-    length = scores.shape[-1]
-    whole = length // groups.of * groups.of
-    grouped = scores[..., :whole].reshape(*scores.shape[:-1], -1, groups.of)
-    fallen = np.zeros_like(scores, dtype=bool)
-    fallen[..., :whole] = lowest(grouped, groups.of - groups.keep).reshape(*scores.shape[:-1], whole)
-    rest = length - whole
-    if groups.pad and rest > groups.keep:
-        fallen[..., whole:] = lowest(scores[..., whole:], rest - groups.keep)
-    return fallen
+def kept_in_groups(name: str, scores: Any, groups: NM, axis: int = -1) -> Any:
+    """Which scores, (rows, columns), stay so that `groups.keep` of every `groups.of` along an axis do."""
+    backend = backend_of(scores)
+    with backend.device_of(scores):
+        kept = backend.empty_mask(scores.shape)
+        view = replace(groups, axis=axis).group_view(scores.shape)
+        backend.prune_groups(backend.adopt(scores), view, L1Magnitude(), name, mask=kept, write=False)
+        return kept
 
 
-def fallen_per_output(scores: Any, config: PruningConfig, name: str) -> Any:
-    """Which elements fall when each output loses the same of its features."""
+def kept_per_output(name: str, scores: Any, config: PruningConfig) -> Any:
+    """Which elements stay when each output loses the same of its features."""
     groups = neighbours(config, name)
     if groups is not None:
-        return lowest_in_groups(scores, groups)
-    return lowest(scores, wanted_units(config.sparsity, scores.shape[-1]))
+        return kept_in_groups(name, scores, groups)
+    return ~lowest(scores, wanted_units(config.sparsity, scores.shape[-1]))

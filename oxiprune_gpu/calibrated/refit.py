@@ -8,8 +8,8 @@ import numpy as np
 
 from oxiprune_gpu.calibrated.hessian import damped
 from oxiprune_gpu.calibrated.least_squares import Problem
-from oxiprune_gpu.calibrated.matrices import features_of, matrix_of
-from oxiprune_gpu.errors import InvalidOption, ShapeMismatch
+from oxiprune_gpu.calibrated.matrices import features_of, mask_of, matrix_of
+from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.tensor import Tensor
 
 
@@ -45,11 +45,7 @@ def refit(
     """
     given = matrix_of(weight)
     name, values = given.name, given.values
-    kept = np.asarray(mask, bool) if isinstance(values, np.ndarray) else mask.astype(bool)
-    if tuple(kept.shape) != tuple(values.shape):
-        raise ShapeMismatch(
-            f"the mask of weight '{name}' has shape {list(kept.shape)}, the weight {list(values.shape)}"
-        )
+    kept = mask_of(name, mask, values)
     if not tolerance > 0:
         raise InvalidOption(f"tolerance {tolerance!r} must be a number above 0")
     safe = damped(name, features_of(name, hessian, values, 2), damping)

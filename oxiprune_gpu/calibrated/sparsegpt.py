@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.calibrated.hessian import damped
-from oxiprune_gpu.calibrated.matrices import features_of, lowest, lowest_in_groups, matrix_of, neighbours
+from oxiprune_gpu.calibrated.matrices import features_of, kept_in_groups, lowest, mask_of, matrix_of, neighbours
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.granularity import NM
 from oxiprune_gpu.selection import wanted_units
 from oxiprune_gpu.tensor import Tensor
 
-_STEP = 16
-"""Features that are worked on one by one before the rest of their block is brought up to date by a product."""
+_FEW = 4
+"""Features that are worked on one by one: more are halved, and a product brings the second half up to date."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +29,27 @@ class Reconstruction:
 
 
 def prune_sparsegpt(
-    weight: Tensor, hessian: Any, config: PruningConfig, *, block: int = 128, damping: float = 0.01
+    weight: Tensor,
+    hessian: Any,
+    config: PruningConfig | None = None,
+    *,
+    mask: Any = None,
+    block: int = 128,
+    damping: float = 0.01,
 ) -> Reconstruction:
     """Prune a matrix and change what is kept so that X @ W.T moves least (Frantar and Alistarh, 2023, "SparseGPT:
     massive language models can be accurately pruned in one-shot", algorithm 1).
 
     Features are worked on in order. Element (i, j) scores w**2 / U[j, j]**2 with the upper Cholesky factor U of the
     inverse of the Hessian; the error of what falls is spread over the features behind. Unstructured, the lowest scores
-    of each block of features fall, over all outputs together; N:M is chosen group by group.
+    of each block of features fall, over all outputs together; N:M is chosen group by group. With a `mask` what falls
+    is said, and only made up for: for the same mask `refit` does that best, as it changes all features at once.
 
     Args:
         weight: (outputs, features), float32, float16, bfloat16 or float64, numpy or CuPy.
         hessian: (features, features), X.T @ X over all samples; a factor does not matter.
         config: sparsity of each block (rounded as everywhere), or N:M along the features. Its metric is ignored.
+        mask: bool, True = kept, the shape of the weight; in place of `config`.
         block: features in a block; a multiple of M.
         damping: times the mean of the diagonal is added to it; it grows tenfold while the Hessian is not positive
             definite.
@@ -52,25 +60,35 @@ def prune_sparsegpt(
     Raises:
         ShapeMismatch, NonFiniteWeight, InvalidSparsity, InvalidOption.
     """  # noqa: D205
-    config.check()
     matrix = matrix_of(weight)
     name, values = matrix.name, matrix.values
-    groups = neighbours(config, name)
+    rule = _rule(name, config, mask)
+    groups = None if rule is None else neighbours(rule, name)
     _check_block(name, block, groups)
     found = damped(name, features_of(name, hessian, values, 2), damping)
-    dtype = values.dtype
-    factor = found.inverse_factor().astype(dtype)
+    factor = found.inverse_factor().astype(values.dtype)
     left = values.T.copy()  # features first: each is a row that is read and written as one
     left[found.unseen] = 0
-    fallen = np.zeros_like(left, dtype=bool)
+    fallen = np.zeros_like(left, dtype=bool) if mask is None else ~mask_of(name, mask, values).T
     for start in range(0, len(left), block):
         stop = min(start + block, len(left))
-        if groups is None:
-            fallen[start:stop] = _lowest_of_block(left[start:stop], factor[start:stop, start:stop], config.sparsity)
-        errors = _pass(left[start:stop], fallen[start:stop], factor[start:stop, start:stop], groups)
-        left[stop:] -= factor[start:stop, stop:].T @ errors
-    mask = np.ascontiguousarray(~fallen.T)
-    return Reconstruction(matrix.like_given(np.ascontiguousarray(left.T)), mask, found.damping)
+        rows = factor[start:stop, start:]
+        part = _Block(name, groups, left[start:stop], fallen[start:stop], rows / np.diagonal(rows)[:, None])
+        if rule is not None and groups is None:
+            part.choose(np.diagonal(rows), rule.sparsity)
+        part.work(np.diagonal(rows))
+        left[stop:] -= part.shares[:, stop - start :].T @ part.lost
+    kept = np.ascontiguousarray(~fallen.T)
+    return Reconstruction(matrix.like_given(np.ascontiguousarray(left.T)), kept, found.damping)
+
+
+def _rule(name: str, config: PruningConfig | None, mask: Any) -> PruningConfig | None:
+    """What decides where the mask does not."""
+    if (config is None) == (mask is None):
+        raise InvalidOption(f"weight '{name}': either a config or a mask says what falls")
+    if config is not None:
+        config.check()
+    return config
 
 
 def _check_block(name: str, block: int, groups: NM | None) -> None:
@@ -79,29 +97,50 @@ def _check_block(name: str, block: int, groups: NM | None) -> None:
         raise InvalidOption(f"weight '{name}': block {block} must be a multiple of {multiple}, above 0")
 
 
-def _lowest_of_block(left: Any, factor: Any, sparsity: float) -> Any:
-    """Which elements of a block fall, over all outputs; of equal scores the first output's first feature."""
-    scores = (left / np.diagonal(factor)[:, None]) ** 2
-    flat = np.ascontiguousarray(scores.T).reshape(-1)
-    return lowest(flat, wanted_units(sparsity, len(flat))).reshape(scores.shape[::-1]).T
+class _Block:
+    """Features of one block, as rows: what is `left` of them, what has `fallen`, what was `lost` by that.
+
+    `shares`: by how much what is lost of a row moves the rows behind, those of later blocks too.
+    """
+
+    def __init__(self, name: str, groups: NM | None, left: Any, fallen: Any, shares: Any) -> None:
+        self._name = name
+        self._groups = groups
+        self._left = left
+        self._fallen = fallen
+        self.shares = shares
+        self.lost = np.zeros_like(left)
+
+    def choose(self, diagonal: Any, sparsity: float) -> None:
+        """Let the lowest elements of all outputs fall; of equal scores the first output's first feature."""
+        scores = _scores(self._left, diagonal)
+        flat = np.ascontiguousarray(scores.T).reshape(-1)
+        self._fallen[...] = lowest(flat, wanted_units(sparsity, len(flat))).reshape(scores.shape[::-1]).T
+
+    def work(self, diagonal: Any) -> None:
+        """Let elements fall, feature by feature."""
+        self._halve(0, len(self._left), diagonal)
+        np.copyto(self._left, 0, where=self._fallen)
+
+    def _halve(self, start: int, stop: int, diagonal: Any) -> None:
+        few = _FEW if self._groups is None else self._groups.of
+        if stop - start <= few:
+            self._one_by_one(start, stop, diagonal)
+            return
+        middle = start + max((stop - start) // 2 // few, 1) * few
+        self._halve(start, middle, diagonal)
+        self._left[middle:stop] -= self.shares[start:middle, middle:stop].T @ self.lost[start:middle]
+        self._halve(middle, stop, diagonal)
+
+    def _one_by_one(self, start: int, stop: int, diagonal: Any) -> None:
+        left, fallen = self._left, self._fallen
+        if self._groups is not None:
+            scores = _scores(left[start:stop], diagonal[start:stop])
+            fallen[start:stop] = ~kept_in_groups(self._name, scores, self._groups, axis=0)
+        for row in range(start, stop):
+            np.copyto(self.lost[row], left[row], where=fallen[row])
+            left[row + 1 : stop] -= self.shares[row, row + 1 : stop, None] * self.lost[row]
 
 
-def _pass(left: Any, fallen: Any, factor: Any, groups: NM | None) -> Any:
-    """Let elements of one block fall, feature by feature; return the errors that later blocks must make up for."""
-    errors = np.empty_like(left)
-    step = _STEP if groups is None else groups.of * max(1, _STEP // groups.of)
-    for start in range(0, len(left), step):
-        stop = min(start + step, len(left))
-        for j in range(start, stop):
-            if groups is not None and j % groups.of == 0:
-                fallen[j : j + groups.of] = _lowest_of_group(left[j : j + groups.of], factor, j, groups)
-            errors[j] = np.where(fallen[j], left[j], 0) / factor[j, j]
-            left[j + 1 : stop] -= factor[j, j + 1 : stop, None] * errors[j]
-            left[j][fallen[j]] = 0
-        left[stop:] -= factor[start:stop, stop:].T @ errors[start:stop]
-    return errors
-
-
-def _lowest_of_group(left: Any, factor: Any, start: int, groups: NM) -> Any:
-    scores = (left / np.diagonal(factor)[start : start + len(left), None]) ** 2
-    return lowest_in_groups(np.ascontiguousarray(scores.T), groups).T
+def _scores(left: Any, diagonal: Any) -> Any:
+    return (left / diagonal[:, None]) ** 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.backends.parallel import Span, cut, over_spans
-from oxiprune_gpu.calibrated.matrices import fallen_per_output, features_of, matrix_of
+from oxiprune_gpu.calibrated.matrices import features_of, kept_per_output, matrix_of
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.tensor import Tensor
@@ -43,7 +43,7 @@ def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[An
     def work(span: Span) -> None:
         part = slice(*span)
         scores = np.abs(values[part]) * norms
-        mask[part] = ~fallen_per_output(scores, config, name)
+        mask[part] = kept_per_output(name, scores, config)
         np.copyto(pruned[part], given[part], where=mask[part])
 
     over_spans(lambda: work, _slabs(values))

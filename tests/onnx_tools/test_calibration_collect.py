@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools import Calibration, RuntimeMissing, WriteFailed
-from onnx_tools.calibration import rows, store, sums
+from onnx_tools.calibration import products, rows, store, sums
 from onnx_tools.calibration.jobs import in_groups, jobs_of
 from onnx_tools.calibration.observed import observe
 from onnx_tools.errors import InvalidExternalData, InvalidModelFile, PatternMatchesNothing
@@ -68,8 +68,28 @@ def check(found: Calibration, *, hessian: bool):
 @pytest.mark.parametrize("block", [1, 20, 1 << 20])
 def test_sums(tmp_path, monkeypatch, hessian, external, block):
     monkeypatch.setattr(sums, "BLOCK", block)
-    monkeypatch.setattr(sums, "_MOST_SAMPLES", 3)
+    monkeypatch.setattr(products, "_MOST_SAMPLES", 3)
     check(Calibration.collect(write(tmp_path, external=external), {"x": X}, hessian=hessian), hessian=hessian)
+
+
+@pytest.mark.parametrize("few", [1, 5, 100])
+@pytest.mark.parametrize("panel", [1, 4, 100])
+@pytest.mark.parametrize("sizes", [(1,), (2, 1, 7, 3), (40, 1)])
+def test_products_of_blocks_of_any_size(monkeypatch, few, panel, sizes):
+    monkeypatch.setattr(products, "_FEW_SAMPLES", few)
+    monkeypatch.setattr(products, "_PANEL", panel)
+    pairs = [(small((2, size, FEATURES), size), small((2, size, FEATURES), size + 1)) for size in sizes]
+    own, mixed = products.Products(), products.Products()
+    for left, right in pairs:
+        own.add(left)
+        mixed.add(left, right)
+    lefts, rights = (np.concatenate(each, axis=1).astype(np.float64) for each in zip(*pairs, strict=True))
+    assert np.array_equal(own.result(), lefts.swapaxes(1, 2) @ lefts)
+    assert np.array_equal(mixed.result(), lefts.swapaxes(1, 2) @ rights)
+
+
+def test_no_rows_have_no_products():
+    assert products.Products().result() is None
 
 
 def test_every_value_that_is_observed_is_an_output_already(tmp_path):

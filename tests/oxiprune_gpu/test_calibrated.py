@@ -107,6 +107,43 @@ def test_sparsegpt_against_the_paper(shape: tuple[int, int], block: int, config:
     np.testing.assert_allclose(found.pruned, wanted, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("shape", "block"), [((5, 16), 16), ((40, 150), 128), ((8, 50), 24)])
+def test_sparsegpt_with_a_mask_against_the_paper(shape: tuple[int, int], block: int) -> None:
+    weight, inputs = layer(*shape, dtype=np.float64)
+    mask = np.random.default_rng(5).random(shape) < 0.4
+    hessian = inputs.T @ inputs
+    left = weight.copy()
+    damped = hessian + 0.01 * np.diag(hessian).mean() * np.eye(len(hessian))
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    for j in range(shape[1]):
+        left[:, j:] -= np.outer(np.where(mask[:, j], 0, left[:, j]) / factor[j, j], factor[j, j:])
+    found = prune_sparsegpt(weight, hessian, mask=mask, block=block)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_allclose(found.pruned, np.where(mask, left, 0), rtol=1e-8, atol=1e-10)
+
+
+def test_sparsegpt_makes_up_for_the_mask_of_another_method() -> None:
+    weight, inputs = layer(32, 64)
+    hessian = inputs.T @ inputs
+    pruned, mask = prune_wanda(weight, np.diag(hessian), PruningConfig(0.6))
+    made_up = prune_sparsegpt(weight, hessian, mask=mask).pruned
+    errors = [error_of(weight, each, inputs) for each in (pruned, made_up, refit(weight, mask, hessian))]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("text", ["2:4", "2:4+pad", "1:4+pad"])
+def test_neighbours_that_fill_no_group(text: str) -> None:
+    weight, inputs = layer(6, 11)
+    config = PruningConfig(granularity=text)
+    wanted = 3 if "pad" not in text else config.granularity.keep
+    for mask in (
+        prune_wanda(weight, np.diag(inputs.T @ inputs), config)[1],
+        prune_sparsegpt(weight, inputs.T @ inputs, config).mask,
+    ):
+        np.testing.assert_array_equal(mask[:, 8:].sum(axis=1), wanted)
+        np.testing.assert_array_equal(mask[:, :4].sum(axis=1), config.granularity.keep)
+
+
 def error_of(weight: Matrix, pruned: Matrix, inputs: Matrix) -> float:
     return float(np.linalg.norm(inputs @ (pruned - weight).T.astype(np.float64)))
 
@@ -157,5 +194,11 @@ def test_bad_options_of_sparsegpt() -> None:
     hessian = inputs.T @ inputs
     with pytest.raises(InvalidOption, match="block 6 must be a multiple of 4"):
         prune_sparsegpt(weight, hessian, PruningConfig(granularity="2:4"), block=6)
+    with pytest.raises(InvalidOption, match="'array': either a config or a mask"):
+        prune_sparsegpt(weight, hessian)
+    with pytest.raises(InvalidOption, match="'array': either a config or a mask"):
+        prune_sparsegpt(weight, hessian, PruningConfig(0.5), mask=weight > 0)
+    with pytest.raises(ShapeMismatch, match=r"mask of weight 'array' has shape \[8, 4\]"):
+        prune_sparsegpt(weight, hessian, mask=weight.T > 0)
     with pytest.raises(InvalidOption, match="damping 0 must be a number above 0"):
         prune_sparsegpt(weight, hessian, PruningConfig(0.5), damping=0)
