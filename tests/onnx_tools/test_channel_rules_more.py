@@ -220,6 +220,37 @@ def test_quantised_products(way):
     assert free_of(f"g (uint8[2, 4] x) => (uint8[2, 3] y) {{ {body} }}", **known, **stored) == {"h": 6}
 
 
+def test_a_computed_scale_times_a_scale_for_each_channel():
+    """As onnxruntime's dynamic quantisation writes it."""
+    body = """q, s, z = DynamicQuantizeLinear (x)
+    h = MatMulInteger (q, w, z, zw)
+    f = Cast <to = 1> (h)
+    both = Mul (s, sw)
+    r = Mul (f, both)
+    y = MatMul (r, v)"""
+    stored = {"w": bytes_of(4, 6), "zw": bytes_of(6), "sw": scales(6), "v": (6, 3)}
+    assert free_of(f"g (float[2, 4] x) => (float[2, 3] y) {{ {body} }}", **stored) == {"h": 6}
+
+
+REPEATED = {
+    "one number a row": "a = MatMul (x, one) c = Add (a, b) m = Mul (c, h)",
+    "two stored ones": "a = MatMul (x, one) p = Less (a, b) c = Where (p, b, t) m = Add (h, c)",
+    "stored ones of another rank": "a = MatMul (x, one) c = Sum (b, a, tall) m = Max (c, h)",
+}
+
+
+@pytest.mark.parametrize("way", REPEATED)
+def test_what_is_repeated_for_stored_numbers(way):
+    text = f"g (float[2, 4] x) => (float[2, 3] y) {{ h = MatMul (x, w) {REPEATED[way]} y = MatMul (m, v) }}"
+    stored = {"w": (4, 6), "one": (4, 1), "b": (6,), "t": (1, 6), "tall": (2, 6), "v": (6, 3)}
+    assert free_of(text, **stored) == {"h": 6}
+
+
+def test_what_is_repeated_stays_where_no_layer_meets_it():
+    text = "g (float[2, 4] x) => (float[2, 6] y) { a = MatMul (x, one) c = Add (a, b) y = MatMul (c, v) }"
+    assert free_of(text, one=(4, 1), b=(6,), v=(6, 6)) == {}
+
+
 def test_int8_model_as_its_float_model(corpus):
     """The int8 QDQ model has the groups of the float model that it was made of."""
     by_name = {path.parent.name: onnx.load(path, load_external_data=False) for path in corpus}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_tools.compaction.mapping.roles import Role
-from onnx_tools.compaction.mapping.rules.meeting import Operand, letters_of, meet
+from onnx_tools.compaction.mapping.rules.meeting import Operand, letters_of, meet, repeated
 from onnx_tools.compaction.mapping.trace import Trace, said
 from onnx_tools.graph_parts import Node
 from onnx_tools.operators import CONTRIB
@@ -35,7 +35,8 @@ def broadcasting(trace: Trace, node: Node, roles: tuple[Role, ...] = ()) -> None
         Operand(index, letters_of(each or (), rank), roles[index] if index < len(roles) else Role.DESCRIBES)
         for index, each in zip(given, dims, strict=True)
     ]
-    trace.give(node, meet(trace, node, operands, rank, makes=False), rank=rank)
+    result = meet(trace, node, operands, rank, makes=False)
+    trace.give(node, (*result, *repeated(trace, node, operands, rank)), rank=rank)
 
 
 def casting(trace: Trace, node: Node) -> None:

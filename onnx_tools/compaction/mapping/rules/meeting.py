@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from onnx_tools.compaction.mapping.factors import Dims, Factor, Traced, factor_on, joined, moved, narrowed
+from onnx_tools.compaction.mapping.factors import Dims, Factor, Size, Traced, factor_on, joined, moved, narrowed
 from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.trace import Meeting, Trace, said, why_whole
 from onnx_tools.graph_parts import Node
@@ -147,3 +147,28 @@ def _made(trace: Trace, node: Node, computed: Sequence[Operand], stored: Sequenc
             trace.meet(node, each.index, Factor((axis,), ids), Role.MAKES)
             result = (*result, Factor((letter,), ids))
     return result
+
+
+def repeated(trace: Trace, node: Node, operands: Sequence[Operand], rank: int) -> Traced:
+    """Channels along the axes of a result for which computed operands are repeated, so that stored ones give the size.
+
+    No layer makes them: they leave only with channels that they meet later, as scales of a weight with its results.
+    """
+    taken = {letter for each in operands if not _is_stored(node, each) for letter in each.letters}
+    stored = [each for each in operands if _is_stored(node, each)]
+    result: Traced = ()
+    for letter in (letter for letter in range(rank) if letter not in taken):
+        sizes = {_size(trace, node, each, letter) for each in stored if letter in each.letters}
+        size = sizes.pop() if len(sizes) == 1 else None
+        if isinstance(size, int):
+            factor = Factor((letter,), trace.channels.new(size))
+            for each in stored:
+                let_meet(trace, node, each, factor)
+            result = (*result, factor)
+    return result
+
+
+def _size(trace: Trace, node: Node, operand: Operand, letter: int) -> Size:
+    dims = trace.dims(node.inputs[operand.index]) or ()
+    axis = operand.letters.index(letter)
+    return dims[axis] if axis < len(dims) else None
