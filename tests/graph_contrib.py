@@ -91,10 +91,10 @@ def contrib_attention(net: Net, x: str) -> str:
 @move(3, often=2)
 def rotary(net: Net, x: str) -> str | None:
     """Neighbours, or halves, of each head turned by the angle of their place."""
-    features = net.shape(x)[-1]
+    steps, features = net.shape(x)[1:]
     if features % 4:
         return None
-    angles = net.rng.uniform(0, 1, (8, features // 4))
+    angles = net.rng.uniform(0, 1, (steps, features // 4))
     caches = [net.stored(turned.astype(net.dtype)) for turned in (np.cos(angles), np.sin(angles))]
     attrs = {"num_heads": 2, "rotary_embedding_dim": features // 2, "interleaved": net.pick(0, 1)}
     return net.node("RotaryEmbedding", x, net.ints(0), *caches, domain=CONTRIB, like=x, **attrs)
