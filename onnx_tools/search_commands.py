@@ -86,7 +86,7 @@ class Measuring:
 def search_model(model: Path, job: SearchJob, view: View) -> int:
     """Search in one model; return the exit code."""
     log = job.log or log_beside(job.output)
-    others = (("--policy-out", job.policy),) if job.policy else ()
+    others = (("--log", str(log)), *((("--policy-out", job.policy),) if job.policy else ()))
     check_outputs([model], [job.output], in_place=False, inputs=(*job.inputs, log))
-    check_reports([model], [job.output], view.reports, view.summary, others=others, inputs=(*job.inputs, log))
+    check_reports([model], [job.output], view.reports, view.summary, others=others, inputs=job.inputs)
     return for_each([(model, lambda tell: job.run(model, tell))], view, job.note)

@@ -29,12 +29,13 @@ class Search:
     Args:
         quality: what must be kept; higher is better.
         max_drop: how much less of it than the original has is within the bar.
-        data: what names the data that `quality` and `method` read, and a function: files and module:function. Their
-            content is a part of what identifies a trial.
+        data: what names the data that `quality` reads, and its function: files and module:function. Their content is a
+            part of what identifies a trial, so that other data is not taken for the same.
         allocations: ways to deal out a sparsity, each bisected; none: those that fit the granularity.
         granularity, metric: as in `Policy`; granularity "channel": whole channels leave, see `compact_file`.
         objective: "sparsity"; "bytes", of the files, encoded without zeros or compacted; or "macs", with channels.
         method: what looks at data; None: the metric alone chooses. With order "once" all trials share its statistics.
+            Data that it does not get by name is to be named in `data`, or as feeds, which know what they hold.
         selection: which weights.
         input_shapes: sizes that the model leaves open, with channels.
         held_out, seed: fraction of the cases that are not searched with but reported too, and the seed that chooses
@@ -94,13 +95,20 @@ class Search:
         if self.most_trials < 1:
             raise InvalidOption(f"most_trials {self.most_trials!r} must be 1 or more")
 
+    @property
+    def _named(self) -> tuple[str, ...]:
+        """What names data and functions; the data of the method too, if it is named."""
+        given = self.method.data if self.method is not None else None
+        named = (os.fspath(given),) if isinstance(given, str | os.PathLike) else ()
+        return tuple(dict.fromkeys((*self.data, *named)))
+
     def settings(self, model: ModelFile) -> SearchSettings:
         """What was asked for, for reports; it decides every trial."""
         chosen = self.selection
         return SearchSettings(
             model_sha256=model_digest(model),
-            data=tuple(map(os.path.basename, self.data)),
-            data_sha256=digest_of(self.data),
+            data=tuple(map(os.path.basename, self._named)),
+            data_sha256=digest_of(self._named),
             quality=self.quality.text,
             max_drop=self.max_drop,
             objective=self.objective,
@@ -133,5 +141,5 @@ def method_text(method: DataMethod | None) -> str:
 def _named(data: object) -> str:
     """Data in words. The path to a file does not matter, and its content is in the digest of the data."""
     if isinstance(data, Feeds):
-        return os.path.basename(data.source)
+        return f"{os.path.basename(data.source)} ({data.digest[:16]})"
     return os.path.basename(data) if isinstance(data, str | os.PathLike) else "data of the caller"

@@ -69,7 +69,9 @@ def out(tmp_path):
 
 
 def search(quality, max_drop=0.05, **options):
-    return Search(quality, max_drop, **{"selection": Selection(min_elements=0), "held_out": 0.5, **options})
+    return Search(
+        quality, max_drop, **{"selection": Selection(min_elements=0), "held_out": 0.5, "resolution": 0.02, **options}
+    )
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ class Stopped(Energy):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InvalidOption("the function raised")], ids=["ctrl-c", "error"])
-@pytest.mark.parametrize("last", [0, 1, 9, 30])
+@pytest.mark.parametrize("last", [0, 1, 9, 20])
 def test_an_interrupted_search_goes_on(found, model, out, tmp_path, last, error):
     other = tmp_path / "other"
     other.mkdir()
@@ -150,7 +152,7 @@ def test_an_error_is_logged(model, out):
         search_file(model, out, search(Stopped(model, 2, InvalidOption("the function raised"))))
     lines = [json.loads(line) for line in out.with_name("out.onnx.search.jsonl").read_text().splitlines()]
     assert ["trial" in line for line in lines] == [True, False]
-    assert lines[1]["error"] == "uniform 0.25: the function raised"
+    assert lines[1]["error"] == "uniform 0.24: the function raised"
 
 
 def test_another_bar_uses_the_same_trials(found, model, out):
