@@ -169,6 +169,15 @@ STARTS = {
 }
 
 
+STARTS |= {
+    "repeated zeros": "k = Concat <axis = 0> (one, n, units)\n h = Expand (nought, k)\n"
+    "m = Concat <axis = 0> (one, n, units)\n c = Expand (nought, m)",
+    "learned": "k = Concat <axis = 0> (one, n, units)\n h = Expand (first, k)\n"
+    "m = Concat <axis = 0> (one, n, one)\n c = Expand (second, m)",
+}
+"""`nought`: a number; `first` and `second`: states of one sample."""
+
+
 @pytest.mark.parametrize("way", STARTS)
 def test_states_that_are_made_for_the_batch(tmp_path: pathlib.Path, way: str) -> None:
     """As exporters write states of zeros, where the batch is open."""
@@ -181,6 +190,7 @@ def test_states_that_are_made_for_the_batch(tmp_path: pathlib.Path, way: str) ->
         "v": random.standard_normal((6, 3)).astype(np.float32),
     }
     stored |= {"one": ints(1), "two": ints(2), "units": ints(6)}
+    stored |= {"nought": np.zeros((), np.float32), "first": (1, 1, 6), "second": (1, 1, 6)}
     text = f"g (float[5, B, 4] x) => (float[5, 1, B, 3] y) {{ {body}\n y = MatMul (q, v) }}"
     model = model_of(text, stored)
     assert counted(check_channels(model)) == {"q": 6}

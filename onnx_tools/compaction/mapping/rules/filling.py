@@ -6,12 +6,9 @@ from collections import deque
 
 from onnx_tools.compaction.mapping.adjustments import Follows
 from onnx_tools.compaction.mapping.factors import Factor, factor_on
-from onnx_tools.compaction.mapping.rules.sizes import born
+from onnx_tools.compaction.mapping.rules.sizes import MOST_BORN, born
 from onnx_tools.compaction.mapping.trace import Said, Trace
 from onnx_tools.graph_parts import Node, Value
-
-_MOST = 1 << 13
-"""Entries of an axis that gets channels of its own."""
 
 _MOST_STEPS = 64
 """Values that are looked at, and readers of one."""
@@ -26,7 +23,7 @@ def filling(trace: Trace, node: Node) -> None:
     sizes, output = trace.sizes_in(node.inputs[0]) or (), node.outputs[0]
     traced = born(trace, sizes)
     for axis, size in enumerate(sizes if output is not None else ()):
-        if not isinstance(size, Said) or not 1 < size.number <= _MOST or output is None:
+        if not isinstance(size, Said) or not 1 < size.number <= MOST_BORN or output is None:
             continue
         together = _filled_by(size.node.outputs[0])
         if together is not None:

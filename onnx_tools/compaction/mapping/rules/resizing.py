@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
-from onnx_tools.compaction.mapping.factors import Dims, Traced, joined
-from onnx_tools.compaction.mapping.rules.sizes import born, fit_sizes
-from onnx_tools.compaction.mapping.trace import SizeOf, Sizes, Trace, said
+from onnx_tools.compaction.mapping.factors import Dims, Factor, Traced, joined
+from onnx_tools.compaction.mapping.roles import Role
+from onnx_tools.compaction.mapping.rules.sizes import MOST_BORN, born, fit_sizes
+from onnx_tools.compaction.mapping.trace import Said, SizeOf, Sizes, Trace, said
 from onnx_tools.graph_parts import Node
 
 _MOST_SCALES = 64
@@ -62,7 +65,11 @@ def _scales(node: Node, index: int) -> tuple[float, ...] | None:
 
 
 def expansion(trace: Trace, node: Node) -> None:
-    """Expand: axes of the input that are not repeated pass; a new one in the size of another has its channels."""
+    """Expand: axes of the input that are not repeated pass; a new one in the size of another has its channels.
+
+    Axes of stored data, and new ones of a stored size, get channels that whoever reads the value may lose: as those of
+    the first state of an LSTM.
+    """
     value, wanted = node.inputs[:2]
     before, sizes = trace.dims(value), trace.sizes_in(wanted) or ()
     rank = max(len(before or ()), len(sizes) or len(trace.dims(wanted and node.outputs[0]) or ()))
@@ -84,9 +91,27 @@ def _spread(trace: Trace, node: Node, before: Dims, sizes: Sizes, rank: int) -> 
     )
     offset = rank - len(sizes)
     repeated = [more + axis for axis in lone] + list(range(more))
+    passing = (*passing, *_stored(trace, node, before, more), *_said(trace, sizes, offset, repeated))
     for factor in born(trace, tuple(size if offset + at in repeated else None for at, size in enumerate(sizes))):
         passing = joined(trace.channels, passing, factor.moved({axis: axis + offset for axis in factor.axes}))
     return passing
+
+
+def _stored(trace: Trace, node: Node, before: Dims, more: int) -> Iterator[Factor]:
+    """Channels along the axes of stored data that are not repeated."""
+    value = node.inputs[0]
+    for axis, size in enumerate(before if value is not None and value.constant else ()):
+        if isinstance(size, int) and 1 < size <= MOST_BORN:
+            factor = Factor((axis,), trace.channels.new(size))
+            trace.meet(node, 0, factor, Role.DESCRIBES)
+            yield factor.moved({axis: axis + more})
+
+
+def _said(trace: Trace, sizes: Sizes, offset: int, repeated: Sequence[int]) -> Iterator[Factor]:
+    """Channels along axes that are repeated so often as a stored number says."""
+    for axis, size in enumerate(sizes, offset):
+        if axis in repeated and isinstance(size, Said) and 1 < size.number <= MOST_BORN:
+            yield Factor((axis,), trace.channels.new(size.number))
 
 
 def _has_sizes(sizes: tuple[object, ...]) -> bool:

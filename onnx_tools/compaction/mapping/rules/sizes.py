@@ -15,6 +15,9 @@ from onnx_tools.compaction.mapping.factors import Factor, Traced, factor_on, nar
 from onnx_tools.compaction.mapping.trace import Said, SizeOf, Sizes, Trace, said
 from onnx_tools.graph_parts import Node, Reader, Value
 
+MOST_BORN = 1 << 13
+"""Entries of an axis of what is made in some size, that gets channels of its own."""
+
 
 def shape(trace: Trace, node: Node) -> None:
     """Shape: a list of sizes."""
