@@ -16,7 +16,7 @@ from onnx_tools.compaction.compact import compact_file
 from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.operators import CONTRIB
 from tests.channel_oracle import check_channels
-from tests.onnx_tools.compacting import feeds_of, halved
+from tests.onnx_tools.compacting import feeds_of, halved, removed, save
 from tests.onnx_tools.test_channel_rules_more import Given, bytes_of, counted, ints, model_of, number
 
 TURNED = {
@@ -109,6 +109,19 @@ def test_places_among_channels_hold_them(body: str) -> None:
     text = f"g (float[2, 5, 4] x) => (float[A, B, C] y) {{ a = MatMul (x, w)\n {body}\n y = Identity (b) }}"
     model = model_of(text, {"w": (4, 6), "i": np.array([[[1, 2, 0]]])})
     assert counted(check_channels(model, fewest=0)) == {}
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_part_of_channels_behind_what_nobody_knows(tmp_path: pathlib.Path, axis: int) -> None:
+    body = "e = custom.Mix (x)\n a = Gemm (e, w)\n b = Slice (a, start, end, along)\n y = Gemm (b, v)"
+    stored: dict[str, Given] = {"w": (4, 6), "v": (3, 3), "along": ints(axis), "start": ints(1), "end": ints(4)}
+    channels = map_channels(model := model_of(f"g (float[2, 4] x) => (float[2, 3] y) {{ {body} }}", stored))
+    (factor,) = channels.of(channels.index.scopes[0].values["a"])
+    gone = channels.groups.of[factor.ids[1:3]]
+    small = onnx.load(removed(save(model, tmp_path / "model.onnx"), gone, channels=channels))
+    found = {each.name: numpy_helper.to_array(each) for each in small.graph.initializer}
+    assert [found["w"].shape, found["v"].shape] == [(4, 4), (1, 3)]
+    assert [found["start"].tolist(), found["end"].tolist()] == [[1], [2]]
 
 
 def test_the_number_of_sizes_is_not_a_size() -> None:

@@ -148,14 +148,13 @@ class _Adjuster:
         mask = self._masks(_input(node, 0)).get(wanted.axis)
         if mask is None:
             return
-        rank = len(self._remaining.map.shapes.of(_input(node, 0)) or ())
-        axes = self._list(node, "axes", 3)
+        dims, axes = self._remaining.map.shapes.of(_input(node, 0)), self._list(node, "axes", 3)
         for name, index in (("starts", 1), ("ends", 2)):
             bounds = self._list(node, name, index)
             if bounds is None:
                 raise _stuck(node, f"its {name} are computed")
-            listed = range(len(bounds)) if axes is None else (axes % rank).tolist()
-            place = list(listed).index(wanted.axis)
+            listed = list(range(len(bounds))) if axes is None else axes.tolist()
+            place = listed.index(wanted.axis if wanted.axis in listed else wanted.axis - len(dims or ()))
             bounds = bounds.copy()
             bounds[place] = _bound_after(int(bounds[place]), mask)
             self._set(node, name, index, bounds)

@@ -123,7 +123,7 @@ def multiply_and_add(trace: Trace, node: Node, weight: int = 1, bias: int = 2) -
     added = trace.dims(node.inputs[bias]) if node.has_input(bias) else ()
     for factor in made:
         let_meet(trace, node, Operand(bias, letters_of(added or (), 2), Role.SHIFTS), factor)
-    trace.give(node, made)
+    trace.give(node, made, rank=2)
     return made
 
 
