@@ -209,6 +209,10 @@ def make_policy(file: Path | None, settings: Mapping[str, Any]) -> Policy:
     if str(given.get("metric")).startswith("taylor:"):
         given["metric"] = "taylor"
     try:
+        if str(given.get("allocation")).startswith("sensitivity:"):
+            from onnx_tools.search.allocating import policy_by_curves
+
+            return policy_by_curves(given["allocation"], {**given, "policy": file} if file else given)
         policy = Policy(**given) if file is None else read_policy(file, given)
         policy.check()
     except InvalidPolicy:

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_tools.calibration.methods import METHODS, DataMethod
 from onnx_tools.encodings.text import named, table
 from onnx_tools.plain import plain_value
 from onnx_tools.policy_file import policy_text
 from onnx_tools.preflight import check_outputs
-from onnx_tools.quality import Quality, evaluation_data, read_quality, split
 from onnx_tools.renderers.curves_plot import check_plot, plot_curves
 from onnx_tools.renderers.json_renderer import dumps
 from onnx_tools.renderers.text import NONE, count, number, printable
@@ -43,17 +41,6 @@ class SensitivityJob:
     def written(self) -> list[Path]:
         """The files that are written."""
         return [file for file in (self.report, self.plot, self.policy, self.log) if file is not None]
-
-
-def quality_and_method(
-    text: str, data: str | None, model: Path, metric: str, seed: int
-) -> tuple[Quality, DataMethod | None]:
-    """What measures, and what prunes by data, if the metric is such a method: then a part of the data calibrates."""
-    if metric not in METHODS:
-        return read_quality(text, data, model), None
-    feeds = evaluation_data(text, data or "", model)
-    calibrating, scoring = split(feeds, seed=seed)
-    return read_quality(text, scoring, model), DataMethod(calibrating, metric)
 
 
 def show_sensitivity(model: Path, job: SensitivityJob, *, quiet: bool, as_json: bool) -> int:

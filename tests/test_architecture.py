@@ -29,7 +29,8 @@ ORDER = {
     "onnx_tools": """
         __main__
         cli
-        compact_commands search_commands sensitivity_commands
+        sensitivity_commands
+        compact_commands search_commands
         commands encoding_commands usage doctor
         onnx_tools
         search

@@ -19,6 +19,8 @@ METRICS = ("l1", "l2", "taylor", "random")
 
 ALLOCATIONS = ("uniform", "erk", "global", "global:rms", "global:lamp")
 """The texts that `oxiprune_gpu.parse_allocation` knows; a test compares."""
+CURVES = "sensitivity:"
+"""How `onnx_tools.search.allocating.CURVES` is; a test compares."""
 POLICY_SETTINGS = ("sparsity", "metric", "granularity", "min_nonzero", "allocation", "floor", "ceiling", "target")
 """The options that a policy takes, by the names of its arguments."""
 TARGETS = ("weights", "model")
@@ -71,8 +73,9 @@ def _checked_granularity(granularity: str | None) -> str | None:
 
 
 def _checked_allocation(allocation: str | None) -> str | None:
-    if allocation is not None and allocation not in ALLOCATIONS:
-        raise typer.BadParameter(f"unknown allocation '{allocation}': use {', '.join(ALLOCATIONS)}")
+    by_curves = allocation is not None and allocation.startswith(CURVES) and allocation != CURVES
+    if allocation is not None and allocation not in ALLOCATIONS and not by_curves:
+        raise typer.BadParameter(f"unknown allocation '{allocation}': use {', '.join(ALLOCATIONS)}, {CURVES}FILE.json")
     return allocation
 
 
@@ -141,7 +144,8 @@ AllocationOption = Annotated[
         callback=_checked_allocation,
         show_default="uniform",
         help="How S is dealt out: uniform (each weight S), erk (more from large layers), global (the lowest scores of "
-        "all weights fall, S of all elements together), global:rms, global:lamp (scores made comparable first).",
+        "all weights fall, S of all elements together), global:rms, global:lamp (scores made comparable first); or "
+        "sensitivity:FILE.json, by the curves that `oxiprune sensitivity --report FILE.json` measured.",
         rich_help_panel=DEALING,
     ),
 ]

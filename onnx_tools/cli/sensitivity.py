@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onnx_tools.cli import prune_options as option
-from onnx_tools.cli import search_options as search_option
+from onnx_tools.cli import search_options as own
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
 from onnx_tools.cli.options import REPORTING, WRITING, OneJson, OneModel, Quiet
 from onnx_tools.usage import SectionedCommand, WrongUsage
@@ -25,8 +25,8 @@ def _read_sparsities(text: str) -> str:
 @app.command(cls=SectionedCommand, epilog=EXIT_CODES)
 def sensitivity(
     model: OneModel,
-    quality: search_option.Eval,
-    data: search_option.SearchData = None,
+    quality: own.Eval,
+    data: own.SearchData = None,
     sparsities: Annotated[
         str | None,
         typer.Option(
@@ -37,8 +37,11 @@ def sensitivity(
         ),
     ] = None,
     granularity: option.Granularity = None,
-    metric: option.Metric = None,
-    seed: search_option.SearchSeed = 0,
+    metric: own.Metric = None,
+    calibration: own.CalibrationData = None,
+    repair: own.Repair = False,
+    order: own.Order = "once",
+    seed: own.SearchSeed = 0,
     include: option.Include = None,
     exclude: option.Exclude = None,
     min_elements: option.MinElements = option.DEFAULT_MIN_ELEMENTS,
@@ -106,27 +109,29 @@ def sensitivity(
     """  # noqa: D301
     if (sparsity is None) != (output is None):
         raise WrongUsage("--sparsity and --output go together: the file gets the policy that has the sparsity")
-    if metric is not None and metric.startswith("taylor:"):
-        raise WrongUsage("--metric taylor:FILE.npz does not go with single weights; use l1, l2, taylor or random:SEED")
+    if granularity == "channel":
+        raise WrongUsage("--granularity channel does not go with single weights, which share channels with others")
+    choice = metric if metric in own.DATA_METRICS else None
+    own.check_data(quality, data, calibration, looks=choice is not None or repair, channels=False)
     if report is not None and report.suffix.lower() != ".json":
         raise WrongUsage(f"--report {report}: the ending must be .json")
 
     def run() -> int:
         from onnx_tools import sensitivity_commands as commands
         from onnx_tools.search.sensitivity import SPARSITIES, Sensitivity
+        from onnx_tools.search_commands import Measuring
         from onnx_tools.weight_selection import Selection
 
-        texts = [text for text in (data, quality) if text is not None]
+        texts = [text for text in (data, quality, calibration) if text is not None]
 
         def asked() -> Sensitivity:
-            measures, method = commands.quality_and_method(quality, data, model, metric or "", seed)
+            measured, method = Measuring(quality, data, calibration, choice, repair, order, seed).tools(model)
             return Sensitivity(
-                measures,
+                measured,
                 SPARSITIES if sparsities is None else tuple(float(part) for part in sparsities.split(",")),
                 granularity or "unstructured",
-                metric or "l1" if method is None else "l1",
+                "l1" if choice or metric is None else metric,
                 method,
-                "magnitude" if method is None else f"{metric}, seed {seed}",
                 Selection(
                     tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models
                 ),

@@ -18,6 +18,9 @@ from onnx_tools.search.sensitivity import point_of, rule_of
 from onnx_tools.sensitivity_report import CurvePoint, SensitivityReport, WeightCurve
 from oxiprune_gpu import InvalidOption, InvalidSparsity
 
+CURVES = "sensitivity:"
+"""How an allocation by curves is named: the file of the report follows."""
+
 _MOST_BYTES = 1 << 28
 
 
@@ -87,6 +90,19 @@ def read_curves(path: str | os.PathLike[str]) -> Curves:
         raise InvalidPolicy(f"{where}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError, KeyError, TypeError, OverflowError):
         raise InvalidPolicy(f"{where}: is no report of `oxiprune sensitivity` in JSON") from None
+
+
+def policy_by_curves(allocation: str, settings: Mapping[str, Any]) -> Policy:
+    """The policy for an allocation like "sensitivity:curves.json" and other settings, which may be `sparsity` only.
+
+    Raises `InvalidOption` for other settings, which the curves have, and as `read_curves` and `sensitivity_policy`.
+    """
+    others = [name for name in settings if name not in ("sparsity", "allocation")]
+    if others:
+        raise InvalidOption(f"allocation {allocation}: leave out {others[0]}, which the curves have")
+    if settings.get("sparsity") is None:
+        raise InvalidOption(f"allocation {allocation} deals out a sparsity: give one")
+    return sensitivity_policy(read_curves(allocation.removeprefix(CURVES)), settings["sparsity"])
 
 
 def _curves(content: Any) -> Curves:

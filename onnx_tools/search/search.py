@@ -89,7 +89,8 @@ def _trials(
     progress: Progress | None,
 ) -> Trials:
     packed, shapes = search.packed, search.input_shapes
-    maker = Maker(model.path, search.selection, _shared(search.method, folder), packed, shapes, search.backend)
+    method = with_shared_statistics(search.method, folder)
+    maker = Maker(model.path, search.selection, method, packed, shapes, search.backend)
     deciding = {key: value for key, value in asdict(settings).items() if key not in _DECIDE_NO_TRIAL}
     deciding |= {"packed": packed, "input_shapes": dict(shapes), "oxiprune": versions().oxiprune}
 
@@ -100,7 +101,7 @@ def _trials(
     return Trials(maker, search.quality, judge, log, deciding, search.most_trials, folder, tell)
 
 
-def _shared(method: DataMethod | None, folder: pathlib.Path) -> DataMethod | None:
+def with_shared_statistics(method: DataMethod | None, folder: pathlib.Path) -> DataMethod | None:
     """The method with a place for the statistics that all trials need; of order "layers" they differ."""
     if method is None or method.order != "once" or method.cache is not None:
         return method

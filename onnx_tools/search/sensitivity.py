@@ -23,6 +23,8 @@ from onnx_tools.report import WeightReport
 from onnx_tools.report_parts import runtime_version, versions
 from onnx_tools.rewrite import Progress, prune_file
 from onnx_tools.search.digests import digest_of, model_digest
+from onnx_tools.search.options import method_text
+from onnx_tools.search.search import with_shared_statistics
 from onnx_tools.search.trial_log import TrialLog
 from onnx_tools.sensitivity_report import CurvePoint, SensitivityReport, SensitivitySettings, WeightCurve
 from onnx_tools.temporaries import writing
@@ -44,11 +46,10 @@ class Sensitivity:
         quality: higher is better; measured of each model.
         sparsities: of each weight, one after the other, while all others are dense; none with N:M, which says it.
         granularity, metric: how a weight is pruned, as in `Policy`.
-        method: what looks at data; None: the metric alone says what falls.
-        method_name: what tells one method from another, its data too, in the log.
+        method: what looks at data; None: the metric alone chooses. With order "once" all points share its statistics.
         selection: which weights.
-        data: what names the data that `quality` reads, and its function: files and module:function. Their content is a
-            part of what identifies a point in the log.
+        data: what names the data that `quality` and `method` read, and a function: files and module:function. Their
+            content is a part of what identifies a point in the log.
         log: a file that keeps what was measured, so that a run that was stopped goes on; None: nothing is kept.
         backend: as in `prune_file`.
     """
@@ -58,7 +59,6 @@ class Sensitivity:
     granularity: str = "unstructured"
     metric: str = "l1"
     method: DataMethod | None = None
-    method_name: str = "magnitude"
     selection: Selection = field(default_factory=Selection)
     data: Sequence[str] = ()
     log: pathlib.Path | None = None
@@ -130,7 +130,7 @@ def measure_sensitivity(
 
 def _settings(model: ModelFile, asked: Sensitivity) -> SensitivitySettings:
     granularity, metric = parse_granularity(asked.granularity).text, parse_metric(asked.metric).text
-    what = (asked.quality.text, granularity, metric, asked.method_name)
+    what = (asked.quality.text, granularity, metric, method_text(asked.method))
     names = tuple(text.rpartition(os.sep)[2] for text in asked.data)
     return SensitivitySettings(model_digest(model), names, digest_of(asked.data), *what, **asdict(asked.selection))
 
@@ -191,9 +191,10 @@ class _Points:
     def _made(self, policy: Policy, level: float | None) -> CurvePoint:
         """Prune one weight, measure, and delete the model."""
         asked, path = self._asked, self._model.path
+        method = with_shared_statistics(asked.method, self._folder)
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             output = pathlib.Path(folder) / path.name
-            how = policy if asked.method is None else asked.method.new_values(path, policy, asked.selection)
+            how = policy if method is None else method.new_values(path, policy, asked.selection)
             report = prune_file(path, output, config=how, selection=asked.selection, backend=asked.backend)
             measured = asked.quality.measure(output)
         drop = self._drop(measured)

@@ -14,11 +14,12 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_tools import DataMethod, EvaluationFailed, Measured, Policy, Selection, prune_file, read_policy
+from onnx_tools.cli import prune_options
 from onnx_tools.errors import InvalidPolicy, NothingSelected
 from onnx_tools.plain import plain_value
 from onnx_tools.policy_file import policy_text
 from onnx_tools.renderers.curves_plot import plot_curves
-from onnx_tools.search.allocating import Curves, predicted_drop, read_curves, sensitivity_policy
+from onnx_tools.search.allocating import CURVES, Curves, predicted_drop, read_curves, sensitivity_policy
 from onnx_tools.search.sensitivity import Sensitivity, measure_sensitivity
 from onnx_tools.sensitivity_commands import sensitivity_text
 from onnx_tools.sensitivity_report import CurvePoint, WeightCurve
@@ -257,6 +258,44 @@ def test_the_command(model, tmp_path):
     assert isinstance(read_policy(tmp_path / "p.toml"), Policy)
 
 
+def test_the_command_with_a_method_that_looks_at_data(model, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).standard_normal((40, 8)).astype(np.float32))
+    given = ["sensitivity", model, "--data", tmp_path / "data.npz", "--eval", "cosine", "--min-elements", "0", "--json"]
+    shown = run(*given, "--sparsities", "0.5", "--metric", "wanda", "--repair")
+    content = json.loads(shown.stdout)
+    assert content["cases"] == 32
+    assert content["settings"]["method"].startswith("wanda + repair")
+
+
+@pytest.fixture
+def curves_file(model, tmp_path):
+    report = measure_sensitivity(model, asked(Norms(model, second=100)))
+    (tmp_path / "curves.json").write_text(json.dumps(plain_value(report)))
+    return tmp_path / "curves.json"
+
+
+def test_prune_deals_out_by_curves(model, tmp_path, curves_file):
+    given = ["prune", model, "-o", tmp_path / "out.onnx", "--min-elements", "0", "--json"]
+    shown = run(*given, "-s", "0.5", "--allocation", f"{CURVES}{curves_file}")
+    assert shown.exit_code == 0, shown.output
+    found = {weight["name"]: weight["sparsity_after"] for weight in json.loads(shown.stdout)["weights"]}
+    assert found == {"first": 0.75, "second": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--granularity", "2:4"], "leave out granularity, which the curves have"),
+        (["-s", "0.5", "--granularity", "channel"], "allocation"),
+        (["-s", "0.5", "--metric", "l2"], "leave out metric, which the curves have"),
+        (["-s", "0.9"], "sparsity 0.9 is more than was measured"),
+    ],
+)
+def test_what_does_not_go_with_curves(model, tmp_path, curves_file, more, said):
+    given = ["prune", model, "-o", tmp_path / "out.onnx", "--allocation", f"{CURVES}{curves_file}"]
+    refused(run(*given, *more), 2, said)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -264,7 +303,9 @@ def test_the_command(model, tmp_path):
         (["--sparsities", "0.5,two"], "'two' is not a number"),
         (["--report", "x.html"], "the ending must be .json"),
         (["--plot", "x.gif"], "the ending of a plot must be one of"),
-        (["--metric", "taylor:g.npz"], "does not go with single weights"),
+        (["--metric", "taylor:g.npz"], "unknown metric"),
+        (["--granularity", "channel"], "does not go with single weights"),
+        (["--metric", "wanda"], "give --calibration"),
     ],
 )
 def test_wrong_usage_of_the_command(model, more, said):
@@ -286,3 +327,7 @@ def test_plots_without_matplotlib(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     given = ["sensitivity", model, "--eval", "nowhere:f", "--plot", tmp_path / "a.svg"]
     refused(run(*given), 2, "matplotlib", "pip install 'oxiprune-gpu[plot]'")
+
+
+def test_the_command_knows_the_name_of_curves():
+    assert prune_options.CURVES == CURVES
