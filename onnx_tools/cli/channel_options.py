@@ -115,8 +115,8 @@ GroupScore = Annotated[
         metavar="HOW",
         callback=_group_score,
         show_default="sum; saved with --allocation global",
-        help="How the scores of all weights of a group make one: sum, mean, max, or saved (their sum over the "
-        "parameters that leave with it).",
+        help="How the scores of all weights of a group make one: sum, mean, max, or saved (what a parameter of them "
+        "is worth).",
         rich_help_panel=CHANNELS,
     ),
 ]

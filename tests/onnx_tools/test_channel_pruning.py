@@ -110,28 +110,34 @@ def test_a_group_is_zero_wherever_it_is_made_shifted_scaled_and_read(tmp_path: p
 def test_scores_of_groups(tmp_path: pathlib.Path, metric: str, group_score: str) -> None:
     path = model_file(tmp_path)
     tensors = {name: values.astype(np.float64) for name, values in stored(path).items()}
+    scores = scores_of(path, ChannelConfig(0.5, metric, group_score=group_score))
+    gamma = [] if group_score == "saved" else [tensors["gamma"]]
+    parts = [[tensors["w1"][c], tensors["w2"][:, c], *(scale[c] for scale in gamma)] for c in range(8)]
+    parts += [[tensors["w2"][c], tensors["w3"][:, c]] for c in range(6)]
+    wanted = [group_score_of(part, metric, group_score) for part in parts]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2"])
+def test_what_a_parameter_is_worth_knows_no_size(tmp_path: pathlib.Path, metric: str) -> None:
+    path = model_file(tmp_path, **{name: np.full(SHAPES[name], -3, np.float32) for name in ("w1", "w2", "w3")})
+    np.testing.assert_array_equal(scores_of(path, ChannelConfig(0.5, metric, scope="global")), 3)
+
+
+def scores_of(path: pathlib.Path, config: ChannelConfig) -> NDArray[np.float64]:
+    """Of the free groups, in their order."""
     model = ModelFile.open(path)
     channels = map_channels(model.skeleton)
-    config = ChannelConfig(0.5, metric, group_score=group_score)
     free = channels.groups.free
-    weights = find_weights(model.skeleton).weights
-    scores = score_groups(model, weights, channels, config, free)[free]
-    wanted = [group_score_of([tensors["w1"][c], tensors["w2"][:, c]], metric, group_score) for c in range(8)] + [
-        group_score_of([tensors["w2"][c], tensors["w3"][:, c]], metric, group_score) for c in range(6)
-    ]
-    np.testing.assert_allclose(scores, wanted, rtol=1e-6)
+    return score_groups(model, find_weights(model.skeleton).weights, channels, config, free)[free]
 
 
 def group_score_of(parts: list[NDArray[np.float64]], metric: str, group_score: str) -> float:
     """Slow and plain; `parts`: the slices of the weights of one group."""
     totals = [float(np.abs(part).sum() if metric == "l1" else (part * part).sum()) for part in parts]
-    elements, weights = sum(part.size for part in parts), len(parts)
+    shared = {"sum": 1, "mean": len(parts), "saved": sum(part.size for part in parts)}
     finish = float if metric == "l1" else np.sqrt
-    if group_score == "max":
-        return float(finish(max(totals)))
-    if group_score == "mean":
-        return float(finish(sum(totals) / weights))
-    return float(finish(sum(totals))) / (elements if group_score == "saved" else 1)
+    return float(finish(max(totals) if group_score == "max" else sum(totals) / shared[group_score]))
 
 
 def test_the_lowest_scores_leave(tmp_path: pathlib.Path) -> None:
@@ -141,8 +147,19 @@ def test_the_lowest_scores_leave(tmp_path: pathlib.Path) -> None:
 
 
 def test_ties_fall_by_the_lowest_index(tmp_path: pathlib.Path) -> None:
-    path = model_file(tmp_path, w1=np.ones(SHAPES["w1"], np.float32), w2=np.ones(SHAPES["w2"], np.float32))
+    path = model_file(tmp_path, **{name: np.ones(SHAPES[name], np.float32) for name in ("w1", "gamma", "w2")})
     assert zero_slices(pruned(path, 0.4)["w1"], 0) == [0, 1, 2]
+
+
+def test_scales_of_a_normalisation_count(tmp_path: pathlib.Path) -> None:
+    same = {name: np.ones(SHAPES[name], np.float32) for name in ("w1", "w2")}
+    path = model_file(tmp_path, **same, gamma=np.array([5, -4, 3, 2, -1, 6, 7, 0], np.float32))
+    assert zero_slices(pruned(path, 0.4)["w1"], 0) == [3, 4, 7]
+    assert zero_slices(pruned(path, 0.4, group_score="saved")["w1"], 0) == [0, 1, 2]
+    gradients = {name: np.ones(SHAPES[name], np.float32) for name in ("w1", "w2", "w3")}
+    assert zero_slices(pruned(path, 0.4, gradients=gradients)["w1"], 0) == [0, 1, 2]
+    gradients["gamma"] = np.array([1, 1, 0, 0, 1, 0, 1, 1], np.float32)
+    assert zero_slices(pruned(path, 0.4, gradients=gradients)["w1"], 0) == [2, 3, 5]
 
 
 def test_global_scope_compares_layers(tmp_path: pathlib.Path) -> None:

@@ -50,9 +50,10 @@ class ChannelConfig:
         metric: scores the elements of weights: "l1", "l2", "taylor", "random:SEED", or an object.
         target: what shall be left, instead of a sparsity: as few channels leave as reach it.
         scope: "layer": every layer loses the same fraction. "global": the lowest scores of all layers leave.
-        group_score: how the scores of all weights of a group make one: their "sum" (for l2: the root of the sum of all
-            squares), "mean" or "max"; or "saved", their sum divided by the parameters that leave with the group. None:
-            "sum" where groups of one layer compete, "saved" where those of all do, which differ in size.
+        group_score: how the scores of all weights of a group, and of the scales of its normalisations, make one: their
+            "sum", "mean" or "max"; or "saved", the sum of the weights' alone, divided by how many parameters they are.
+            For l2 it is the root of what the squares make, for "saved" the root of their mean. None: "sum" where groups
+            of one layer compete, "saved" where those of all do, which differ in size.
         min_channels: so many groups of each layer stay.
         ceiling: the largest fraction of a layer that leaves.
         round_to: what stays of a layer's output channels is a multiple of this, or all of them, whatever they are tied
