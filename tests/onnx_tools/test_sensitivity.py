@@ -7,6 +7,7 @@ import json
 import math
 import sys
 
+import jsonschema
 import numpy as np
 import onnx
 import onnx.parser
@@ -16,13 +17,14 @@ from onnx import numpy_helper
 from onnx_tools import DataMethod, EvaluationFailed, Measured, Policy, Selection, prune_file, read_policy
 from onnx_tools.cli import prune_options
 from onnx_tools.errors import InvalidPolicy, NothingSelected
-from onnx_tools.plain import plain_value
+from onnx_tools.plain import keys_of, plain_value
 from onnx_tools.policy_file import policy_text
 from onnx_tools.renderers.curves_plot import plot_curves
+from onnx_tools.renderers.json_renderer import report_schema
 from onnx_tools.search.allocating import CURVES, Curves, predicted_drop, read_curves, sensitivity_policy
 from onnx_tools.search.sensitivity import Sensitivity, measure_sensitivity
 from onnx_tools.sensitivity_commands import sensitivity_text
-from onnx_tools.sensitivity_report import CurvePoint, WeightCurve
+from onnx_tools.sensitivity_report import CurvePoint, SensitivityReport, SensitivitySettings, WeightCurve
 from oxiprune_gpu import InvalidOption, InvalidSparsity
 from tests.command import refused, run
 
@@ -254,6 +256,7 @@ def test_the_command(model, tmp_path):
     shown = run(*given, "--sparsities", "0.5,0.75", "-s", "0.6", "-o", tmp_path / "p.toml", "--json")
     assert shown.exit_code == 0, shown.output
     content = json.loads(shown.stdout)
+    jsonschema.validate(content, report_schema())
     assert [len(each["points"]) for each in content["curves"]] == [2, 2]
     assert isinstance(read_policy(tmp_path / "p.toml"), Policy)
 
@@ -331,3 +334,9 @@ def test_plots_without_matplotlib(model, tmp_path, monkeypatch):
 
 def test_the_command_knows_the_name_of_curves():
     assert prune_options.CURVES == CURVES
+
+
+@pytest.mark.parametrize("kind", [SensitivityReport, SensitivitySettings, WeightCurve, CurvePoint])
+def test_the_schema_has_every_field(kind):
+    described = report_schema()["$defs"][kind.__name__]
+    assert tuple(described["properties"]) == tuple(described["required"]) == keys_of(kind)
