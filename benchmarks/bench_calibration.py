@@ -25,8 +25,8 @@ METHODS, TOOLS = ("wanda", "sparsegpt"), ("oxiprune", "onnxsim")
 SPARSITY = "0.5"
 MEMORY = 1 << 30
 """Bytes that collecting sums may take."""
-SLOW = {"onnxsim": {"sparsegpt"}}
-"""Methods of a tool that are run once."""
+SLOW = {"sparsegpt"}
+"""Methods that are run once: they take minutes."""
 
 
 def main() -> None:
@@ -48,10 +48,10 @@ def bench_model(folder: Path, rounds: int, quick: bool, result: Result) -> None:
     model = generated(folder, quick)
     for method in METHODS:
         jobs = {tool: (pruning(tool, method, folder), 0) for tool in tools(result)}
-        common.run_command(jobs["oxiprune"][0])
         if method == "wanda":
+            common.run_command(jobs["oxiprune"][0])
             common.run_command(program("calibration_jobs", "check", model, given(folder), pruned(folder), SPARSITY))
-        runs = rounds_of(jobs, rounds, {tool: ONCE for tool in jobs if method in SLOW.get(tool, ())})
+        runs = rounds_of(jobs, rounds, dict.fromkeys(jobs, ONCE if method in SLOW else 1))
         tell_costs(f"390 MB, {method}", runs, result)
         after = [pruned(folder, tool) for tool in jobs]
         moved = answer(program("calibration_jobs", "drift", model, folder / "score.npz", *after))

@@ -23,7 +23,7 @@ from common import Candidate, interleaved
 from oxiprune_gpu import PruningConfig, prune_sparsegpt, prune_wanda
 
 BLOCK, DAMPING = 128, 0.01
-SHAPES = ((1024, 1024), (1024, 4096), (4096, 1024))
+SHAPES = ((1024, 1024), (4096, 1024), (2048, 2048))
 SMALL = ((96, 256), (64, 136))
 RULES = ("50 %", "2:4")
 Groups = tuple[int, int]
