@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from commands import ONCE, Runs, answer, column, plain, program, rounds_of
+from commands import ONCE, Command, Runs, answer, column, plain, program, rounds_of
 from common import Figure, Result, Target
 
 OPTIONS = common.arguments(__doc__.splitlines()[0]) if __doc__ else argparse.ArgumentParser()
@@ -25,8 +25,6 @@ METHODS, TOOLS = ("wanda", "sparsegpt"), ("oxiprune", "onnxsim")
 SPARSITY = "0.5"
 MEMORY = 1 << 30
 """Bytes that collecting sums may take."""
-SLOW = {"sparsegpt"}
-"""Methods that are run once: they take minutes."""
 
 
 def main() -> None:
@@ -43,19 +41,28 @@ def main() -> None:
     common.finish(result, options)
 
 
-def bench_model(folder: Path, rounds: int, quick: bool, result: Result) -> None:
-    """Half of 97.5 M parameters by each method: processor seconds, memory, and how far the outputs move."""
-    model = generated(folder, quick)
-    for method in METHODS:
-        jobs = {tool: (pruning(tool, method, folder), 0) for tool in tools(result)}
-        if method == "wanda":
-            common.run_command(jobs["oxiprune"][0])
-            common.run_command(program("calibration_jobs", "check", model, given(folder), pruned(folder), SPARSITY))
-        runs = rounds_of(jobs, rounds, dict.fromkeys(jobs, ONCE if method in SLOW else 1))
-        tell_costs(f"390 MB, {method}", runs, result)
-        after = [pruned(folder, tool) for tool in jobs]
-        moved = answer(program("calibration_jobs", "drift", model, folder / "score.npz", *after))
-        tell_drift(f"390 MB, {method}", dict(zip(jobs, moved, strict=True)), result)
+def bench_wanda(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """Half of 97.5 M parameters."""
+    model, jobs = generated(folder, quick), pruning("wanda", folder, result)
+    common.run_command(jobs["oxiprune"][0])
+    common.run_command(program("calibration_jobs", "check", model, given(folder), pruned(folder), SPARSITY))
+    compare("390 MB, wanda", rounds_of(jobs, rounds, {}), folder, result)
+
+
+def bench_sparsegpt(folder: Path, rounds: int, quick: bool, result: Result) -> None:
+    """Half of four layers, 4.2 M parameters; the 390 MB model by ours alone, once."""
+    model, jobs = generated(folder, quick), pruning("sparsegpt", folder, result)
+    tell_costs("390 MB, sparsegpt", rounds_of({"oxiprune": jobs["oxiprune"]}, 1, {"oxiprune": ONCE}), result)
+    common.run_command(program("calibration_jobs", "layers", model, *(["--quick"] if quick else [])))
+    compare("17 MB, sparsegpt", rounds_of(jobs, rounds, {}), folder, result)
+
+
+def compare(what: str, runs: Runs, folder: Path, result: Result) -> None:
+    """What the tools took, and how far the outputs of what they made move on other data."""
+    tell_costs(what, runs, result)
+    after = [pruned(folder, tool) for tool in runs]
+    moved = answer(program("calibration_jobs", "drift", folder / "model.onnx", folder / "score.npz", *after))
+    tell_drift(what, dict(zip(runs, moved, strict=True)), result)
 
 
 def generated(folder: Path, quick: bool) -> Path:
@@ -74,10 +81,14 @@ def pruned(folder: Path, tool: str = "oxiprune") -> Path:
     return folder / f"{tool}.onnx"
 
 
-def pruning(tool: str, method: str, folder: Path) -> list[str]:
-    """The command with which a tool prunes the model; both look at the inputs of the dense model."""
-    way = f"{method}+once" if tool == "oxiprune" else method
-    return program("calibration_jobs", tool, way, folder / "model.onnx", given(folder), pruned(folder, tool), SPARSITY)
+def pruning(method: str, folder: Path, result: Result) -> dict[str, Command]:
+    """The command with which each tool prunes the model; all look at the inputs of the dense model."""
+    ways = {"oxiprune": f"{method}+once", "onnxsim": method}
+    model, data = folder / "model.onnx", given(folder)
+    return {
+        tool: (program("calibration_jobs", tool, ways[tool], model, data, pruned(folder, tool), SPARSITY), 0)
+        for tool in tools(result)
+    }
 
 
 def tools(result: Result) -> list[str]:
@@ -184,7 +195,8 @@ def table(result: Result, name: str, folder: Path, *words: object, label: str = 
 
 
 PARTS: dict[str, Callable[[Path, int, bool, Result], None]] = {
-    "model": bench_model,
+    "wanda": bench_wanda,
+    "sparsegpt": bench_sparsegpt,
     "corpus": bench_corpus,
     "torch": bench_torch,
     "collect": bench_collect,

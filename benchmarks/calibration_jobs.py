@@ -1,6 +1,7 @@
 """The jobs that bench_calibration.py measures, each a command of its own, and what it asks about their results.
 
 python benchmarks/calibration_jobs.py data FOLDER [--quick]            inputs of the model of onnx_jobs.py, in two files
+python benchmarks/calibration_jobs.py layers FILE [--quick]            a model of four layers that reads the same inputs
 python benchmarks/calibration_jobs.py oxiprune METHOD BEFORE DATA AFTER RULE [NAME...]
 python benchmarks/calibration_jobs.py onnxsim METHOD BEFORE DATA AFTER RULE
 python benchmarks/calibration_jobs.py run MODEL DATA                   onnxruntime alone on all the data
@@ -40,6 +41,15 @@ def data(folder: str, *quick: str) -> None:
         np.savez(
             Path(folder, f"{name}.npz"), **{key: random.standard_normal(s, np.float32) * by for (key, s), by in arrays}
         )
+
+
+def layers(path: str, *quick: str) -> None:
+    """4.2 M parameters: onnxsim's SparseGPT takes hours for the model of onnx_jobs.py."""
+    model = importlib.import_module("onnx_jobs").Builder()
+    width, tokens = 64 if quick else 1024, "tokens"
+    for number in range(4):
+        tokens = model.matmul(tokens, f"layer{number}", width, width)
+    model.save(path, [("tokens", [8, width])], [(tokens, [8, width])])
 
 
 def oxiprune(method: str, before: str, given: str, after: str, rule: str, *names: str) -> None:
@@ -161,7 +171,7 @@ def moved(dense: Any, other: Any) -> float:
 
 
 JOBS: dict[str, Callable[..., None]] = {
-    each.__name__: each for each in (data, oxiprune, onnxsim, run, collect, check, drift)
+    each.__name__: each for each in (data, layers, oxiprune, onnxsim, run, collect, check, drift)
 }
 
 
