@@ -132,8 +132,9 @@ Allocations = Annotated[
         "--allocation",
         metavar="HOW",
         show_default="uniform, erk, global, global:lamp",
-        help="How a sparsity is dealt out among weights, as in `oxiprune prune`. Repeatable: the best wins. Larger "
-        "units: uniform, erk; channels: uniform, global.",
+        help="How a sparsity is dealt out among weights, as in `oxiprune prune`, or sensitivity: by what each weight "
+        "costs alone, which is measured first (see `oxiprune sensitivity`). Repeatable: the best wins. Larger units: "
+        "uniform, erk; channels: uniform, global.",
         rich_help_panel=LOOKING,
     ),
 ]

@@ -53,6 +53,13 @@ class Judge:
         held, searched = np.split(self._order(before.size), [self._held_out_of(before.size)])
         return _score(before[searched], after[searched]), _score(before[held], after[held]) if held.size else None
 
+    def searched(self, measured: Measured) -> Measured:
+        """What was measured, on the cases that are searched with alone."""
+        if measured.cases is None:
+            return measured
+        cases = measured.cases[self._order(measured.cases.size)[self._held_out_of(measured.cases.size) :]]
+        return Measured(float(cases.mean()), cases)
+
     def passes(self, score: Score) -> bool:
         """Whether a score is within the bar; NaN never is."""
         return score.drop <= self.max_drop

@@ -22,10 +22,10 @@ OF_CHANNELS = ("uniform", "global")
 
 @dataclass(frozen=True)
 class Line:
-    """A way to deal out a sparsity. `at`: the recipe for one, 0 to 1."""
+    """A way to deal out a sparsity. `at`: the recipe for one, 0 to 1; None for more than it can deal out."""
 
     text: str
-    at: Callable[[float], Recipe]
+    at: Callable[[float], Recipe | None]
 
 
 @dataclass(frozen=True)

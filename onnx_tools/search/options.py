@@ -96,7 +96,7 @@ class Search:
             raise InvalidOption(f"most_trials {self.most_trials!r} must be 1 or more")
 
     @property
-    def _named(self) -> tuple[str, ...]:
+    def named_data(self) -> tuple[str, ...]:
         """What names data and functions; the data of the method too, if it is named."""
         given = self.method.data if self.method is not None else None
         named = (os.fspath(given),) if isinstance(given, str | os.PathLike) else ()
@@ -107,8 +107,8 @@ class Search:
         chosen = self.selection
         return SearchSettings(
             model_sha256=model_digest(model),
-            data=tuple(map(os.path.basename, self._named)),
-            data_sha256=digest_of(self._named),
+            data=tuple(map(os.path.basename, self.named_data)),
+            data_sha256=digest_of(self.named_data),
             quality=self.quality.text,
             max_drop=self.max_drop,
             objective=self.objective,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -30,7 +30,7 @@ class Run:
     trials: Trials
     notes: list[str] = field(default_factory=list)
 
-    def along(self, lines: Sequence[Line]) -> None:
+    def along(self, lines: Iterable[Line]) -> None:
         """Bisect each line. With the sparsity as objective, the later ones only where they are better than the best."""
         levels = round(1 / self.search.resolution)
         above = 0
@@ -73,7 +73,8 @@ class Run:
 
     def _passes(self, line: Line, levels: int, level: int) -> bool:
         sparsity = level / levels
-        return self.trials.run(line.text, sparsity, line.at(sparsity)).report.passed
+        recipe = line.at(sparsity)
+        return recipe is not None and self.trials.run(line.text, sparsity, recipe).report.passed
 
     def _cost(self, trial: Trial) -> float:
         """What the objective wants little of."""

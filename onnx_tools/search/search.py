@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
 from onnx_tools.calibration.methods import DataMethod
@@ -15,9 +15,11 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.report_parts import versions
 from onnx_tools.search.account import Account, Confirmed
 from onnx_tools.search.judging import Judge
+from onnx_tools.search.lines import Line
 from onnx_tools.search.making import Maker
 from onnx_tools.search.options import Search
 from onnx_tools.search.running import Run
+from onnx_tools.search.sensitive import SENSITIVITY, sensitive_line
 from onnx_tools.search.trial_log import TrialLog
 from onnx_tools.search.trials import Trial, Trials
 from onnx_tools.search_report import SearchReport, SearchSettings
@@ -62,16 +64,33 @@ def search_file(
     model, target = ModelFile.open(path), pathlib.Path(output)
     refuse_encoded(model)
     settings = search.settings(model)
-    lines = [search.pruning.line(allocation) for allocation in settings.allocations]
+    plain = {text: search.pruning.line(text) for text in settings.allocations if not _by_curves(search, text)}
     log = TrialLog(search.log or log_beside(target))
     with first_step(model, target, force=force) as place:
         judge = Judge(search.quality.measure(model.path), search.max_drop, search.held_out, search.seed)
         trials = _trials(search, model, settings, judge, log, place.parent, progress)
         run = Run(search, trials)
-        run.along(lines)
+        run.along(_lines(search, settings.allocations, plain, trials, progress))
         answer = run.best() if not settings.climb else run.climbed(run.best())
         confirmed = _written(search, trials, answer, model, target, force)
     return Account(model, settings, run, answer, confirmed).report()
+
+
+def _lines(
+    search: Search, allocations: Iterable[str], plain: Mapping[str, Line], trials: Trials, progress: Progress | None
+) -> Iterator[Line]:
+    """The lines in the order of their allocations, while trials may be made; curves are measured in their turn."""
+    looking = replace(search, method=trials.maker.method)
+    for text in allocations:
+        if trials.spent():
+            break
+        path, log = trials.maker.model, trials.log.path
+        yield plain.get(text) or sensitive_line(looking, path, trials.judge, log, progress)
+
+
+def _by_curves(search: Search, allocation: str) -> bool:
+    """Whether an allocation needs curves of the model, so that it is made when its turn comes."""
+    return allocation == SENSITIVITY and not search.pruning.channels
 
 
 def log_beside(output: pathlib.Path) -> pathlib.Path:

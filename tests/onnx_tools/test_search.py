@@ -266,6 +266,24 @@ def test_given_allocations_without_a_climb(model, out):
     assert 'allocation = "global"' in found.policy
 
 
+def test_by_what_each_weight_costs_alone(model, out):
+    class Half(Energy):
+        """What is held out is worth nothing, whatever is pruned."""
+
+        def measure(self, model):
+            found = super().measure(model)
+            found.cases[np.random.default_rng(0).permutation(len(found.cases))[:36]] = 0
+            return found
+
+    options = {"allocations": ("uniform", "sensitivity"), "climb": False}
+    found = search_file(model, out, search(Half(model), **options))
+    by_curves = [trial.sparsity for trial in found.trials if trial.allocation == "sensitivity" and trial.passed]
+    assert found.best.sparsity == max(by_curves) > 0.1
+    quality = Half(model)
+    assert search_file(model, out, search(quality, **options), force=True) == found
+    assert quality.used == 3  # the original twice, for its curves too, and the answer
+
+
 def test_fewest_bytes(model, out):
     class Decoded(Energy):
         def measure(self, model):
