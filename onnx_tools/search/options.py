@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnx_tools.calibration.data import Feeds
 from onnx_tools.calibration.methods import DataMethod
@@ -134,8 +134,15 @@ def method_text(method: DataMethod | None) -> str:
     """A method in words; equal texts and equal data make equal models."""
     if method is None:
         return "magnitude"
-    steps = [*([method.choice] if method.choice else []), *(["repair"] if method.repair else [])]
+    steps = [*([method.choice] if method.choice else []), *method.repairs]
     return f"{' + '.join(steps)}, order {method.order}, damping {method.damping:g}, on {_named(method.data)}"
+
+
+def with_shared_statistics(method: DataMethod | None, folder: pathlib.Path) -> DataMethod | None:
+    """The method with a place for the statistics that all trials need; of order "layers" they differ."""
+    if method is None or method.order != "once" or method.cache is not None:
+        return method
+    return replace(method, cache=folder / "statistics")
 
 
 def _named(data: object) -> str:

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 
-from onnx_tools.calibration.methods import DataMethod
 from onnx_tools.encodings.encode import refuse_encoded
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.model_copy import ModelCopy, first_step
@@ -17,7 +16,7 @@ from onnx_tools.search.account import Account, Confirmed
 from onnx_tools.search.judging import Judge
 from onnx_tools.search.lines import Line
 from onnx_tools.search.making import Maker
-from onnx_tools.search.options import Search
+from onnx_tools.search.options import Search, with_shared_statistics
 from onnx_tools.search.running import Run
 from onnx_tools.search.sensitive import SENSITIVITY, sensitive_line
 from onnx_tools.search.trial_log import TrialLog
@@ -118,13 +117,6 @@ def _trials(
             progress(f"trial {done + 1}: {name}", done * _SHOWN, search.most_trials * _SHOWN)
 
     return Trials(maker, search.quality, judge, log, deciding, search.most_trials, folder, tell)
-
-
-def with_shared_statistics(method: DataMethod | None, folder: pathlib.Path) -> DataMethod | None:
-    """The method with a place for the statistics that all trials need; of order "layers" they differ."""
-    if method is None or method.order != "once" or method.cache is not None:
-        return method
-    return replace(method, cache=folder / "statistics")
 
 
 def _written(

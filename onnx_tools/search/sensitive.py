@@ -11,7 +11,7 @@ from onnx_tools.search.allocating import Curves, sensitivity_policy
 from onnx_tools.search.judging import Judge
 from onnx_tools.search.lines import Line
 from onnx_tools.search.making import Recipe
-from onnx_tools.search.options import Search, method_text
+from onnx_tools.search.options import Search
 from onnx_tools.search.sensitivity import Sensitivity, measure_sensitivity
 from oxiprune_gpu import InvalidOption
 
@@ -50,7 +50,6 @@ def sensitive_line(search: Search, model: pathlib.Path, judge: Judge, log: pathl
         granularity=search.granularity,
         metric=search.metric,
         method=search.method,
-        method_name=method_text(search.method),
         selection=search.selection,
         data=search.named_data,
         log=log,

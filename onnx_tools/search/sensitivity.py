@@ -23,8 +23,7 @@ from onnx_tools.report import WeightReport
 from onnx_tools.report_parts import runtime_version, versions
 from onnx_tools.rewrite import Progress, prune_file
 from onnx_tools.search.digests import digest_of, model_digest
-from onnx_tools.search.options import method_text
-from onnx_tools.search.search import with_shared_statistics
+from onnx_tools.search.options import method_text, with_shared_statistics
 from onnx_tools.search.trial_log import TrialLog
 from onnx_tools.sensitivity_report import CurvePoint, SensitivityReport, SensitivitySettings, WeightCurve
 from onnx_tools.temporaries import writing
