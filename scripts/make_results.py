@@ -17,6 +17,7 @@ from typing import Any
 import onnx
 import onnxruntime
 from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, speed
+from calibration_section import calibration_section
 from compaction_results import bullet, compaction_section, measure_compaction
 
 from onnx_tools import Extras, NothingSelected, PruneReport, Selection, find_weights, prune_file
@@ -59,6 +60,10 @@ Where a cell holds four values they are those of the four runs: {runs}.
 ## Channels that leave
 
 {compaction}
+
+## Pruned by what the inputs are
+
+{calibration}
 
 ## 2:4 beside other tools
 
@@ -364,6 +369,7 @@ def main() -> None:
         table=table(results),
         details=details(results, expected_scores(models)),
         compaction=compaction_section(compactions),
+        calibration=calibration_section(),
         patterns=pattern_tables(newest),
         speed=speed(newest),
     )
