@@ -267,7 +267,7 @@ def test_the_command_with_a_method_that_looks_at_data(model, tmp_path):
     shown = run(*given, "--sparsities", "0.5", "--metric", "wanda", "--repair")
     content = json.loads(shown.stdout)
     assert content["cases"] == 32
-    assert content["settings"]["method"].startswith("wanda + repair")
+    assert content["settings"]["method"].startswith("wanda + least-squares")
 
 
 @pytest.fixture
