@@ -37,7 +37,7 @@ class Custom:
     def _read(self, given: Any, model: pathlib.Path) -> Measured:
         try:
             numbers = np.asarray(given)
-        except ValueError:  # numpy's, for lists of different lengths
+        except Exception:  # numpy's, for lists of different lengths; that of an array on a GPU
             numbers = np.asarray(None)
         if numbers.dtype.kind not in "fiub":
             raise self._refused(model, f"{type(given).__name__} {one_line(ValueError(repr(given)))}")

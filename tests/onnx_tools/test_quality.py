@@ -149,6 +149,9 @@ def functions(tmp_path, monkeypatch):
         "empty = lambda path: []\n"
         "matrix = lambda path: np.ones((2, 2))\n"
         "ragged = lambda path: [[1], [1, 2]]\n"
+        "class Far:\n    def __array__(self, *given, **more): raise TypeError('on a GPU')\n"
+        "far = lambda path: Far()\n"
+        "huge = lambda path: 10**400\n"
         "imaginary = lambda path: 1j\n"
         "leaves = lambda path: sys.exit(3)\n"
         "def raises(path): import os; raise KeyError(os.path.basename(path))\n"
@@ -176,6 +179,8 @@ def test_a_function_gives_a_number_or_one_a_case(functions, model):
         ("matrix", r"shape \(2, 2\)"),
         ("ragged", r"list \[\[1\], \[1, 2\]\]"),
         ("imaginary", "complex 1j"),
+        ("far", "gave Far"),
+        ("huge", "gave int 1000"),
         ("leaves", "raised SystemExit: 3"),
         ("raises", "raised KeyError: 'model.onnx'"),
     ],
