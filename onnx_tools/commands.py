@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from onnx_tools.encodings.pruned import PrunedEncoding
 from onnx_tools.errors import ConditionMet, InvalidPolicy, NothingSelected, VerificationFailed, WriteFailed
 from onnx_tools.mask_file import Masks, save_masks
 from onnx_tools.masks import masks_of
-from onnx_tools.naming import expand, is_folder, target_of
+from onnx_tools.model_file import ModelFile
+from onnx_tools.naming import expand, expanded, is_folder, target_of
 from onnx_tools.plain import plain_value, safe_text
 from onnx_tools.policy import Policy
 from onnx_tools.policy_file import read_policy
@@ -35,11 +36,14 @@ from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.github_summary import append_summary
 from onnx_tools.renderers.text import condition_line, printable
 from onnx_tools.report import ConditionOutcome, FileReport, PruneReport, Report, VerificationReport, to_dict
-from onnx_tools.rewrite import Extras, Progress, prune_file
+from onnx_tools.rewrite import Extras, Progress, check_output, prune_file
 from onnx_tools.search_report import SearchReport
-from onnx_tools.terminal import complain, console, describe, one_line, progress, results
+from onnx_tools.terminal import always_shown, complain, console, describe, one_line, progress, results
 from onnx_tools.weight_selection import Selection
 from oxiprune_gpu import InvalidOption, PruningError
+
+if TYPE_CHECKING:
+    from onnx_tools.calibration.methods import DataMethod
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class _MasksNotSaved(WriteFailed):
 class PruneJob:
     """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense.
 
-    `inputs`: the files that are read besides the models, which nothing may be written over.
+    `inputs`: the files that are read besides the models, which nothing may be written over. `method`: looks at data,
+    whose name may hold {stem} and {parent}.
     """
 
     output: str | None
@@ -97,6 +102,7 @@ class PruneJob:
     save_masks: str | None = None
     inputs: tuple[Path, ...] = ()
     input_shapes: InputShapes = field(default_factory=dict)
+    method: DataMethod | None = None
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
@@ -132,11 +138,15 @@ class PruneJob:
         return joined
 
     def _prune(self, model: Path, output: Path | None, extras: Extras, tell: Progress | None) -> PruneReport:
+        method, tell = self._method(model), tell if self.method is None else always_shown(tell)
+        if method is not None and not self.dry_run:
+            check_output(ModelFile.open(model), output, force=self.force, delete_old_data=self.delete_old_data)
         prune: Callable[..., PruneReport]
         if isinstance(self.how, ChannelConfig):
-            prune = partial(prune_channels, config=self.how, input_shapes=self.input_shapes)
+            refit = None if method is None else method.new_values
+            prune = partial(prune_channels, config=self.how, input_shapes=self.input_shapes, refit=refit)
         else:
-            prune = partial(prune_file, config=self.how)
+            prune = partial(_prune_by, self.how, method)
         return prune(
             model,
             output,
@@ -151,6 +161,12 @@ class PruneJob:
             extras=extras,
             progress=tell,
         )
+
+    def _method(self, model: Path) -> DataMethod | None:
+        """The method with the data for `model`."""
+        if self.method is None or not isinstance(self.method.data, str):
+            return self.method
+        return replace(self.method, data=expanded(self.method.data, model))
 
     def _save_masks(self, model: Path, pruned: Path, report: PruneReport | CompactReport) -> None:
         """Save the masks of the model at `pruned`, made from `model`; the output is written by now."""
@@ -170,6 +186,25 @@ class PruneJob:
         if self.output is not None or self.delete_old_data:
             return ""
         return left_over(report.files)
+
+
+def _prune_by(
+    how: Policy | Masks,
+    method: DataMethod | None,
+    model: Path,
+    output: Path | None,
+    *,
+    selection: Selection,
+    gradients: Mapping[str, Any] | None,
+    progress: Progress | None,
+    **options: Any,
+) -> PruneReport:
+    """Prune elements and units, by what data says where a method looks at it. Other arguments as in `prune_file`."""
+    prune = partial(prune_file, model, output, selection=selection, gradients=gradients, **options)
+    if method is None:
+        return prune(config=how, progress=progress)
+    looking, pruning = parts(progress, 2)
+    return prune(config=method.new_values(model, how, selection, gradients, looking), progress=pruning)
 
 
 def left_over(files: Sequence[FileReport]) -> str:

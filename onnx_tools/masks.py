@@ -119,11 +119,13 @@ def refuse_conflicts(plan: Plan, shared: Mapping[Path, Overlap]) -> None:
             )
 
 
-def unused_masks(how: How, plan: Plan) -> tuple[str, ...]:
-    """A warning that names masks for which the model has no weight.
+def notes_on(how: How, plan: Plan) -> tuple[str, ...]:
+    """Warnings that new values bring, and one that names masks for which the model has no weight.
 
     No error: since every weight of the model has a mask or is known to be dense, those weights are gone.
     """
+    if isinstance(how, NewValues):
+        return how.notes
     if not isinstance(how, Masks):
         return ()
     known = {item.weight.name for item in plan.planned} | {item.name for item in plan.left_alone}

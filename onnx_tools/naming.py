@@ -13,8 +13,13 @@ PLACEHOLDERS = ("stem", "parent")
 
 def expand(pattern: str, model: Path) -> Path:
     """Put a model's stem and the name of its folder into `{stem}` and `{parent}`."""
+    return Path(expanded(pattern, model))
+
+
+def expanded(pattern: str, model: Path) -> str:
+    """The same for a text that need not be a path."""
     values = {"{stem}": model.stem, "{parent}": model.absolute().parent.name}
-    return Path(re.sub(r"\{stem\}|\{parent\}", lambda found: values[found[0]], pattern))
+    return re.sub(r"\{stem\}|\{parent\}", lambda found: values[found[0]], pattern)
 
 
 def is_folder(output: str) -> bool:

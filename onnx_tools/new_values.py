@@ -34,10 +34,12 @@ class NewTensor:
 
     `kept`: bool, True where an element stays, the others become +0.0; None keeps all. `values`: finite floats, what
     the kept elements become, in the dtype of the tensor or one that is rounded to it; None where they keep their bits.
+    `metric`: what chose, as reports name it; "" for the metric that the plan has.
     """
 
     kept: Callable[[], NDArray[np.bool_]] | None = None
     values: Callable[[], NDArray[Any]] | None = None
+    metric: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +47,14 @@ class NewValues:
     """What becomes of the tensors of a model, by name: weights, and biases and normalisations that go with them.
 
     `plan`: made from the same model; how its weights are pruned, for reports. `configuration`: what was asked for.
-    `reasons`: why weights of the plan that are not in `tensors` are left alone.
+    `reasons`: why weights of the plan that are not in `tensors` are left alone. `notes`: warnings for the report.
     """
 
     plan: Plan
     tensors: Mapping[str, NewTensor]
     configuration: Configuration
     reasons: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def refitted(self) -> list[str]:
@@ -64,6 +67,11 @@ class RewrittenWeight(PlannedWeight):
     """A tensor that gets other values, whatever its `config`."""
 
     tensor: NewTensor
+
+    @property
+    def metric(self) -> str:
+        """What chose the elements that fall."""
+        return self.tensor.metric or super().metric
 
     def prune(self, source: BlockSource) -> PruneCounts:
         """Write the new values. `source`: the tensor.
@@ -127,7 +135,7 @@ def plan_values(model: onnx.ModelProto, how: NewValues) -> Plan:
         raise NothingSelected(f"no tensor gets new values, nothing was written: {why}")
     known = {item.weight.name: item for item in how.plan.planned} | _others(found, how)
     _check(known, how.tensors)
-    planned = tuple(_rewritten(known[name], tensor) for name, tensor in how.tensors.items())
+    planned = tuple(_rewritten(item, how.tensors[name]) for name, item in known.items() if name in how.tensors)
     paths = {item.weight.path for item in planned}
     dense = (item.weight for item in how.plan.planned if item.weight.path not in paths)
     left_alone = (

@@ -198,8 +198,9 @@ def _largest(source: BlockSource) -> float:
 
 
 def _bins(values: NDArray[np.float64], limit: float) -> NDArray[np.intp]:
-    """The bin of each value, none of which is above `limit`; 1 belongs to the last bin."""
-    return np.minimum((values / limit + 1) * (BINS / 2), BINS - 1).astype(np.intp, copy=False)
+    """The bin of each value; the outer ones have what is beyond `limit`, which refitted values may be."""
+    with np.errstate(divide="ignore"):
+        return np.clip((values / limit + 1) * (BINS / 2), 0, BINS - 1).astype(np.intp, copy=False)
 
 
 def _blocks(source: BlockSource) -> Iterator[tuple[int, NDArray[np.float64]]]:

@@ -48,6 +48,11 @@ class PlannedWeight:
     count: int | None = None
 
     @property
+    def metric(self) -> str:
+        """What chooses the elements that fall, as reports name it."""
+        return self.config.metric.text
+
+    @property
     def dense_remainder(self) -> int:
         """Elements at the end of the lines of an N:M weight that fill no group and are kept."""
         groups = self.config.granularity

@@ -155,7 +155,7 @@ def weight_report(item: PlannedWeight, counts: PruneCounts, stats: ScoreStats | 
         nonzero_after=counts.nonzero_after,
         pruned=counts.pruned,
         target_sparsity=item.config.sparsity if item.count is None else fraction(counts.pruned, counts.total),
-        metric=item.config.metric.text,
+        metric=item.metric,
         granularity=item.granularity.text,
         rule=None if item.rule is None else item.rule.label,
         dense_remainder=item.dense_remainder,

@@ -16,7 +16,7 @@ from onnx_tools.conditions import Condition
 from onnx_tools.dealing import dealt
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of
-from onnx_tools.masks import How, MaskedWeight, how_of, plan_for, refuse_conflicts, unused_masks
+from onnx_tools.masks import How, MaskedWeight, how_of, notes_on, plan_for, refuse_conflicts
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.new_values import RewrittenWeight, refits
@@ -147,7 +147,7 @@ def prune_file(
     target = None if output is None else pathlib.Path(output)
     job = _FileJob(model, target, force, delete_old_data, verify, backend, album)
     if not dry_run:
-        job.check_output()
+        check_output(model, target, force=force, delete_old_data=delete_old_data)
     if isinstance(how, Policy):
         with WeightReader(model) as reader:
             plan = dealt(plan, how, lambda item: reader.weight(item.weight, item.shape))
@@ -163,7 +163,7 @@ def prune_file(
         "" if dry_run or output is None else equality_text(sources[1:]),
         conditions,
         extras.compressed,
-        (*unused_masks(how, plan), *shadowed_rules(plan)),
+        (*notes_on(how, plan), *shadowed_rules(plan)),
     )
     if dry_run:
         counts = _count_only(model, plan, progress, backend, album)
@@ -214,9 +214,15 @@ def prune_model(
         weights=tuple(map(weight_report, plan.planned, counts, [None] * len(counts))),
         left_alone=left_alone_reports(plan.left_alone),
         files=(),
-        warnings=(*unused_masks(how, plan), *shadowed_rules(plan), *warnings(plan.planned, counts)),
+        warnings=(*notes_on(how, plan), *shadowed_rules(plan), *warnings(plan.planned, counts)),
     )
     return with_verdict(report, weights_2_4(plan.planned, counts))
+
+
+def check_output(model: ModelFile, output: pathlib.Path | None, *, force: bool, delete_old_data: bool) -> None:
+    """Raise what would refuse the output later, before the work; arguments as in `prune_file`."""
+    with ModelCopy(model, output, force=force, delete_old_data=delete_old_data):
+        pass
 
 
 @dataclass(frozen=True)
@@ -230,11 +236,6 @@ class _FileJob:
     verify: Verify | None
     backend: str
     album: Album
-
-    def check_output(self) -> None:
-        """Raise what would refuse the output later, before the work."""
-        with self._copy():
-            pass
 
     def run(
         self,
@@ -369,6 +370,8 @@ def _statistics(model: ModelFile, plan: Plan) -> list[ScoreStats | None]:
     with WeightReader(model) as reader:
         return [
             score_stats_blocks(reader.weight(item.weight, item.shape), item.config.metric, item.weight.name)
+            if item.metric == item.config.metric.text
+            else None  # scores by data are gone
             for item in plan.planned
         ]
 

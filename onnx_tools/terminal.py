@@ -18,7 +18,7 @@ from onnx_tools.renderers.text import printable
 Tell = Callable[[str, int, int], None]
 """Told what is worked on, how much is done, and how much is to be done."""
 
-_WORTH_A_BAR = 8_000_000
+WORTH_A_BAR = 8_000_000
 """Elements from which on a progress bar is shown; fewer are done before it could be read."""
 
 _READER_GONE = {errno.EPIPE, errno.EINVAL} if os.name == "nt" else {errno.EPIPE}
@@ -99,9 +99,16 @@ def progress(title: str, *, wanted: bool) -> Iterator[Tell | None]:
 
         def tell(name: str, done: int, total: int) -> None:
             label = f"{printable(title)}: {printable(name)[:40]}"
-            bar.update(task, description=label, completed=done, total=total, visible=total >= _WORTH_A_BAR)
+            bar.update(task, description=label, completed=done, total=total, visible=total >= WORTH_A_BAR)
 
         yield tell
+
+
+def always_shown(tell: Tell | None) -> Tell | None:
+    """Progress of work that takes long however few its steps are."""
+    if tell is None:
+        return None
+    return lambda name, done, total: tell(name, done * WORTH_A_BAR, total * WORTH_A_BAR)
 
 
 def _drop_output() -> None:

@@ -96,6 +96,7 @@ def _session(
         raise RuntimeMissing(
             NOT_INSTALLED if missing else f"onnxruntime cannot be imported: {one_line(error)}"
         ) from None
+    _check_providers(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.enable_cpu_mem_arena = False
@@ -111,6 +112,13 @@ def _session(
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no base but Exception
         raise InvalidModelFile(f"{path}: onnxruntime does not load it: {one_line(error)}") from None
+
+
+def _check_providers(providers: Sequence[str], available: Sequence[str]) -> None:
+    missing = [name for name in providers if name not in available]  # onnxruntime would only warn
+    if missing or not providers:
+        what = f"this onnxruntime has no provider '{missing[0]}'" if missing else "no provider of onnxruntime is given"
+        raise InvalidOption(f"{what}; there are: {', '.join(available)}")
 
 
 def _referring(model: ModelFile, folder: pathlib.Path) -> onnx.ModelProto:

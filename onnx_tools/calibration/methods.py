@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -126,11 +127,13 @@ class DataMethod:
         if not work.tensors:
             why = "; ".join(dict.fromkeys(work.reasons.values()))
             raise NothingSelected(f"no selected weight was observed: {why}")
-        choice = CalibrationChoice(source, count, self.order, self.repairs, self.damping, work.damping)
+        name = pathlib.Path(source).name or source
+        choice = CalibrationChoice(name, count, self.order, self.repairs, self.damping, work.damping)
         asked = configuration(how, selection, gradients)
         if self.choice is not None:
             asked = replace(asked, metric=self.choice)
-        return NewValues(plan, work.tensors, replace(asked, calibration=choice), work.reasons)
+        notes = work.notes(refits=bool(self.repairs) or self.choice == "sparsegpt")
+        return NewValues(plan, work.tensors, replace(asked, calibration=choice), work.reasons, notes)
 
     def _at_once(
         self, model: ModelFile, work: ModelWork, norms: Sequence[Norm], progress: Progress | None

@@ -28,7 +28,7 @@ class Spool:
     def add(self, kept: NDArray[np.bool_] | None, values: NDArray[Any] | None) -> NewTensor:
         """Keep what becomes of a tensor; what is returned reads it."""
         read = [None if array is None else partial(self._load, self._save(array)) for array in (kept, values)]
-        return NewTensor(*read)
+        return NewTensor(read[0], read[1])
 
     def _save(self, array: NDArray[Any]) -> tuple[pathlib.Path, np.dtype[Any]]:
         path = self._folder / f"{self._count}.npy"

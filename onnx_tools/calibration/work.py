@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_tools.calibration.layers import Seen
 from onnx_tools.calibration.norms import estimated_again
+from onnx_tools.calibration.notes import Outcome
 from onnx_tools.calibration.shifts import Norm, Shift
 from onnx_tools.calibration.solving import Problem, Recipe, check_granularity, shift_of
 from onnx_tools.calibration.spool import Spool
@@ -22,7 +24,7 @@ from onnx_tools.plan import Plan, PlannedWeight
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
-from oxiprune_gpu import ArrayBlocks, PruningConfig, prune_blocks
+from oxiprune_gpu import ArrayBlocks, InvalidOption, PruningConfig, prune_blocks
 
 Values = NDArray[Any]
 Kept = NDArray[np.bool_]
@@ -47,9 +49,11 @@ class ModelWork:
         self.tensors: dict[str, NewTensor] = {}
         self.reasons: dict[str, str] = {}
         self.damping = 0.0
+        self._grown: dict[str, float] = {}
         if recipe.choice is not None:
             for item in plan.planned:
                 check_granularity(item.weight.name, item.config)
+                _check_rule(item, recipe.choice)
         self._take_masks(name for name in self._items if name not in known)
 
     def take(self, name: str, view: MatrixView, seen: Seen) -> None:
@@ -61,9 +65,12 @@ class ModelWork:
         problem = self._problem(item, view, stored)
         solved = self._recipe.solve(problem, seen.statistics)
         self.damping = max(self.damping, solved.damping)
+        if solved.damping > self._recipe.damping:
+            self._grown[name] = solved.damping
         shape = item.weight.shape
         values = None if solved.values is None else view.stored(solved.values).reshape(shape)
-        self._keep(item.weight, view.stored(solved.kept).reshape(shape), values, stored)
+        metric = "wanda" if problem.rigid and self._recipe.choice is not None else self._recipe.choice
+        self._keep(item.weight, view.stored(solved.kept).reshape(shape), values, stored, metric or "")
         if problem.shifted:
             new = problem.matrices if solved.values is None else solved.values
             self._shift(self._shifts[name], shift_of(problem, np.where(solved.kept, new, 0), seen.statistics))
@@ -82,6 +89,12 @@ class ModelWork:
         found = estimated_again(self._values(norm.mean), variance, statistics)
         for tensor, values, old in ((norm.mean, found.mean, mean), (norm.variance, found.variance, variance)):
             self._keep(tensor, self._mask(tensor), values.reshape(tensor.shape), old)
+
+    def notes(self, *, refits: bool) -> tuple[str, ...]:
+        """What reports must say. `refits`: whether kept elements were to change."""
+        items = [self._items[name] for name in self.weights]
+        outcome = Outcome(items, self.tensors, self.reasons, self._grown)
+        return outcome.notes(self._recipe.damping, refits=refits)
 
     def _take_masks(self, names: Iterable[str]) -> None:
         """What is chosen without data falls, whether inputs can be seen or not."""
@@ -104,9 +117,9 @@ class ModelWork:
         new = old.astype(np.float64) + shift.sign * amount.reshape(shift.tensor.shape)
         self._keep(shift.tensor, self._mask(shift.tensor), new, old)
 
-    def _keep(self, weight: Weight, kept: Kept | None, values: Values | None, stored: Values) -> None:
-        """Keep what becomes of a tensor, and let later layers see it."""
-        self.tensors[weight.name] = self._spool.add(kept, values)
+    def _keep(self, weight: Weight, kept: Kept | None, values: Values | None, stored: Values, metric: str = "") -> None:
+        """Keep what becomes of a tensor, and let later layers see it. `metric`: what chose, where that is data."""
+        self.tensors[weight.name] = replace(self._spool.add(kept, values), metric=metric)
         if weight.quantisation is None:
             new = stored if values is None else values
             self.changed[weight.path] = (new if kept is None else np.where(kept, new, 0)).astype(stored.dtype)
@@ -136,6 +149,14 @@ class ModelWork:
         prune_blocks(ArrayBlocks(pruned), item.config, item.weight.name, count=item.count)
         kept: Kept = pruned.reshape(item.weight.shape) != 0
         return kept
+
+
+def _check_rule(item: PlannedWeight, choice: str) -> None:
+    if item.rule is not None and item.rule.metric is not None:
+        raise InvalidOption(
+            f"the policy's rule '{item.rule.label}' gives the metric {item.rule.metric.text}, but {choice} chooses in "
+            "all weights: leave one of the two out"
+        )
 
 
 def _told(item: PlannedWeight) -> PruningConfig:

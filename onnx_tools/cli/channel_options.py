@@ -29,7 +29,7 @@ def _one_shape(text: str) -> str:
     return text
 
 
-def _bytes(text: str) -> int:
+def read_size(text: str) -> int:
     """The number of bytes in a text like "4MB"."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?I?B|)", text.strip().upper())
     size = 0.0 if found is None or found[2] not in _UNITS else float(found[1]) * _UNITS[found[2]]
@@ -103,7 +103,7 @@ TargetBytes = Annotated[
     int | None,
     typer.Option(
         metavar="SIZE",
-        parser=_bytes,
+        parser=read_size,
         show_default=False,
         help="The same for the bytes of the model's files after compaction, as in 4MB.",
         rich_help_panel=CHANNELS,

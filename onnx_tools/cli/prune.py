@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnx_tools.cli import calibration_options as calibrating
 from onnx_tools.cli import channel_options as channel
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
@@ -54,6 +55,14 @@ def prune(
     compact: channel.Compact = False,
     constants: channel.Constants = "keep",
     latency: channel.Latency = False,
+    calibration: calibrating.Calibration = None,
+    repair: calibrating.Repair = False,
+    repair_by: calibrating.RepairBy = None,
+    order: calibrating.Order = None,
+    damping: calibrating.Damping = None,
+    calibration_cache: calibrating.Cache = None,
+    calibration_memory: calibrating.Memory = None,
+    provider: calibrating.Provider = None,
     masks: MasksFile = None,
     save_masks: SaveMasks = None,
     backend: option.BackendOption = "auto",
@@ -88,6 +97,7 @@ def prune(
       oxiprune prune model.onnx --in-place -s 0.5 --granularity row
       oxiprune prune model.onnx -o sparse.onnx --granularity 2:4
       oxiprune prune model.onnx -o out.onnx -s 0.8 --allocation global:lamp
+      oxiprune prune model.onnx -o out.onnx -s 0.8 --repair --calibration x.npz
       oxiprune prune model.onnx -o out.onnx -s 0.5 --granularity channel
       oxiprune prune *.onnx -o small/ --granularity channel -s 0.5 --compact
       oxiprune prune model.onnx -o pruned.onnx --policy policy.toml
@@ -113,14 +123,18 @@ def prune(
             encoded = encoding != "dense"
             conditions = pruning_conditions(fail_if or (), **known, dry_run=dry_run, encoded=encoded)
             step = commands.make_encoding(encoding, prefer)
-        read = (policy, masks, data, commands.gradients_file(metric or ""))
+        gradients = commands.gradients_file(metric or "")
+        read = (policy, masks, data, gradients, *calibrating.data_files(calibration, models))
+        settings = {name: given[name] for name in option.POLICY_SETTINGS}
+        if metric in calibrating.DATA_METRICS:
+            del settings["metric"]
         job = commands.PruneJob(
             output,
             commands.read_masks(masks)
             if masks
             else channel.channel_config(given)
             if channels
-            else commands.make_policy(policy, {name: given[name] for name in option.POLICY_SETTINGS}),
+            else commands.make_policy(policy, settings),
             Selection(tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models),
             commands.read_gradients(metric or ""),
             checks if verify else None,
@@ -133,6 +147,7 @@ def prune(
             encoding=step,
             input_shapes=shapes,
             conditions=conditions,
+            method=calibrating.read_method(given),
         )
         view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         return commands.prune_models(models, job, view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onnx_tools.cli.calibration_options import check_calibration
 from onnx_tools.cli.channel_options import ONLY_CHANNELS, check_channel_options
 from onnx_tools.cli.destination import check_destination
 from onnx_tools.cli.prune_options import DEFAULT_MIN_ELEMENTS, POLICY_SETTINGS
@@ -22,6 +23,7 @@ def check_options(given: Mapping[str, Any]) -> bool:
     _check_writing(given)
     if given["masks"] is not None:
         _check_masks(given)
+    check_calibration(given)
     channels = _check_channels(given)
     _check_compaction(given)
     if channels and given["policy"] is not None:

@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
+from onnx_tools.cli.calibration_options import DATA_METRICS
 from onnx_tools.cli.options import SELECTING, VERIFYING, WRITING
 
 DEALING = "How much of which weight"
 DEFAULT_MIN_ELEMENTS = 2048
 
-METRICS = ("l1", "l2", "taylor", "random")
-"""The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy; a test compares."""
-
+METRICS = ("l1", "l2", "taylor", "random", *DATA_METRICS)
+"""The names in `oxiprune_gpu.metrics.METRICS`, which can't be asked without importing numpy, and those of methods that
+look at data; a test compares."""
 
 ALLOCATIONS = ("uniform", "erk", "global", "global:rms", "global:lamp")
 """The texts that `oxiprune_gpu.parse_allocation` knows; a test compares."""
@@ -104,7 +105,8 @@ Metric = Annotated[
         callback=_checked_metric,
         show_default="l1",
         help="Score of a weight's elements; the lowest are pruned: l1 (|w|), l2, taylor (w*w), random:SEED, or "
-        "taylor:FILE.npz (|w*g|; a gradient for each weight, under its name).",
+        "taylor:FILE.npz (|w*g|; a gradient for each weight, under its name); or, by what the inputs are, "
+        "wanda (|w| times the norm of its input, in each output), sparsegpt (what is kept makes up for what falls).",
     ),
 ]
 Granularity = Annotated[

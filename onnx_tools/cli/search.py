@@ -8,6 +8,7 @@ from pathlib import Path
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli import search_options as own
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
+from onnx_tools.cli.calibration_options import DATA_METRICS
 from onnx_tools.cli.channel_options import InputShapes, read_input_shapes
 from onnx_tools.cli.destination import check_output_name
 from onnx_tools.cli.options import (
@@ -82,7 +83,7 @@ def search(
         raise WrongUsage("--policy-out does not go with --granularity channel; the report has the command instead")
     if input_shape and not channels:
         raise WrongUsage("--input-shape goes with --granularity channel")
-    choice = metric if metric in own.DATA_METRICS else None
+    choice = metric if metric in DATA_METRICS else None
     own.check_data(quality, data, calibration, looks=choice is not None or repair, channels=channels)
     reports, summary = checked_reports(report), summary_file(github_summary)
 

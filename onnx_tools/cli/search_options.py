@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_tools.cli.calibration_options import ORDERS
 from onnx_tools.cli.options import REPORTING, WRITING
 from onnx_tools.cli.prune_options import METRICS
 from onnx_tools.usage import WrongUsage
@@ -24,21 +25,14 @@ def _objective(text: str) -> str:
     return text
 
 
-DATA_METRICS = ("wanda", "sparsegpt")
-"""Those of `onnx_tools.calibration.methods.METHODS`; a test compares."""
 QUALITIES = ("top1", "drift", "cosine", "kl")
 """Those of `onnx_tools.quality.reading.NAMES`; a test compares."""
 
 
 def _metric(text: str | None) -> str | None:
-    known = (*METRICS, *DATA_METRICS)
-    if text is not None and (text.partition(":")[0] not in known or text.startswith("taylor:")):
-        raise typer.BadParameter(f"unknown metric '{text}': use {', '.join(known)} (random:SEED)")
+    if text is not None and (text.partition(":")[0] not in METRICS or text.startswith("taylor:")):
+        raise typer.BadParameter(f"unknown metric '{text}': use {', '.join(METRICS)} (random:SEED)")
     return text
-
-
-ORDERS = ("layers", "once")
-"""Those of `onnx_tools.calibration.methods.ORDERS`; a test compares."""
 
 
 def _order(text: str) -> str:

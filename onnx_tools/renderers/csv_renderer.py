@@ -28,7 +28,7 @@ _COMMON = ("status", "name", "op_types", "consumers", "shape", "dtype", "paramet
 _SCORES = ("min", "max", "mean", "median", "std_dev")
 _PRUNED = (
     *("nonzero_before", "nonzero_after", "pruned", "target_sparsity", "metric", "granularity", "rule"),
-    *("dense_remainder", "backend", "sparsity_before", "sparsity_after"),
+    *("dense_remainder", "backend", "refitted", "sparsity_before", "sparsity_after"),
     *(f"score_{name}" for name in _SCORES),
 )
 _INSPECTED = (
@@ -96,7 +96,8 @@ def _rows(report: AnyReport) -> list[Mapping[str, Any]]:
 def _pruned_row(weight: WeightReport) -> dict[str, Any]:
     plain = _plain(weight)
     scores = plain.pop("scores") or {}
-    status = "pruned" if weight.nonzero_after != weight.nonzero_before else "unchanged"
+    changed = "refitted" if weight.refitted else "unchanged"
+    status = "pruned" if weight.nonzero_after != weight.nonzero_before else changed
     return {"status": status, **plain, **{f"score_{name}": scores.get(name) for name in _SCORES}}
 
 

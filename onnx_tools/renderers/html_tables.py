@@ -57,9 +57,10 @@ _IDENTITY = (Column("Operator"), Column("Shape"), Column("Type"), Column("Parame
 def pruned_table(weights: Sequence[WeightReport]) -> Table:
     """The weights that were pruned."""
     how = text.pruned_how(weights)
+    refitted = how.pop(text.REFITTED, None)
     on_gpu = any(weight.backend == "cuda" for weight in weights)
     columns = (Column("Weight"), *_numbers("Sparsity", "Before", "Target"), *map(Column, how), *_IDENTITY)
-    counts = _numbers("Nonzero before", "Nonzero after")
+    counts = _numbers("Nonzero before", "Nonzero after", *([] if refitted is None else [text.REFITTED]))
     rows = tuple(
         (
             Cell(text.printable(weight.name)),
@@ -70,6 +71,7 @@ def pruned_table(weights: Sequence[WeightReport]) -> Table:
             *_identity(weight),
             _count(weight.nonzero_before),
             _count(weight.nonzero_after),
+            *([] if refitted is None else [_count(weight.refitted)]),
             *([Cell(weight.backend)] if on_gpu else []),
         )
         for weight in weights

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from onnx_tools.plain import MOST_COUNT, OVER_MOST, plain_float, safe_text
 from onnx_tools.report import (
+    CalibrationChoice,
     ChannelChoice,
     ConditionOutcome,
     Configuration,
@@ -26,6 +27,7 @@ from onnx_tools.report import (
 
 NONE = "-"
 MOST_LETTERS = 1000
+REFITTED = "Refitted"
 
 
 def printable(given: str | bytes) -> str:
@@ -157,7 +159,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("Tensors left alone", count(totals.left_alone)),
     ]
     if isinstance(totals, Totals):
-        return rows + _prune_sums(totals) + _payoff_row(report)
+        return rows + _prune_sums(totals) + _refitted_row(report) + _payoff_row(report)
     return [
         *rows,
         ("Zeros in the weights", count(totals.zeros)),
@@ -178,6 +180,11 @@ def _prune_sums(totals: Totals) -> list[tuple[str, str]]:
         ("Bytes of the files", change(totals.bytes_before, totals.bytes_after)),
         *_compressed_row(totals.compressed_before, totals.compressed_after),
     ]
+
+
+def _refitted_row(report: Report) -> list[tuple[str, str]]:
+    refitted = sum(weight.refitted for weight in report.weights if isinstance(weight, WeightReport))
+    return [("Parameters kept with other values", count(refitted))] if refitted else []
 
 
 def _payoff_row(report: Report) -> list[tuple[str, str]]:
@@ -205,7 +212,8 @@ def how(asked: Configuration) -> str:
     granularity = "" if asked.metric == "masks" else asked.granularity
     dealt = "" if asked.allocation == "uniform" else asked.allocation
     wanted = f"target {asked.target}" if ":" in asked.target else ""
-    return printable(", ".join(filter(None, (granularity, asked.metric, sparsity, wanted, dealt, rules))))
+    repaired = "repaired" if asked.calibration is not None and asked.calibration.repair else ""
+    return printable(", ".join(filter(None, (granularity, asked.metric, sparsity, wanted, dealt, rules, repaired))))
 
 
 def state(report: PruneReport) -> str:
@@ -233,6 +241,8 @@ def pruned_how(weights: Sequence[WeightReport]) -> dict[str, Callable[[WeightRep
         columns["How"] = _how
     if any(weight.rule is not None for weight in weights):
         columns["Rule"] = lambda weight: NONE if weight.rule is None else printable(weight.rule)
+    if any(weight.refitted for weight in weights):
+        columns[REFITTED] = lambda weight: count(weight.refitted)
     return columns
 
 
@@ -269,6 +279,7 @@ def configuration_rows(asked: Configuration) -> list[tuple[str, str]]:
         ("ceiling", str(asked.ceiling)),
         ("target", asked.target),
         *_channel_rows(asked.channels),
+        *_calibration_rows(asked.calibration),
         *((f"rule {number}", printable(_rule(rule))) for number, rule in enumerate(asked.rules, 1)),
     ]
 
@@ -278,6 +289,19 @@ def _channel_rows(choice: ChannelChoice | None) -> list[tuple[str, str]]:
         return []
     numbers = (("min-channels", count(choice.min_channels)), ("round-to", count(choice.round_to)))
     return [("group-score", choice.group_score), *numbers]
+
+
+def _calibration_rows(choice: CalibrationChoice | None) -> list[tuple[str, str]]:
+    if choice is None:
+        return []
+    grown = f", grown to {choice.most_damping:g}" if choice.most_damping > choice.damping else ""
+    runs = f"{count(choice.runs)} run{'s' if choice.runs > 1 else ''} of the model"
+    return [
+        ("calibration", f"{printable(choice.data)} ({runs})"),
+        ("order", choice.order),
+        ("repair", ", ".join(choice.repair) or "none"),
+        ("damping", f"{choice.damping:g}{grown}"),
+    ]
 
 
 def _rule(rule: RuleReport) -> str:

@@ -553,7 +553,8 @@ def test_interrupted_nothing_is_left(
 
 
 def test_the_metrics_of_the_command_are_those_of_the_package() -> None:
+    from onnx_tools.calibration.methods import METHODS
     from onnx_tools.cli.prune_options import METRICS
     from oxiprune_gpu.metrics import METRICS as OF_THE_PACKAGE
 
-    assert set(METRICS) == set(OF_THE_PACKAGE)
+    assert set(METRICS) == {*OF_THE_PACKAGE, *METHODS}

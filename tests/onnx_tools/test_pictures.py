@@ -61,6 +61,11 @@ def test_histogram(dtype):
     assert found.zeros == np.count_nonzero(array == 0)
 
 
+def test_values_beyond_the_limit_are_in_the_outer_bins():
+    found = histogram(ArrayBlocks(np.array([-3, 0.1, 2], np.float32)), limit=1.0)
+    assert (found.counts[0], found.counts[-1], sum(found.counts)) == (1, 1, 3)
+
+
 def test_histogram_up_to_a_limit_from_before():
     assert histogram(ArrayBlocks(np.array([1.0, -1.0, 0.0])), 2.0).counts[15] == 1
     assert histogram(ArrayBlocks(np.array([2.0])), 2.0).counts[-1] == 1

@@ -154,13 +154,13 @@ def rows_of(rendered: str) -> list[dict[str, str]]:
 def test_csv():
     assert RENDERERS["csv"].render(pruned(weights=(weight(scores=STATS),))).split("\r\n") == [
         "status,name,op_types,consumers,shape,dtype,parameters,bytes,nonzero_before,nonzero_after,pruned,"
-        "target_sparsity,metric,granularity,rule,dense_remainder,backend,sparsity_before,sparsity_after,"
+        "target_sparsity,metric,granularity,rule,dense_remainder,backend,refitted,sparsity_before,sparsity_after,"
         "score_min,score_max,score_mean,score_median,score_std_dev,reason",
-        "pruned,conv.weight,Conv,conv; conv2,4x2,float32,8,32,8,4,4,0.5,l1,unstructured,,0,cpu,0.0,0.5,"
+        "pruned,conv.weight,Conv,conv; conv2,4x2,float32,8,32,8,4,4,0.5,l1,unstructured,,0,cpu,0,0.0,0.5,"
         "0.0,Infinity,0.5,0.25,NaN,",
-        "left alone,conv.bias,,,4,float32,4,,,,,,,,,,,,,,,,,,bias of Conv",
-        "left alone,fc.bias,,,2,float32,2,,,,,,,,,,,,,,,,,,bias of Gemm",
-        "left alone,conv2.bias,,,6,float32,6,,,,,,,,,,,,,,,,,,bias of Conv",
+        "left alone,conv.bias,,,4,float32,4,,,,,,,,,,,,,,,,,,,bias of Conv",
+        "left alone,fc.bias,,,2,float32,2,,,,,,,,,,,,,,,,,,,bias of Gemm",
+        "left alone,conv2.bias,,,6,float32,6,,,,,,,,,,,,,,,,,,,bias of Conv",
         "",
     ]
 

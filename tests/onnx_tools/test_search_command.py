@@ -11,7 +11,6 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools.calibration.methods import METHODS, ORDERS
 from onnx_tools.cli import search_options
 from onnx_tools.quality import reading
 from onnx_tools.renderers.json_renderer import report_schema
@@ -210,6 +209,4 @@ def test_data_that_does_not_fit(model, tmp_path):
 
 def test_the_command_knows_what_the_library_knows():
     assert search_options.OBJECTIVES == OBJECTIVES
-    assert search_options.DATA_METRICS == METHODS
     assert search_options.QUALITIES == reading.NAMES
-    assert search_options.ORDERS == ORDERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from onnx_tools.encodings.encode import refuse_encoded
 from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.graph_parts import StoredTensor
 from onnx_tools.model_file import ModelFile
+from onnx_tools.new_values import NewValues
 from onnx_tools.plan import Gradients
 from onnx_tools.report import PruneReport
 from onnx_tools.rewrite import prune_file
@@ -35,6 +36,13 @@ from onnx_tools.wire import Path
 _EVERYTHING = Selection(min_elements=0, depthwise=True, embeddings=True, linear_models=True)
 _WEIGHTS = frozenset({Role.MAKES, Role.READS})
 _ZEROED = frozenset({Role.MAKES, Role.READS, Role.SHIFTS, Role.SCALES})
+
+
+class Refit(Protocol):
+    """From a model and what falls in it to new values of its tensors."""
+
+    def __call__(self, path: str | os.PathLike[str], config: SliceMasks, /, *, progress: Progress | None) -> NewValues:
+        """As `DataMethod.new_values`."""
 
 
 class Chosen(NamedTuple):
@@ -52,6 +60,7 @@ def prune_channels(
     selection: Selection = _EVERYTHING,
     gradients: Gradients | None = None,
     input_shapes: InputShapes | None = None,
+    refit: Refit | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> PruneReport:
@@ -69,6 +78,7 @@ def prune_channels(
             neither output nor input channels; the rest of it is ignored.
         gradients: of the loss, by the name of the weight; the score of an element is then |w * g|.
         input_shapes: sizes that the model leaves open, by the name of the input.
+        refit: gives what is kept other values, to make up for what falls: `new_values` of a `DataMethod` that repairs.
         progress: told before each step, and before each weight.
         options: `force`, `delete_old_data`, `dry_run`, `backend`, `verify`, `conditions`, `extras`, as in `prune_file`.
 
@@ -79,7 +89,8 @@ def prune_channels(
     """
     model = ModelFile.open(path)
     refuse_encoded(model)
-    mapping, scoring, pruning = parts(progress, 3, bytes_on_disk(model))
+    steps = 3 if refit is None else 4
+    mapping, scoring, *refitting, pruning = parts(progress, steps, bytes_on_disk(model))
     mapping("channels that go together", 0, 1)
     channels = map_channels(model.skeleton, input_shapes)
     weights = find_weights(model.skeleton).weights
@@ -88,7 +99,8 @@ def prune_channels(
     gone = chosen.gone
     configuration = config.configuration(selection, gradients is not None)
     masks = SliceMasks(slice_masks(channels, gone, may_leave), configuration, _reasons(channels, may_leave))
-    report = prune_file(path, output, config=masks, progress=pruning, **options)
+    how = masks if refit is None else refit(path, masks, progress=refitting[0])
+    report = prune_file(path, output, config=how, progress=pruning, **options)
     return replace(report, warnings=(*_fewer(chosen), *report.warnings))
 
 
