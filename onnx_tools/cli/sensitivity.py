@@ -11,6 +11,7 @@ import typer
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli import search_options as own
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
+from onnx_tools.cli.calibration_options import DATA_METRICS
 from onnx_tools.cli.options import REPORTING, WRITING, OneJson, OneModel, Quiet
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
@@ -111,7 +112,7 @@ def sensitivity(
         raise WrongUsage("--sparsity and --output go together: the file gets the policy that has the sparsity")
     if granularity == "channel":
         raise WrongUsage("--granularity channel does not go with single weights, which share channels with others")
-    choice = metric if metric in own.DATA_METRICS else None
+    choice = metric if metric in DATA_METRICS else None
     own.check_data(quality, data, calibration, looks=choice is not None or repair, channels=False)
     if report is not None and report.suffix.lower() != ".json":
         raise WrongUsage(f"--report {report}: the ending must be .json")
