@@ -24,7 +24,7 @@ from onnx_tools import (
     prune_file,
 )
 from onnx_tools.cli.channel_options import GROUP_SCORES as KNOWN
-from onnx_tools.cli.channel_options import _bytes
+from onnx_tools.cli.channel_options import read_size
 from onnx_tools.compaction.choice.config import GROUP_SCORES, ChannelConfig, Target
 from onnx_tools.compaction.choice.pruning import prune_channels
 from onnx_tools.compaction.choice.scoring import score_groups
@@ -348,7 +348,7 @@ def test_options_that_do_not_go_together(tmp_path: pathlib.Path, options: str, t
 
 @pytest.mark.parametrize(("text", "amount"), [("400", 400), ("4MB", 4_000_000), ("3.5MiB", 3_670_016), ("1 kb", 1000)])
 def test_sizes_in_bytes(text: str, amount: int) -> None:
-    assert _bytes(text) == amount
+    assert read_size(text) == amount
 
 
 def test_the_command_knows_all_group_scores() -> None:
