@@ -48,7 +48,9 @@ def _looking(method: DataMethod) -> list[str]:
     """The options of a method with data; CALIBRATION stands for data that is no file."""
     given = os.path.basename(method.data) if isinstance(method.data, str | os.PathLike) else "CALIBRATION"
     words = [*(["--metric", method.choice] if method.choice else []), "--calibration", given]
-    return [*words, *(["--repair"] if method.repair else []), "--order", method.order]
+    repair = ["--repair", "--repair-by", ",".join(method.repairs)] if method.repairs else []
+    damping = ["--damping", f"{method.damping:g}"] if method.hessian else []
+    return [*words, *repair, "--order", method.order, *damping]
 
 
 def _selected(selection: Selection, *, channels: bool) -> list[str]:

@@ -104,6 +104,16 @@ def test_methods_with_data(model, data, tmp_path, metric):
     assert set(tree(tmp_path)) == {"model.onnx", "data.npz", "out.onnx", "out.onnx.search.jsonl"}
 
 
+@pytest.mark.parametrize("how", [("--metric", "wanda"), ("--metric", "sparsegpt", "--repair"), ("--repair",)])
+def test_the_command_in_the_report_makes_the_output_again(model, data, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    words = ("--data", data, "--eval", "top1", "--max-drop", 0.2, "--calibration", data, "--policy-out", "POLICY.toml")
+    told = json.loads(search(model, *words, *how, "--max-trials", 3, "--json").stdout)
+    out = (tmp_path / "out.onnx").read_bytes()
+    assert run(*told["reproduce"].split()[1:], "--force").exit_code == 0
+    assert (tmp_path / "out.onnx").read_bytes() == out != model.read_bytes()
+
+
 def test_repair_keeps_more_than_magnitude(model, data):
     def most(*more):
         words = ("--data", data, "--eval", "drift", "--max-drop", 0.3, "--calibration", data, "--allocation", "uniform")
