@@ -23,12 +23,13 @@ SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 METHODS: dict[str, tuple[str | None, bool, str] | None] = {
     "magnitude": None,
     "Wanda": ("wanda", False, "once"),
-    "SparseGPT": ("sparsegpt", False, "layers"),
+    "SparseGPT": ("sparsegpt", False, "once"),
     "magnitude + repair": (None, True, "layers"),
     "Wanda + repair": ("wanda", True, "layers"),
     "SparseGPT + repair": ("sparsegpt", True, "layers"),
     "magnitude + repair, at once": (None, True, "once"),
-    "SparseGPT, at once": ("sparsegpt", False, "once"),
+    "Wanda, in layers": ("wanda", False, "layers"),
+    "SparseGPT, in layers": ("sparsegpt", False, "layers"),
 }
 """What chooses, whether the rest is repaired, and in which order layers are worked on; None looks at no data."""
 
@@ -74,13 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="one model; what is known of others stays")
     options = parser.parse_args()
-    known = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {"models": {}}
     for subject in subjects():
         if options.only and subject.name not in options.only:
             continue
         with tempfile.TemporaryDirectory(prefix="oxiprune-results-") as folder:
             found = curves(subject, Path(folder))
         count = {"calibrating": len(next(iter(subject.calibrating.values()))), "scoring": len(subject.answers)}
+        known = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {"models": {}}
         known["models"][subject.name] = {"measure": subject.measure, **count, "curves": found}
         known["versions"] = {name: getattr(versions(), name) for name in ("oxiprune", "numpy", "onnx")}
         OUTPUT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -28,8 +28,8 @@ DATA` and `--repair`. Nothing is trained. The cases that calibrate never score: 
 `digits_*`, which share no source with the test images that score; elsewhere a seeded 20 % of the data calibrates and
 the rest scores. Made by `scripts/make-calibration-results`.
 
-- **repair**: least squares and bias correction. Layers are worked on one after the other, each with the inputs that the
-  pruned layers before it give ("layers"), where "at once" does not say that all see those of the dense model.
+- **repair**: least squares and bias correction, layer by layer: each with the inputs that the pruned layers before it
+  give. Without repair all layers see the inputs of the dense model. The last rows are the other order of each.
 - Cells hold {measures}, and its 95 % interval: Wilson's for accuracy, a bootstrap over cases for F1.
 - The metric without data, `magnitude`, is `l1`. Weights under 2,048 elements and depthwise kernels stay dense.
 

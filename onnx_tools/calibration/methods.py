@@ -52,7 +52,8 @@ class DataMethod:
             the mean of each output stays), "batch-norm" (the statistics of batch normalisations move with what they
             read). True for the first two.
         order: "layers": each weight sees the inputs that the pruned model gives it, one after the other; "once": all
-            see those of the dense model, which takes one pass over the data.
+            see those of the dense model, which takes one pass over the data. Without it, the better one: "layers"
+            where least squares can make up for what layers before lost, else "once", see `docs/results.md`.
         damping: times the mean of its diagonal is added to the Hessian.
         cache: a folder for statistics of the dense model, for order "once".
         memory, providers: as in `Calibration.collect`.
@@ -61,13 +62,16 @@ class DataMethod:
     data: Data
     choice: str | None = "sparsegpt"
     repair: bool | Sequence[str] = False
-    order: str = "layers"
+    order: str = ""
     damping: float = 0.01
     cache: str | os.PathLike[str] | None = None
     memory: int = MEMORY
     providers: Sequence[str] = CPU
 
     def __post_init__(self) -> None:
+        if not self.order:
+            order = "layers" if "least-squares" in self.repairs else "once"
+            object.__setattr__(self, "order", order)  # the dataclass is frozen
         if self.choice is not None and self.choice not in METHODS:
             raise InvalidOption(f"unknown method '{self.choice}': use {', '.join(METHODS)}")
         if self.order not in ORDERS:

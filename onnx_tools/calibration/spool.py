@@ -6,13 +6,13 @@ import pathlib
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_tools.new_values import NewTensor
 from onnx_tools.temporaries import writing
 
 
@@ -25,18 +25,14 @@ class Spool:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._count = 0
 
-    def add(self, kept: NDArray[np.bool_] | None, values: NDArray[Any] | None) -> NewTensor:
-        """Keep what becomes of a tensor; what is returned reads it."""
-        read = [None if array is None else partial(self._load, self._save(array)) for array in (kept, values)]
-        return NewTensor(read[0], read[1])
-
-    def _save(self, array: NDArray[Any]) -> tuple[pathlib.Path, np.dtype[Any]]:
+    def keep(self, array: NDArray[Any]) -> Callable[[], NDArray[Any]]:
+        """Write an array into a file; what is returned maps it, to be read only."""
         path = self._folder / f"{self._count}.npy"
         self._count += 1
         with writing(path):
             np.save(path, array)
-        return path, array.dtype
+        return partial(self._load, path, array.dtype)
 
-    def _load(self, saved: tuple[pathlib.Path, np.dtype[Any]]) -> NDArray[Any]:
-        found: NDArray[Any] = np.load(saved[0], mmap_mode="r").view(saved[1])  # numpy saves bfloat16 as bytes
+    def _load(self, path: pathlib.Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = np.load(path, mmap_mode="r").view(dtype)  # numpy saves bfloat16 as bytes
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,10 +118,16 @@ class ModelWork:
 
     def _keep(self, weight: Weight, kept: Kept | None, values: Values | None, stored: Values, metric: str = "") -> None:
         """Keep what becomes of a tensor, and let later layers see it. `metric`: what chose, where that is data."""
-        self.tensors[weight.name] = replace(self._spool.add(kept, values), metric=metric)
-        if weight.quantisation is None:
-            new = stored if values is None else values
-            self.changed[weight.path] = (new if kept is None else np.where(kept, new, 0)).astype(stored.dtype)
+        mask = None if kept is None else self._spool.keep(kept)
+        if weight.quantisation is not None:
+            self.tensors[weight.name] = NewTensor(mask, None, metric)
+            return
+        new = stored if values is None else values
+        with np.errstate(over="ignore"):  # what is not finite is refused where it is written
+            new = (new if kept is None else np.where(kept, new, 0)).astype(stored.dtype)
+        read = self._spool.keep(new)
+        self.changed[weight.path] = read()
+        self.tensors[weight.name] = NewTensor(mask, None if values is None else read, metric)
 
     def _mask(self, weight: Weight) -> Kept | None:
         """What a mask keeps of a tensor that goes with weights."""

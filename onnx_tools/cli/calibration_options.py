@@ -92,7 +92,7 @@ Order = Annotated[
     typer.Option(
         metavar="WHEN",
         callback=_order,
-        show_default="layers",
+        show_default="layers with --repair, else once",
         help="Which inputs a weight is pruned for: layers (those that the layers before it give once they are pruned; "
         "the model runs over the data for each layer), or once (those of the dense model, all in one go).",
         rich_help_panel=BY_INPUTS,
@@ -155,7 +155,8 @@ def check_calibration(given: Mapping[str, Any]) -> None:
     needing = next((name for name in _NEEDS_DATA if given[name] not in (None, [])), None)
     if needing is not None and not asked:
         raise WrongUsage(f"--{needing.replace('_', '-')} goes with --calibration")
-    if given["calibration_cache"] is not None and given["order"] != "once":
+    at_once = given["order"] == "once" or (given["order"] is None and not given["repair"])
+    if given["calibration_cache"] is not None and not at_once:
         raise WrongUsage("--calibration-cache goes with --order once: in layers each layer sees others pruned")
     if asked and given["backend"] == "cuda":
         raise WrongUsage(f"{asked} works on the CPU: leave out --backend cuda; --provider says what runs the model")

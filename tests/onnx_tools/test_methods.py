@@ -80,7 +80,7 @@ def test_each_layer_sees_the_inputs_of_its_order(model, weights, x, order):
 
 
 def test_wanda_in_layers_sees_the_pruned_inputs(model, weights, x):
-    after = pruned(model, DataMethod({"x": x}, "wanda"))
+    after = pruned(model, DataMethod({"x": x}, "wanda", order="layers"))
     squares = (inputs_of_v(x, after) ** 2).sum(axis=0)
     mask = prune_wanda(weights["v"].T.copy(), squares, PruningConfig(0.5))[1]
     np.testing.assert_array_equal(after["v"].T, np.where(mask, weights["v"].T, 0))
