@@ -304,6 +304,26 @@ def test_a_sum_lets_zeros_leave(case, tmp_path):
         assert compact_file(tmp_path / "masked.onnx", tmp_path / "out.onnx").removed == removed
 
 
+NOT_KNOWN_AS_ZERO = {
+    "activation": 'h = com.microsoft.FusedConv <activation = "Sigmoid"> (x, w, b) y = ReduceSum (h, one)',
+    "equation": 'h = Einsum <equation = "bchw,wk->bkch"> (x, t) y = ReduceSum (h, one)',
+    "first state": "h = GRU <hidden_size = 8> (z, gw, gr, , , state) y = ReduceSum (h, three)",
+    "activations": 'h = RNN <hidden_size = 8, activations = ["Sigmoid"]> (z, rw, rr) y = ReduceSum (h, three)',
+}
+
+
+@pytest.mark.parametrize("case", NOT_KNOWN_AS_ZERO)
+def test_what_would_be_zeroed_for_nothing_stays(case):
+    stored = ", float[8, 8] t, float[1, 24, 4] gw, float[1, 24, 8] gr, float[1, 2, 8] state"
+    stored += ", float[1, 8, 4] rw, float[1, 8, 8] rr"
+    text = f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[n, 3, 8, 8] x, float[5, 2, 4] z) => (float[a, b, c] y) <{STORED}{stored}>
+        {{ one = Constant <value_ints = [1]> () three = Constant <value_ints = [3]> () {NOT_KNOWN_AS_ZERO[case]} }}"""
+    channels = map_channels(with_weights(text))
+    assert free_in(channels) == 0
+    assert any("may be something else there" in reason for reason in channels.groups.reasons.values())
+
+
 def test_a_sum_keeps_channels_that_are_not_zero(tmp_path):
     """Somebody else has zeroed the weights, and left the bias."""
     text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)

@@ -319,7 +319,8 @@ def test_a_mean_over_channels_that_differ_is_no_constant(look, bias, gone):
     assert_gone(case, "m", gone)
 
 
-def test_quantised_weights_and_activations(look):
+@pytest.mark.parametrize("opset", [13, 18, 19, 20])
+def test_quantised_weights_and_activations(look, opset):
     text = """g (float[2, 4] x) => (float[2, 3] y) {
         d = DequantizeLinear <axis = 1> (w1, s1, z1)
         a = Gemm (x, d, b1)
@@ -341,7 +342,7 @@ def test_quantised_weights_and_activations(look):
         "w2": rng.integers(1, 100, (6, 3)).astype(np.int8),
         "s2": np.float32(0.01),
     }
-    assert_gone(look(text, weights), "a", [1, 4], folds=1)
+    assert_gone(look(text, weights, opset=opset), "a", [1, 4], folds=1)
 
 
 def test_a_weight_that_is_not_stored_as_a_whole(look):

@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx_tools.compaction.removing.elements import packed, read
 from onnx_tools.errors import InvalidTensor
 from onnx_tools.graph_parts import Node, StoredTensor, Value, element_count
-from onnx_tools.model_file import DTYPES, ModelFile
+from onnx_tools.model_file import DTYPES, ModelFile, opset_of
 from onnx_tools.values import ValueReader
 from oxiprune_gpu import ArrayBlocks, BlockSource
 
@@ -26,12 +26,17 @@ _LARGEST = 1 << 26
 _DEEPEST = 8
 """Nodes in a row between stored data and what is computed of it."""
 
+_QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
+_QUANTISATION_SINCE = 19
+"""The opset from which on they are implemented. What was possible before is the same since."""
+
 
 class Evaluator:
     """Computes with the stored data of a model."""
 
     def __init__(self, model: ModelFile, reader: ValueReader) -> None:
         self._opsets = list(model.skeleton.opset_import)
+        self._opset = opset_of(model.skeleton)
         self._reader = reader
         self._runners: dict[bytes, Any] = {}
 
@@ -73,8 +78,14 @@ class Evaluator:
         if key not in self._runners:
             given = [_untyped(name) for name in names if name]
             graph = helper.make_graph([proto], "g", given, [_untyped("output_0")])
-            self._runners[key] = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets))
+            self._runners[key] = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._opsets_for(node)))
         return self._runners[key]
+
+    def _opsets_for(self, node: Node) -> list[onnx.OperatorSetIdProto]:
+        """Those of the model, or what `node` is implemented for."""
+        if node.domain or node.op_type not in _QUANTISATION:
+            return self._opsets
+        return [helper.make_opsetid("", max(self._opset, _QUANTISATION_SINCE))]
 
     def _constant(self, value: Value | None, depth: int, known: dict[int, Array | None]) -> Array | None:
         if value is None or not value.constant or value.duplicated or value.fed:

@@ -79,6 +79,7 @@ class Trace:
         self._shapes = shapes
         self._traced: dict[int, Traced] = {}
         self._claims: dict[int, dict[tuple[int, int, tuple[int, ...], Role], Claim]] = {}
+        self._roles: dict[tuple[int, int], set[Role]] = {}
         self._sizes: dict[int, Sizes] = {}
         self._looked_at: dict[int, set[int] | None] = {}
 
@@ -111,6 +112,10 @@ class Trace:
     def claims_on(self, value: Value) -> list[Claim]:
         """Who reads a constant with channels: one claim for each role and axes, those of others like it are tied."""
         return list(self._claims.get(id(value), {}).values())
+
+    def roles(self, node: Node, index: int) -> set[Role]:
+        """What input `index` of a node, which is a constant, does for channels."""
+        return self._roles.get((id(node), index), set())
 
     def give(self, node: Node, traced: Traced, index: int = 0, rank: int | None = None) -> None:
         """Say the factors of an output, and of how many axes if that is known. What leaves the graph there stays."""
@@ -188,6 +193,7 @@ class Trace:
         elif value.constant:
             claims = self._claims.setdefault(id(value), {})
             claims.setdefault((id(node), index, factor.axes, role), Claim(node, index, factor, role))
+            self._roles.setdefault((id(node), index), set()).add(role)
             self._traced[id(value)] = joined(self.channels, self.of(value), factor)
         else:
             self._meet_computed(node, value, factor, role)

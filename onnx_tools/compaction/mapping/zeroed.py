@@ -37,7 +37,9 @@ _DIVISORS = {"Reciprocal": 0, "MeanVarianceNormalization": 0, "Div": 1, "Mod": 1
 _LEAST = {"Log": math.ulp(0.0), "ReduceLogSum": math.ulp(0.0), "Sqrt": 0.0, "Acosh": 1.0}
 """The lowest number of which they make a finite one."""
 
-_SCALING = frozenset({"BatchNormalization", "InstanceNormalization", "GroupNormalization"})
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "Gather"})
+_GATES = frozenset({"LSTM", "GRU", "RNN"})
+_SCALING = frozenset({"BatchNormalization", "InstanceNormalization"})
 _BY_VARIANCE = frozenset({"InstanceNormalization", "GroupNormalization", "LayerNormalization"})
 """They divide by the root of a variance and of `epsilon`."""
 
@@ -62,7 +64,7 @@ def hold_what_zeros_break(trace: Trace, nodes: Sequence[Node]) -> None:
             if broken is not None and not broken.constant:
                 trace.fix(trace.of(broken), f"{said(node)} is not finite where a channel is zero")
             if id(node) in sums and zeroed.read(node, 0) != ZERO:
-                trace.narrow(node, 0, sums[id(node)], "sums it, and a zeroed channel is not zero there")
+                trace.narrow(node, 0, sums[id(node)], "sums it, and a zeroed channel may be something else there")
             zeroed.follow(node)
 
 
@@ -96,7 +98,7 @@ class _Zeroed:
         value = node.inputs[index]
         if value is None or not value.constant:
             return self._known.get(id(value), ANYTHING)
-        zeroed = {Role.SHIFTS, Role.SCALES} & self._roles(node, index)
+        zeroed = {Role.SHIFTS, Role.SCALES} & self._trace.roles(node, index)
         return ANYTHING if value.tensor is None else ZERO if zeroed else _stored(value)
 
     def follow(self, node: Node) -> None:
@@ -104,20 +106,24 @@ class _Zeroed:
         for value in node.outputs:
             if value is not None and self._trace.of(value):
                 with contextlib.suppress(IndexError, ValueError):  # too few inputs: no runtime takes it
-                    self._known[id(value)] = ZERO if self._is_made(node, value) else self._result(node)
+                    self._known[id(value)] = ZERO if self._is_zero(node, value) else self._result(node)
 
-    def _roles(self, node: Node, *indices: int) -> set[Role]:
-        """What stored inputs of a node do for channels."""
-        values = [node.inputs[index] for index in indices]
-        claims = [claim for value in values if value is not None for claim in self._trace.claims_on(value)]
-        return {claim.role for claim in claims if claim.node is node and claim.index in indices}
+    def _is_zero(self, node: Node, value: Value) -> bool:
+        """Whether nothing but stored numbers makes the channels of a result, or scales and shifts all of them.
 
-    def _is_made(self, node: Node, value: Value) -> bool:
-        """Whether the channels of a result are made by stored numbers, or all scaled and shifted by some."""
-        roles = self._roles(node, *range(len(node.inputs)))
+        Only of nodes of which the removal knows it too: what is zeroed and then can't leave costs accuracy for nothing.
+        """
+        if node.domain:
+            return False
+        roles = set[Role]().union(*(self._trace.roles(node, index) for index in range(len(node.inputs))))
         if node.op_type in _SCALING:
             return roles >= {Role.SCALES, Role.SHIFTS}
-        return Role.MAKES in roles and len(self._trace.of(value)) == 1
+        made = Role.MAKES in roles and len(self._trace.of(value)) == 1
+        if node.op_type in _GATES:
+            states = [self.read(node, index) for index in (5, 6) if node.has_input(index)]
+            return made and "activations" not in node.attributes and all(state == ZERO for state in states)
+        flat = any(self._trace.rank(each) == 2 for each in node.inputs[:2] if each is not None and each.constant)
+        return made and (node.op_type in _LAYERS or (node.op_type == "MatMul" and flat))
 
     def _result(self, node: Node) -> Bounds:
         name, inputs = "" if node.domain else node.op_type, node.inputs
