@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from onnx_tools.calibration.collect import CPU, MEMORY, Calibration
 from onnx_tools.calibration.data import Data
 from onnx_tools.calibration.layers import Seen, layers_of
+from onnx_tools.calibration.notes import few
 from onnx_tools.calibration.shifts import Additions, Norm
 from onnx_tools.calibration.solving import Recipe
 from onnx_tools.calibration.work import ModelWork
@@ -129,8 +130,7 @@ class DataMethod:
         run = self._at_once if self.order == "once" else self._in_layers
         source, count = run(model, work, norms, progress)
         if not work.tensors:
-            why = "; ".join(dict.fromkeys(work.reasons.values()))
-            raise NothingSelected(f"no selected weight was observed: {why}")
+            raise NothingSelected(f"no selected weight was observed: {few(work.reasons.values())}")
         name = pathlib.Path(source).name or source
         choice = CalibrationChoice(name, count, self.order, self.repairs, self.damping, work.damping)
         asked = configuration(how, selection, gradients)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_tools.new_values import NewTensor
 from onnx_tools.plan import PlannedWeight
+
+_MOST_REASONS = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Outcome:
         """What masks or a metric pruned, and nothing repaired."""
         blind = [item for item in self._changed() if item.weight.name in self.reasons]
         if blind:
-            why = "; ".join(dict.fromkeys(self.reasons[item.weight.name] for item in blind))
+            why = few(self.reasons[item.weight.name] for item in blind)
             yield f"{_named(blind)}: pruned, and not repaired: {why}"
 
     def _codes(self) -> Iterator[str]:
@@ -59,6 +61,13 @@ class Outcome:
 
     def _changed(self) -> list[PlannedWeight]:
         return [item for item in self.items if item.weight.name in self.tensors]
+
+
+def few(reasons: Iterable[str]) -> str:
+    """The first of several reasons, each once, and how many more there are."""
+    different = [*dict.fromkeys(reasons)]
+    more = f"; and {len(different) - _MOST_REASONS:,} more" if len(different) > _MOST_REASONS else ""
+    return "; ".join(different[:_MOST_REASONS]) + more
 
 
 def _named(items: Sequence[PlannedWeight]) -> str:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_tools import renderers, terminal
+from onnx_tools import temporaries, terminal
 from onnx_tools.renderers.json_renderer import report_schema
 from tests.command import START, finish, refused, run, spawn, tree, weight_of, zeros
 
@@ -383,14 +383,14 @@ def test_a_report_folder_that_is_read_only(small_file: pathlib.Path, monkeypatch
 
 
 def test_a_report_that_fails_late_stops_nothing(small_file: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = renderers._replace
+    write = temporaries._replace
 
     def full(target: pathlib.Path, content: bytes) -> None:
         if target.suffix == ".md":
             raise OSError(errno.ENOSPC, "No space left on device")
         write(target, content)
 
-    monkeypatch.setattr(renderers, "_replace", full)
+    monkeypatch.setattr(temporaries, "_replace", full)
     words = [word for ending in ("md", "csv") for word in ("--report", small_file.with_name(f"r.{ending}"))]
     result = run("prune", small_file, "-o", small_file.with_name("o.onnx"), *SMALL, "-q", *words)
     refused(result, 2, "r.md", "disk is full", "o.onnx, is written")
