@@ -73,7 +73,9 @@ def _failed(error: Exception) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here uses numpy's BLAS; starting its threads costs
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # what calls numpy's BLAS has threads of its own; more would wait
     gc.set_threshold(100_000)  # importing makes many objects and no garbage: collecting among them takes a tenth
     open_standard_streams()
     for name in ("SIGTERM", "SIGHUP"):  # let temporary files be removed on the way out

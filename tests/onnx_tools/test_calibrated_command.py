@@ -23,6 +23,7 @@ from onnx_tools.calibration.notes import Outcome
 from onnx_tools.cli import calibration_options
 from onnx_tools.compaction.choice.config import ChannelConfig
 from onnx_tools.renderers.json_renderer import report_schema
+from onnx_tools.terminal import WORTH_A_BAR, always_shown
 from oxiprune_gpu import PruningConfig
 from tests.command import refused, run, tree, weight_of
 
@@ -161,6 +162,15 @@ def test_progress_goes_on_through_the_runs(model, data, tmp_path):
     done = [each[1] for each in told]
     assert done == sorted(done)
     assert {each[2] for each in told} == {done[-1]}
+
+
+def test_a_bar_is_shown_however_few_the_runs_are():
+    told: list[tuple[str, int, int]] = []
+    tell = always_shown(lambda *each: told.append(each))
+    assert tell is not None
+    tell("w", 1, 2)
+    assert told == [("w", WORTH_A_BAR, 2 * WORTH_A_BAR)]
+    assert always_shown(None) is None
 
 
 def test_every_report_tells_of_the_data(model, data, tmp_path):
