@@ -93,9 +93,11 @@ _PRUNE = {
     ),
     "drift": Figure("what --max-drift limits, of the worst output", _of_outputs(_drift), VERIFY),
     "max_abs": Figure("largest difference of an output's value", _of_outputs(_max_abs), VERIFY),
+    "refitted": Figure("elements kept with another value", lambda r: sum(each.refitted for each in r.weights)),
     "warnings": Figure("warnings of the report", lambda r: len(r.warnings), DENSE),
     "weight.sparsity": Figure("fraction of zeros in a weight, after", lambda w: w.sparsity_after),
     "weight.sparsity_before": Figure("fraction of zeros in a weight, before", lambda w: w.sparsity_before),
+    "weight.refitted": Figure("elements of a weight kept with another value", lambda w: w.refitted),
     "weight.nonzero": Figure("nonzeros in a weight, after", lambda w: w.nonzero_after),
     "weight.parameters": Figure("elements of a weight", lambda w: w.parameters),
 }

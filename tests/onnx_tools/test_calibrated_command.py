@@ -244,7 +244,7 @@ def test_a_dry_run_and_other_forms_write_what_they_should(model, data, tmp_path)
     assert run("prune", model, "-o", tmp_path / "packed.onnx", *encoded, *words).exit_code == 0
     assert run("prune", model, "--in-place", *words).exit_code == 0
     assert model.read_bytes() == (tmp_path / "dense.onnx").read_bytes()
-    met = run("prune", model, "-o", tmp_path / "no.onnx", "--fail-if", "sparsity<0.9", *words)
+    met = run("prune", model, "-o", tmp_path / "no.onnx", "--fail-if", "refitted>100", *words)
     assert met.exit_code == 1
     assert not (tmp_path / "no.onnx").exists()
 

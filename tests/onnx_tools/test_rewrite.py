@@ -448,6 +448,7 @@ def test_metadata_says_what_was_done(tmp_path: pathlib.Path) -> None:
         "target": "weights",
         "rules": [],
         "channels": None,
+        "calibration": None,
         "weights": 1,
         "parameters": 1200,
         "zeros_before": 0,
