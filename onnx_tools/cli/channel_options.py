@@ -85,7 +85,7 @@ TargetParams = Annotated[
         metavar="F",
         parser=_fraction,
         show_default=False,
-        help="Let as few channels leave as bring the parameters of all layers down to this fraction.",
+        help="Let as few channels leave as bring all that the model stores down to this fraction of its parameters.",
         rich_help_panel=CHANNELS,
     ),
 ]
@@ -95,7 +95,7 @@ TargetMacs = Annotated[
         metavar="F",
         parser=_fraction,
         show_default=False,
-        help="The same for the multiply-accumulate operations.",
+        help="The same for the multiply-accumulate operations of its layers.",
         rich_help_panel=CHANNELS,
     ),
 ]

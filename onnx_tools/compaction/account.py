@@ -26,6 +26,8 @@ _ALL_INPUTS = (
     "give the smaller one"
 )
 
+NOTHING_REMOVED = "nothing removed: no channel is zero in all that reads it, or those that are must stay"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -100,8 +102,7 @@ class Account:
         if len(self.found.gone):
             return (_ALL_INPUTS, *unmeasured) if lists_all(self.model.skeleton) else unmeasured
         equality = "" if self.dry_run else equality_text(self.before[1:])
-        why = "no channel is zero in all that reads it, or those that are must stay"
-        return (f"nothing removed: {why}{equality}", *unmeasured)
+        return (f"{NOTHING_REMOVED}{equality}", *unmeasured)
 
 
 def _padded(files: Sequence[FileFacts], count: int) -> list[FileFacts | None]:

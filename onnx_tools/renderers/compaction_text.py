@@ -26,7 +26,7 @@ def state(report: CompactReport) -> str:
         return "Refused by a condition: nothing was written."
     if report.dry_run:
         return "Dry run: nothing was written."
-    return "" if report.changed else "Unchanged: no channel left."
+    return "" if report.changed else "Unchanged: no channel was removed."
 
 
 def layer_cells(layer: LayerReport) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from onnx_tools.cli.channel_options import read_size
 from onnx_tools.compaction.choice.config import GROUP_SCORES, ChannelConfig, Target
 from onnx_tools.compaction.choice.pruning import prune_channels
 from onnx_tools.compaction.choice.scoring import score_groups
+from onnx_tools.compaction.compact import compact_file
 from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.zeros import removable
 from onnx_tools.errors import InvalidInputShape
@@ -206,10 +207,25 @@ def test_no_step_towards_a_target_is_left_out_below_a_ceiling(tmp_path: pathlib.
     assert (len(zero_slices(after["w1"], 0)), len(zero_slices(after["w2"], 0))) == (1, 0)
 
 
-def test_a_target_in_bytes_counts_the_file(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("saved", [0, 250, 500, 750, 1000])
+def test_a_target_in_bytes_counts_the_file_with_all_that_is_written(tmp_path: pathlib.Path, saved: int) -> None:
     path = model_file(tmp_path)
-    after = pruned(path, None, target=Target("bytes", path.stat().st_size - 1000))
-    assert zero_slices(after["w1"], 0)
+    target = path.stat().st_size - saved
+    assert zero_slices(pruned(path, None, target=Target("bytes", target))["w1"], 0)
+    compact_file(tmp_path / "pruned.onnx", tmp_path / "small.onnx")
+    assert (tmp_path / "small.onnx").stat().st_size <= target
+
+
+def test_a_target_counts_the_parameters_that_the_report_counts(tmp_path: pathlib.Path) -> None:
+    model = onnx.load(model_file(tmp_path))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 200), np.float32), "table"))
+    model.graph.node.add(op_type="Gather", input=["table", "i"], output=["entry"])
+    model.graph.input.append(onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [1]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("entry", onnx.TensorProto.FLOAT, [1, 200]))
+    onnx.save(model, tmp_path / "model.onnx")
+    pruned(tmp_path / "model.onnx", None, target=Target("params", 0.75))
+    totals = compact_file(tmp_path / "pruned.onnx", tmp_path / "small.onnx").totals
+    assert 0.6 < totals.parameters_after / totals.parameters_before <= 0.75
 
 
 def test_what_is_zeroed_can_be_removed(tmp_path: pathlib.Path) -> None:
@@ -293,6 +309,13 @@ def test_so_few_channels_that_none_leaves(tmp_path: pathlib.Path) -> None:
     assert not report.changed
     assert "let no channel fall" in report.warnings[0]
     assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+
+
+def test_that_nothing_was_pruned_is_said_once(tmp_path: pathlib.Path) -> None:
+    options = ("--granularity", "channel", "-s", "0.01", "--compact", "-q")
+    errors = run("prune", model_file(tmp_path), "-o", tmp_path / "small.onnx", *options).stderr
+    assert errors.count("the output equals the input") == 1
+    assert "nothing removed" not in errors
 
 
 def test_bad_input_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:

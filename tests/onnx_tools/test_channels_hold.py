@@ -94,6 +94,12 @@ def test_a_weight_of_another_size_is_not_cut():
     assert free_in(channels_of("e = Add(h, t) y = Conv(e, u)", ", float[1, 8, 1, 1] t, float[4, 7, 1, 1] u")) == 0
 
 
+def test_groups_of_another_number_of_channels():
+    channels = channels_of("y = Conv <group = 3> (h, t)", ", float[3, 2, 1, 1] t")
+    assert free_in(channels) == 0
+    assert any("doesn't fit its inputs" in reason for reason in channels.groups.reasons.values())
+
+
 def checked(body: str, stored: str = "", **lists: list[int]) -> int:
     """How many channels of `h` may leave, held against onnxruntime."""
     text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] x) => (float[a, b, c, d] y)

@@ -131,7 +131,7 @@ def test_html_escapes_names_and_shows_cards():
     ("changes", "state"),
     [
         ({"dry_run": True, "output": None}, "Dry run: nothing was written."),
-        ({"removed": 0}, "Unchanged: no channel left."),
+        ({"removed": 0}, "Unchanged: no channel was removed."),
         ({"conditions": (ConditionOutcome("macs>1", True, 2.0),)}, "Refused by a condition: nothing was written."),
     ],
 )

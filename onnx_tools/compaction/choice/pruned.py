@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from onnx_tools.compact_report import CompactReport
+from onnx_tools.compaction.account import NOTHING_REMOVED
 from onnx_tools.compaction.checking import Checks
 from onnx_tools.compaction.compact import compact_file
 from onnx_tools.compaction.mapping.shapes import InputShapes
@@ -90,11 +91,21 @@ def _joined(pruned: PruneReport, compacted: CompactReport) -> CompactReport:
         compacted,
         input=pruned.input,
         files=tuple(_file(before, after) for before, after in pairs),
-        warnings=(*pruned.warnings, *compacted.warnings),
+        warnings=(*pruned.warnings, *_told(pruned, compacted)),
         conditions=(*pruned.conditions, *compacted.conditions),
         verification=_both(pruned.verification, compacted.verification),
         pruning=replace(pruned, output=None, files=(), payoff="", conditions=()),
     )
+
+
+def _told(pruned: PruneReport, compacted: CompactReport) -> tuple[str, ...]:
+    """The warnings of the compaction. That it removed nothing goes without saying where nothing was pruned.
+
+    Else its output equals what was pruned, not what was given.
+    """
+    if compacted.changed:
+        return compacted.warnings
+    return (*((NOTHING_REMOVED,) if pruned.totals.newly_zero else ()), *compacted.warnings[1:])
 
 
 def _both(pruned: VerificationReport | None, compacted: VerificationReport | None) -> VerificationReport:

@@ -48,7 +48,9 @@ def convolve(
         if not 0 < groups <= count or count % groups or groups * in_size > MOST_ENTRIES:
             raise ValueError(f"{groups} groups")
         per_in, per_out = (in_size, out_size // groups) if in_axis == 1 else (in_size // groups, out_size)
-        if ids is None or len(ids) != groups * per_in:
+        if ids is not None and len(ids) != groups * per_in:
+            raise ValueError(f"{groups} groups of {per_in} for {len(ids)} channels")
+        if ids is None:
             ids = np.repeat(trace.channels.staying(1, f"{said(node)} reads what stays as it is"), groups * per_in)
         whole = groups >= per_in
         follow = _whole_groups if whole else _inside_groups
