@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from oxiprune_gpu.backends import backend_of
@@ -34,9 +35,15 @@ class Matrix(NamedTuple):
 def matrix_of(tensor: Tensor) -> Matrix:
     """The matrix of a weight.
 
-    Raises `ShapeMismatch` for a tensor that is no matrix, `NonFiniteWeight` for NaN or infinity in it.
+    Raises `ShapeMismatch` for a tensor that is no matrix, `NonFiniteWeight` for NaN or infinity in it,
+    `InvalidOption` for bfloat16 on a GPU, where CuPy has no arithmetic for it.
     """
     weight = borrow(tensor)
+    if weight.dtype == ml_dtypes.bfloat16 and not isinstance(weight.data, np.ndarray):
+        raise InvalidOption(
+            f"weight '{weight.name}' is bfloat16 on a GPU, where methods with data can't compute with it: give "
+            "float32, or a numpy array"
+        )
     if weight.data.ndim != 2:
         raise ShapeMismatch(
             f"weight '{weight.name}' has shape {list(weight.data.shape)}: it must be a matrix, (outputs, features)"
