@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from onnx_tools.renderers.text import printable
 from onnx_tools.sensitivity_report import SensitivityReport, WeightCurve
@@ -54,7 +55,7 @@ def _drawn(report: SensitivityReport, kind: str) -> bytes:
     for number, curve in reversed(list(enumerate(ordered))):
         places, drops = _line(curve)
         named = number < _MOST_NAMED
-        style = {"label": _label(curve), "color": f"C{number % 10}"} if named else {"color": "0.8"}
+        style: dict[str, Any] = {"label": _label(curve), "color": f"C{number % 10}"} if named else {"color": "0.8"}
         axes.plot(places, drops, marker=".", linestyle="-" if number < 10 else "--", **style)
     axes.set_xlabel("sparsity of the weight, all others dense")
     axes.set_ylabel(f"drop of {_plain(report.settings.quality)}")
