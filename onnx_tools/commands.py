@@ -471,7 +471,7 @@ def _show(report: AnyReport, view: View, name: str, note: str) -> None:
                 console().print(f"\n== {printable(name)}", markup=False)
             print_report(report, console())
             if note:
-                console().print(f"\n{printable(note)}", markup=False)
+                console().print(f"\n{printable(note)}", markup=False, soft_wrap=True)
         return
     for warning in (*report.warnings, *_check_warnings(report)):
         complain("warning", f"{name}: {warning}" if name else warning)

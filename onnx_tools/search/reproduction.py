@@ -49,7 +49,7 @@ def _looking(method: DataMethod) -> list[str]:
     given = os.path.basename(method.data) if isinstance(method.data, str | os.PathLike) else "CALIBRATION"
     words = [*(["--metric", method.choice] if method.choice else []), "--calibration", given]
     repair = ["--repair", "--repair-by", ",".join(method.repairs)] if method.repairs else []
-    damping = ["--damping", f"{method.damping:g}"] if method.hessian else []
+    damping = ["--damping", str(method.damping)] if method.hessian else []
     return [*words, *repair, "--order", method.order, *damping]
 
 

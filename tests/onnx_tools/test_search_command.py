@@ -114,6 +114,12 @@ def test_the_command_in_the_report_makes_the_output_again(model, data, tmp_path,
     assert (tmp_path / "out.onnx").read_bytes() == out != model.read_bytes()
 
 
+def test_the_command_is_told_in_one_line_however_long(model, data, tmp_path):
+    words = ("--data", data, "--eval", "drift", "--max-drop", 0.3, "--report", tmp_path / "r.json")
+    told = search(model, *words, "--exclude", "a" * 80, "--exclude", "b" * 80).stdout.splitlines()[-1]
+    assert told == "The same again: " + json.loads((tmp_path / "r.json").read_bytes())["reproduce"]
+
+
 def test_repair_keeps_more_than_magnitude(model, data):
     def most(*more):
         words = ("--data", data, "--eval", "drift", "--max-drop", 0.3, "--calibration", data, "--allocation", "uniform")
