@@ -109,12 +109,14 @@ def sparsegpt(problem: Problem, statistics: Statistics, damping: float) -> Solve
 
 def repaired(problem: Problem, kept: Matrices, statistics: Statistics, damping: float) -> Solved:
     """What is kept, fitted by least squares to what the dense layer gave."""
-    hessian, values = _hessian(statistics), np.empty_like(problem.matrices)
+    hessian, values, most = _hessian(statistics), np.empty_like(problem.matrices), damping
     for group, matrix in enumerate(problem.matrices):
         cross = None if statistics.cross is None else statistics.cross[group]
         tensor = WeightTensor(problem.name, matrix)
-        values[group] = refit(tensor, kept[group], hessian[group], cross=cross, damping=damping)
-    return Solved(kept, values, damping)
+        found = refit(tensor, kept[group], hessian[group], cross=cross, damping=damping)
+        values[group] = found.pruned
+        most = max(most, found.damping)
+    return Solved(kept, values, most)
 
 
 def centred(statistics: Statistics) -> Statistics:

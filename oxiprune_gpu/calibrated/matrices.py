@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -30,6 +30,18 @@ class Matrix(NamedTuple):
     def like_given(self, values: Any) -> Any:
         """Values in the dtype of the weight."""
         return values.astype(self.given.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A matrix whose kept elements make up for what fell.
+
+    `mask`: bool, True = kept; `damping`: what it came to in the end.
+    """
+
+    pruned: Any
+    mask: Any
+    damping: float
 
 
 def matrix_of(tensor: Tensor) -> Matrix:

@@ -8,14 +8,14 @@ import numpy as np
 
 from oxiprune_gpu.calibrated.hessian import damped
 from oxiprune_gpu.calibrated.least_squares import Problem
-from oxiprune_gpu.calibrated.matrices import features_of, mask_of, matrix_of
+from oxiprune_gpu.calibrated.matrices import Reconstruction, features_of, mask_of, matrix_of
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.tensor import Tensor
 
 
 def refit(
     weight: Tensor, mask: Any, hessian: Any, *, cross: Any = None, damping: float = 0.001, tolerance: float = 1e-4
-) -> Any:
+) -> Reconstruction:
     """The matrix V with the zeros of `mask` for which ||Y @ V.T - X @ W.T|| is least, W being the dense weight.
 
     X are the inputs of the dense layer, Y those that the repaired one gets: other ones where layers before it were
@@ -38,7 +38,8 @@ def refit(
             least, in parts of what the repair takes off the loss.
 
     Returns:
-        The repaired matrix in the dtype of the weight.
+        The repaired matrix in the dtype of the weight, the mask, and what the damping came to: it grows tenfold while
+        the Hessian is not positive definite.
 
     Raises:
         ShapeMismatch, NonFiniteWeight, InvalidOption.
@@ -54,4 +55,4 @@ def refit(
     wanted = target @ safe.matrix if seen is None else target @ seen + target * safe.added
     start = np.where(kept, target, 0.0)
     problem = Problem(safe.matrix, safe.added, wanted, kept, start, values.dtype)
-    return given.like_given(problem.solved(tolerance))
+    return Reconstruction(given.like_given(problem.solved(tolerance)), kept, safe.damping)

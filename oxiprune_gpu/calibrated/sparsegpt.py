@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from oxiprune_gpu.calibrated.hessian import damped
-from oxiprune_gpu.calibrated.matrices import features_of, kept_in_groups, lowest, mask_of, matrix_of, neighbours
+from oxiprune_gpu.calibrated.matrices import (
+    Reconstruction,
+    features_of,
+    kept_in_groups,
+    lowest,
+    mask_of,
+    matrix_of,
+    neighbours,
+)
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.granularity import NM
@@ -17,15 +24,6 @@ from oxiprune_gpu.tensor import Tensor
 
 _FEW = 4
 """Features that are worked on one by one: more are halved, and a product brings the second half up to date."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """A matrix that was pruned and made up for. `mask`: bool, True = kept; `damping`: what it came to in the end."""
-
-    pruned: Any
-    mask: Any
-    damping: float
 
 
 def prune_sparsegpt(

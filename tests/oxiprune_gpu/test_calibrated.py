@@ -129,7 +129,7 @@ def test_sparsegpt_makes_up_for_the_mask_of_another_method() -> None:
     hessian = inputs.T @ inputs
     pruned, mask = prune_wanda(weight, np.diag(hessian), PruningConfig(0.6))
     made_up = prune_sparsegpt(weight, hessian, mask=mask).pruned
-    errors = [error_of(weight, each, inputs) for each in (pruned, made_up, refit(weight, mask, hessian))]
+    errors = [error_of(weight, each, inputs) for each in (pruned, made_up, refit(weight, mask, hessian).pruned)]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -156,7 +156,7 @@ def test_each_method_loses_less_than_the_one_before(config: PruningConfig) -> No
     hessian = inputs.T @ inputs
     magnitude = np.where(~fallen_plainly(np.abs(weight), config), weight, 0)
     wanda, mask = prune_wanda(weight, np.diag(hessian), config)
-    repaired = refit(weight, mask, hessian)
+    repaired = refit(weight, mask, hessian).pruned
     errors = [error_of(weight, pruned, inputs) for pruned in (magnitude, wanda, repaired)]
     assert errors == sorted(errors, reverse=True)
     assert errors[2] < 0.8 * errors[1]

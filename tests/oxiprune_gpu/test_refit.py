@@ -17,7 +17,7 @@ def test_refit_is_the_least_squares_solution(dtype: Any) -> None:
     weight, inputs = layer(7, 20, dtype=dtype)
     mask = np.random.default_rng(1).random(weight.shape) < 0.6
     mask[2] = False
-    found = refit(weight, mask, inputs.T @ inputs, damping=1e-12, tolerance=1e-12)
+    found = refit(weight, mask, inputs.T @ inputs, damping=1e-12, tolerance=1e-12).pruned
     assert found.dtype == dtype
     targets = inputs @ weight.T.astype(np.float64)
     for row, kept in enumerate(mask):
@@ -33,7 +33,7 @@ def test_refit_to_what_the_layer_gave_on_other_inputs() -> None:
     others[:, 4] = 0
     mask = random.random(weight.shape) < 0.6
     mask[:, 4] = True
-    found = refit(weight, mask, others.T @ others, cross=others.T @ inputs, damping=1e-12, tolerance=1e-12)
+    found = refit(weight, mask, others.T @ others, cross=others.T @ inputs, damping=1e-12, tolerance=1e-12).pruned
     targets = inputs @ weight.T
     for row, kept in enumerate(mask):
         seen = kept & (np.arange(20) != 4)
@@ -45,7 +45,7 @@ def test_refit_to_what_the_layer_gave_on_other_inputs() -> None:
 def test_refit_on_the_same_inputs_needs_no_cross() -> None:
     weight, inputs = layer(5, 16, dtype=np.float64)
     hessian, mask = inputs.T @ inputs, np.arange(80).reshape(5, 16) % 3 > 0
-    plain, crossed = (refit(weight, mask, hessian, cross=cross, tolerance=1e-12) for cross in (None, hessian))
+    plain, crossed = (refit(weight, mask, hessian, cross=cross, tolerance=1e-12).pruned for cross in (None, hessian))
     np.testing.assert_allclose(crossed, plain, rtol=1e-8)
 
 
@@ -67,7 +67,7 @@ def test_refit_of_many_features_keeps_its_bound(dtype: Any, tolerance: float, sa
     weight, inputs = layer(150, 300, dtype=dtype)
     hessian = inputs[:samples].T @ inputs[:samples]
     mask = np.random.default_rng(1).random(weight.shape) < 0.6
-    found = refit(weight, mask, hessian, damping=0.01, tolerance=tolerance)
+    found = refit(weight, mask, hessian, damping=0.01, tolerance=tolerance).pruned
     assert loss_above_the_least(weight, found, mask, hessian, 0.01) <= tolerance
     assert not found[~mask].any()
 
@@ -81,7 +81,7 @@ def test_outputs_that_keep_all_or_nothing() -> None:
     weight, inputs = layer(90, 300)
     mask = np.random.default_rng(1).random(weight.shape) < 0.5
     mask[3], mask[7] = True, False
-    found = refit(weight, mask, inputs.T @ inputs)
+    found = refit(weight, mask, inputs.T @ inputs).pruned
     np.testing.assert_array_equal(found[3], weight[3])
     np.testing.assert_array_equal(found[7], 0)
 
@@ -89,7 +89,7 @@ def test_outputs_that_keep_all_or_nothing() -> None:
 def test_outputs_that_keep_the_same_features() -> None:
     weight, inputs = layer(90, 300, dtype=np.float64)
     kept = np.random.default_rng(1).random(300) < 0.5
-    found = refit(weight, np.tile(kept, (90, 1)), inputs.T @ inputs, damping=1e-12)
+    found = refit(weight, np.tile(kept, (90, 1)), inputs.T @ inputs, damping=1e-12).pruned
     best = np.linalg.lstsq(inputs[:, kept], inputs @ weight.T)[0].T
     np.testing.assert_allclose(found[:, kept], best, rtol=1e-6, atol=1e-6)
 
@@ -114,3 +114,10 @@ def test_bad_options() -> None:
         refit(weight, np.ones((8, 4), bool), hessian)
     with pytest.raises(ShapeMismatch, match=r"wants \[8, 8\]"):
         refit(weight, np.ones((4, 8), bool), hessian, cross=hessian[:, :7])
+
+
+def test_damping_that_grew_is_told() -> None:
+    weight, mask = np.ones((2, 3), np.float32), np.array([[True, False, True]] * 2)
+    indefinite = np.array([[1.0, 3.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert refit(weight, mask, np.eye(3), damping=0.01).damping == 0.01
+    assert refit(weight, mask, indefinite, damping=0.01).damping == pytest.approx(10)
