@@ -11,6 +11,9 @@ from onnx_tools.model_file import ModelFile
 METADATA_KEY = "oxiprune"
 """The entry that pruning writes; it is left out of the comparison of bytes."""
 
+_MOST = 1 << 53
+"""Groups of channels; what says more was not written here."""
+
 
 def told(model: ModelFile) -> dict[str, Any]:
     """All that its entry says; nothing where it has none, or none that can be read."""
@@ -25,7 +28,7 @@ def told(model: ModelFile) -> dict[str, Any]:
 def left(model: ModelFile) -> int:
     """How many groups of channels have left it so far, as far as it says so."""
     count = told(model).get("compacted", 0)
-    return count if isinstance(count, int) else 0
+    return count if isinstance(count, int) and 0 <= count <= _MOST else 0
 
 
 def text_without(model: ModelFile, groups: int, version: str) -> str:

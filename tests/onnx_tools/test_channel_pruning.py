@@ -325,7 +325,9 @@ def test_bad_input_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     with pytest.raises(NonFiniteWeight, match="'w2'"):
         pruned(path)
     path = model_file(tmp_path)
-    with pytest.raises(InvalidOption, match=r"target params 0.01 can't be reached: .* when 12 groups"):
+    with pytest.raises(
+        InvalidOption, match=r"target params 0.01 can't be reached: a fraction of .* is left when 12 groups"
+    ):
         pruned(path, None, target=Target("params", 0.01))
     with pytest.raises(InvalidInputShape, match="no input 'z'"):
         pruned(path, input_shapes={"z": (1, 3, 8, 8)})

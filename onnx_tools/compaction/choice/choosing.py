@@ -133,11 +133,11 @@ def _layers(
 
 
 def _unreachable(target: Target, least: float, gone: int, count: int) -> str:
-    left = f"{least:,.0f} bytes" if target.of == "bytes" else f"{least:.4g} of them"
+    left = f"{least:,.0f} bytes are" if target.of == "bytes" else f"a fraction of {least:.4g} is"
     why = "`oxiprune compact --dry-run` says what holds the others"
     if gone < count:
         why = f"--min-channels, --ceiling and --round-to keep {count - gone:,} more, and one of each layer stays"
     return (
-        f"target {target.of} {target.amount:,g} can't be reached: {left} are left when {gone:,} groups of channels "
+        f"target {target.of} {target.amount:,g} can't be reached: {left} left when {gone:,} groups of channels "
         f"leave, as many as may; {why}"
     )
