@@ -100,11 +100,7 @@ class RewrittenWeight(PlannedWeight):
 
     def _put(self, block: NDArray[Any], values: NDArray[Any], kept: NDArray[np.bool_] | None) -> int:
         """Put values into a block; how many of the kept ones are others than before."""
-        with np.errstate(over="ignore"):
-            new = values.astype(block.dtype) + np.zeros((), block.dtype)  # -0.0 becomes +0.0
-        bad = int(np.count_nonzero(~np.isfinite(new)))
-        if bad:
-            raise NonFiniteWeight(self.weight.name, bad)
+        new = rounded(self.weight.name, values, block.dtype)
         changed = new != block
         block[...] = new
         return int(np.count_nonzero(changed if kept is None else changed & kept))
@@ -115,6 +111,21 @@ class RewrittenWeight(PlannedWeight):
                 f"new values of '{self.weight.name}' have shape {list(array.shape)}, it has {list(self.weight.shape)}"
             )
         return array.reshape(-1)
+
+
+def rounded(name: str, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """New values of a tensor in its dtype; -0.0 becomes +0.0. Raises `NonFiniteWeight` if that is not finite."""
+    with np.errstate(over="ignore"):
+        found = values.astype(dtype) + np.zeros((), dtype)
+    bad = int(np.count_nonzero(~np.isfinite(found)))
+    if bad:
+        raise NonFiniteWeight(
+            name,
+            bad,
+            why=f"{bad} new values of tensor '{name}' are NaN, or too large for {dtype}: nothing was written; leave this "
+            "tensor out, or do without a repair",
+        )
+    return found
 
 
 def refits(item: PlannedWeight) -> bool:

@@ -66,7 +66,7 @@ def verify_files(
     Where the metadata says that channels have left the model at `after` since, "bytes" is skipped, and `masks` fail.
 
     `masks`: a file of masks, or arrays of bool by name of weight. One more check, "masks": what they prune is zero,
-    what they keep is unchanged.
+    what they keep is unchanged, but for tensors that were repaired.
 
     `data`: an .npz with an array for each input; random inputs from `seed` without. The drift fails only if the
     relative L2 of an output is above `max_drift`.
@@ -79,7 +79,9 @@ def verify_files(
     before, after = pathlib.Path(before), pathlib.Path(after)
     given = None if masks is None else Masks.of(masks)
     gone = left(ModelFile.open(after)) - left(ModelFile.open(before))
-    compared = _incomparable(before, after, gone) if gone > 0 else _compared(before, after, allowed, given)
+    refitted = _refitted(before, after)
+    allowed = _prunable(before, after, given) if allowed is None else allowed
+    compared = _incomparable(before, after, gone) if gone > 0 else _compared(before, after, allowed, refitted)
     checks = [compared, checker_check(before, after)]
     drifts: list[OutputDrift] = []
     if runtime:
@@ -90,17 +92,15 @@ def verify_files(
     if given is not None and gone > 0:
         checks.append(Check("masks", "failed", "masks are of the masked model, not of one that is compacted"))
     elif given is not None:
-        checks.append(check_masks(before, after, given))
+        checks.append(check_masks(before, after, given, refitted))
     return VerificationReport(tuple(checks), tuple(drifts))
 
 
 def _compared(
-    before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path] | None, masks: Masks | None
+    before: pathlib.Path, after: pathlib.Path, allowed: Collection[Path], refitted: Collection[Path]
 ) -> Check:
     """The check "bytes"."""
-    allowed = _prunable(before, after, masks) if allowed is None else allowed
-    check = bytes_check(compare_bytes(before, after, allowed=allowed, refitted=_refitted(before, after)))
-    return _hinted(check, before, after)
+    return _hinted(bytes_check(compare_bytes(before, after, allowed=allowed, refitted=refitted)), before, after)
 
 
 def _incomparable(before: pathlib.Path, after: pathlib.Path, gone: int) -> Check:

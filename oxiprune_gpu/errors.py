@@ -69,13 +69,17 @@ class BelowMinNonzero(PruningError, ValueError):
 
 
 class NonFiniteWeight(PruningError, ValueError):
-    """NaN in a weight, or in the gradient that goes with it."""
+    """NaN in a weight, in the gradient that goes with it, or in what it shall become; there infinity too.
 
-    def __init__(self, name: str, count: int, what: str = "weight") -> None:
+    `why`: the text, where the usual one does not say it.
+    """
+
+    def __init__(self, name: str, count: int, what: str = "weight", why: str = "") -> None:
         self.name = name
         self.count = count
         super().__init__(
-            f"{what} of tensor '{name}' holds {count} NaN: NaN has no importance; "
+            why
+            or f"{what} of tensor '{name}' holds {count} NaN: NaN has no importance; "
             "repair the model or leave this tensor out"
         )
 

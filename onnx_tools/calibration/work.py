@@ -18,7 +18,7 @@ from onnx_tools.calibration.sums import Statistics
 from onnx_tools.calibration.view import MatrixView
 from onnx_tools.masks import MaskedWeight
 from onnx_tools.model_file import ModelFile
-from onnx_tools.new_values import NewTensor
+from onnx_tools.new_values import NewTensor, rounded
 from onnx_tools.plan import Plan, PlannedWeight
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import Weight, find_weights
@@ -122,10 +122,8 @@ class ModelWork:
         if weight.quantisation is not None:
             self.tensors[weight.name] = NewTensor(mask, None, metric)
             return
-        new = stored if values is None else values
-        with np.errstate(over="ignore"):  # what is not finite is refused where it is written
-            new = (new if kept is None else np.where(kept, new, 0)).astype(stored.dtype)
-        read = self._spool.keep(new)
+        new = stored if values is None else rounded(weight.name, values, stored.dtype)
+        read = self._spool.keep(new if kept is None else np.where(kept, new, 0).astype(stored.dtype))
         self.changed[weight.path] = read()
         self.tensors[weight.name] = NewTensor(mask, None if values is None else read, metric)
 
@@ -157,6 +155,8 @@ class ModelWork:
 
 
 def _check_rule(item: PlannedWeight, choice: str) -> None:
+    if isinstance(item, MaskedWeight):
+        raise InvalidOption(f"weight '{item.weight.name}': masks say what falls, and {choice} chooses: leave one out")
     if item.rule is not None and item.rule.metric is not None:
         raise InvalidOption(
             f"the policy's rule '{item.rule.label}' gives the metric {item.rule.metric.text}, but {choice} chooses in "
@@ -165,8 +165,9 @@ def _check_rule(item: PlannedWeight, choice: str) -> None:
 
 
 def _told(item: PlannedWeight) -> PruningConfig:
-    """How a weight is pruned as a matrix; where all weights decided how much of it falls, its sparsity is that."""
-    config = item.config
-    below = float(np.nextafter(1.0, 0.0))
-    sparsity = config.sparsity if item.count is None else min(item.count / item.weight.elements, below)
+    """How a weight is pruned as a matrix: its sparsity is what all weights decided, or what `min_nonzero` leaves."""
+    config, elements = item.config, item.weight.elements
+    sparsity = config.sparsity if item.count is None else item.count / elements
+    if item.granularity.sparsity is None:
+        sparsity = min(sparsity, 1 - config.min_nonzero / elements, float(np.nextafter(1.0, 0.0)))
     return PruningConfig(sparsity, config.metric, item.granularity, config.min_nonzero)

@@ -63,12 +63,16 @@ class Drift:
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """The mean over cases of how like an output is to the reference's: `of`(before, after), rows (cases, ..., last)."""
+    """The mean over cases of how like an output is to the reference's: `of`(before, after), rows (cases, ..., last).
+
+    `along_last`: whether it compares along the last axis, else each case as a whole.
+    """
 
     text: str
     reference: Reference
     output: int
     of: Callable[[Rows, Rows], Cases]
+    along_last: bool
 
     def measure(self, model: pathlib.Path) -> Measured:
         """Run a model over the data."""
@@ -77,7 +81,7 @@ class Likeness:
         return mean_of(
             np.concatenate(
                 [
-                    self.of(*_rows(before[self.output], after[self.output], where))
+                    self.of(*_rows(before[self.output], after[self.output], where, along_last=self.along_last))
                     for before, after in self.reference.pairs(model)
                 ]
             )
@@ -120,11 +124,16 @@ def _log_softmax(logits: Rows) -> Rows:
     return found
 
 
-def _rows(before: Any, after: Any, where: str) -> tuple[Rows, Rows]:
+def _rows(before: Any, after: Any, where: str, *, along_last: bool) -> tuple[Rows, Rows]:
     """Both outputs of one run as float64 with a case a row."""
     arrays = isinstance(before, np.ndarray) and isinstance(after, np.ndarray)
     if not arrays or before.dtype.kind not in "fiubV" or before.shape != after.shape or not before.size:
         shapes = f"shape {after.shape}, the reference's {before.shape}" if arrays else "no array"
         raise InvalidOption(f"{where} has {shapes}: its cases can't be compared; measure with drift or module:function")
     rows = before.shape if before.ndim > 1 else (before.size, 1)
+    if (rows[-1] if along_last else before.size // rows[0]) == 1:
+        raise InvalidOption(
+            f"{where} has shape {after.shape}: one number alone has no direction and no distribution; measure with "
+            "drift, top1 or module:function"
+        )
     return before.astype(np.float64).reshape(rows), after.astype(np.float64).reshape(rows)

@@ -50,7 +50,8 @@ def read_quality(text: str, data: Data | Feeds | None, reference: pathlib.Path) 
     output = _output(more, loaded, text) if more else None
     if name == "drift":
         return Drift(text, Reference(loaded, feeds), output)
-    return Likeness(text, Reference(loaded, feeds), output or 0, cosine if name == "cosine" else minus_kl)
+    of, along_last = (cosine, False) if name == "cosine" else (minus_kl, True)
+    return Likeness(text, Reference(loaded, feeds), output or 0, of, along_last)
 
 
 def evaluation_data(text: str, data: Data, model: pathlib.Path) -> Feeds:

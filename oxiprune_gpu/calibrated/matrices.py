@@ -28,8 +28,9 @@ class Matrix(NamedTuple):
     values: Any
 
     def like_given(self, values: Any) -> Any:
-        """Values in the dtype of the weight."""
-        return values.astype(self.given.dtype)
+        """Values in the dtype of the weight; infinite where they are too large for it."""
+        with np.errstate(over="ignore"):
+            return values.astype(self.given.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,12 @@ def matrix_of(tensor: Tensor) -> Matrix:
     values = weight.data.astype(np.float64 if weight.dtype == np.float64 else np.float32, copy=False)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
-        raise NonFiniteWeight(weight.name, bad)
+        raise NonFiniteWeight(
+            weight.name,
+            bad,
+            why=f"weight of tensor '{weight.name}' holds {bad} elements that are NaN or infinite: what it gives can't "
+            "be told; repair the model or leave this tensor out",
+        )
     return Matrix(weight.name, weight.data, values)
 
 

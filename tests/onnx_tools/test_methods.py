@@ -12,13 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tools import NothingSelected, Policy, Selection, masks_of, prune_file, verify_files
+from onnx_tools import Masks, NothingSelected, Policy, Selection, masks_of, prune_file, verify_files
 from onnx_tools.calibration.methods import DataMethod
-from oxiprune_gpu import InvalidOption, PruningConfig, WeightTensor, prune_sparsegpt, prune_wanda
+from oxiprune_gpu import InvalidOption, NonFiniteWeight, PruningConfig, WeightTensor, prune_sparsegpt, prune_wanda
 
 EVERY_SIZE = Selection(min_elements=0)
 MODEL = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 12] x) => (float[N, 6] y)
     { h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }"""
+ALL = {"w": np.ones((12, 16), bool), "v": np.ones((16, 6), bool)}
 WORDS = [("sparsegpt", False), ("wanda", True), (None, True)]
 
 
@@ -106,6 +107,34 @@ def test_masks_are_repaired_as_they_are(model, weights, x, tmp_path):
     assert gap(x, weights, after) < 0.5 * gap(x, weights, magnitude)
 
 
+def test_masks_that_were_repaired_pass_the_check_of_masks(model, weights, x):
+    masks = {name: array > 0 for name, array in weights.items()}
+    pruned(model, DataMethod({"x": x}, None, repair=True), Masks.of(masks))
+    output = model.with_name("pruned.onnx")
+    check = verify_files(model, output, runtime=False, masks=masks).checks[-1]
+    assert (check.outcome, "but for those of 2 that were refitted" in check.detail) == ("passed", True)
+    masks["w"] = ~masks["w"]
+    assert verify_files(model, output, runtime=False, masks=masks).checks[-1].outcome == "failed"
+
+
+@pytest.mark.parametrize("choice", ["wanda", "sparsegpt"])
+def test_so_many_elements_stay_as_is_asked_for(model, x, choice):
+    after = pruned(model, DataMethod({"x": x}, choice), PruningConfig(0.9, min_nonzero=90))
+    assert np.count_nonzero(after["w"]) >= 90
+    assert np.count_nonzero(after["v"]) >= 90
+
+
+@pytest.mark.parametrize("order", ["once", "layers"])
+def test_new_values_that_the_dtype_has_no_room_for(tmp_path, order):
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float16[N, 12] x) => (float16[N, 6] y)
+        { h = MatMul (x, w) y = MatMul (h, v) }"""
+    tensors = {"w": np.full((12, 16), 6e4, np.float16), "v": np.ones((16, 6), np.float16)}
+    model = written(tmp_path / "m.onnx", text, **tensors)
+    data = {"x": np.full((20, 12), 1e-3, np.float16)}
+    with pytest.raises(NonFiniteWeight, match=r"new values of tensor 'w' are NaN, or too large for float16"):
+        DataMethod(data, "sparsegpt", order=order).new_values(model, PruningConfig(0.9), EVERY_SIZE)
+
+
 def test_rows_that_fall_are_repaired_for(model, weights, x):
     after = pruned(model, DataMethod({"x": x}, None, repair=True), PruningConfig(0.25, granularity="column"))
     assert (~after["v"].any(axis=1)).sum() == 4
@@ -179,6 +208,7 @@ def test_quantised_weights_lose_what_wanda_says(tmp_path, x):
         ({"choice": "gptq"}, PruningConfig(0.5), InvalidOption, "unknown method 'gptq': use wanda, sparsegpt"),
         ({"order": "random"}, PruningConfig(0.5), InvalidOption, "unknown order 'random': use layers or once"),
         ({"choice": None}, PruningConfig(0.5), InvalidOption, "a method that looks at it, or a repair"),
+        ({}, Masks.of(ALL), InvalidOption, "'w': masks say what falls, and sparsegpt chooses"),
         ({}, PruningConfig(0.5, granularity="row"), InvalidOption, "'w': wanda and sparsegpt prune elements or N:M"),
     ],
 )

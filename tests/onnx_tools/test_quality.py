@@ -219,6 +219,13 @@ def test_what_makes_no_sense_is_refused(functions, model, text, data, said):
         measured(text, data, model)
 
 
+@pytest.mark.parametrize("text", ["cosine", "kl"])
+def test_numbers_that_stand_alone_can_not_be_compared(tmp_path, text):
+    alone = saved(tmp_path / "one.onnx", WEIGHT[:, :1], (LINEAR % ("n", "n")).replace("3] y", "1] y"))
+    with pytest.raises(InvalidOption, match=r"shape \(16, 1\): one number alone"):
+        measured(text, {"x": X}, alone)
+
+
 def test_models_that_do_not_go_together(tmp_path, model):
     wide = saved(tmp_path / "wide.onnx", np.ones((8, 4), np.float32), (LINEAR % ("n", "n")).replace("3] y", "4] y"))
     renamed = saved(tmp_path / "z.onnx", text=(LINEAR % ("n", "n")).replace("y", "z"))
