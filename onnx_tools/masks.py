@@ -18,7 +18,7 @@ from onnx_tools.model_file import ModelFile
 from onnx_tools.new_values import NewValues, plan_values
 from onnx_tools.plan import Gradients, Plan, PlannedWeight, make_plan
 from onnx_tools.policy import Policy
-from onnx_tools.shared_bytes import Overlap
+from onnx_tools.shared_bytes import Overlap, overlaps
 from onnx_tools.slice_masks import STAY, SliceMask, SliceMasks
 from onnx_tools.weight_selection import Selection, select_weights
 from onnx_tools.weight_values import WeightReader
@@ -104,6 +104,17 @@ def plan_for(model: onnx.ModelProto, how: How, selection: Selection, gradients: 
     if gradients is not None:
         raise InvalidOption("gradients: masks say what falls; leave the gradients out, or prune by the metric taylor")
     return _plan_masks(model, how, selection)
+
+
+def apart(model: ModelFile, plan: Plan) -> tuple[Plan, set[Path]]:
+    """The plan without weights that can't be pruned for themselves, and those of them that change with one that is.
+
+    Those are external tensors that have bytes in common with others: see `overlaps`. Raises as `refuse_conflicts`.
+    """
+    shared = overlaps(model, {item.weight.path for item in plan.planned})
+    aliases = {path for path, overlap in shared.items() if overlap.pruned}
+    refuse_conflicts(plan, shared)
+    return plan.without({path: overlap.reason for path, overlap in shared.items()}, aliases), aliases
 
 
 def refuse_conflicts(plan: Plan, shared: Mapping[Path, Overlap]) -> None:

@@ -122,8 +122,8 @@ def rounded(name: str, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[An
         raise NonFiniteWeight(
             name,
             bad,
-            why=f"{bad} new values of tensor '{name}' are NaN, or too large for {dtype}: nothing was written; leave this "
-            "tensor out, or do without a repair",
+            why=f"{bad} new values of tensor '{name}' are NaN, or too large for {dtype}: nothing was written; leave "
+            "this tensor out, or do without a repair",
         )
     return found
 

@@ -16,7 +16,7 @@ from onnx_tools.conditions import Condition
 from onnx_tools.dealing import dealt
 from onnx_tools.errors import VerificationFailed
 from onnx_tools.file_facts import FileFacts, facts_of
-from onnx_tools.masks import How, MaskedWeight, how_of, notes_on, plan_for, refuse_conflicts
+from onnx_tools.masks import How, MaskedWeight, apart, how_of, notes_on, plan_for
 from onnx_tools.model_copy import ModelCopy
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.new_values import RewrittenWeight, refits
@@ -37,7 +37,7 @@ from onnx_tools.report_parts import (
     weight_report,
     weights_2_4,
 )
-from onnx_tools.shared_bytes import overlaps, same_bytes
+from onnx_tools.shared_bytes import same_bytes
 from onnx_tools.values import encode
 from onnx_tools.verification import CHECKS
 from onnx_tools.verification.byte_check import compare_bytes, more_text
@@ -138,10 +138,7 @@ def prune_file(
     model = ModelFile.open(path)
     how = how_of(config)
     plan = plan_for(model.skeleton, how, selection, gradients)
-    shared = overlaps(model, {item.weight.path for item in plan.planned})
-    aliases = {path for path, overlap in shared.items() if overlap.pruned}
-    refuse_conflicts(plan, shared)
-    plan = plan.without({path: overlap.reason for path, overlap in shared.items()}, aliases)
+    plan, aliases = apart(model, plan)
     backend = resolve_backend(backend, plan.bytes)
     album = Album([item.weight for item in plan.planned] if extras.pictures else ())
     target = None if output is None else pathlib.Path(output)

@@ -69,6 +69,17 @@ def same_bytes(model: ModelFile, weights: Collection[Path]) -> set[Path]:
     return found
 
 
+def twins(model: ModelFile) -> dict[Path, list[Path]]:
+    """Tensors that have exactly the elements of others: for each all of them, itself too."""
+    found: dict[Path, list[Path]] = {}
+    for cluster in clusters(model):
+        alike: dict[tuple[int, int, int], list[Path]] = defaultdict(list)
+        for piece in cluster:
+            alike[piece.elements].append(piece.path)
+        found |= {path: paths for paths in alike.values() if len(paths) > 1 for path in paths}
+    return found
+
+
 def sharing(model: ModelFile) -> dict[Path, str]:
     """The tensors that have bytes in common with another one, each with the name of such a one."""
     return {

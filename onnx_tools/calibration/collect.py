@@ -22,6 +22,7 @@ from onnx_tools.errors import PatternMatchesNothing
 from onnx_tools.file_facts import facts_of
 from onnx_tools.model_file import ModelFile
 from onnx_tools.rewrite import Progress
+from onnx_tools.shared_bytes import twins
 from onnx_tools.temporaries import folder_beside, writing
 from onnx_tools.verification.feeds import Feed, InputSpec
 from oxiprune_gpu.errors import InvalidOption
@@ -89,7 +90,7 @@ class Calibration:
             WriteFailed: the disk is full, or the cache can't be written.
         """
         runner = Runner(ModelFile.open(model), tuple(providers), hessian)
-        observed = wanted(observe(runner.file.skeleton), only)
+        observed = wanted(runner.file, only)
         jobs = jobs_of(observed.weights)
         tapped = runner.tapped(jobs, shapes=True)
         with folder_beside(pathlib.Path(tempfile.gettempdir()) / "data") as kept:
@@ -129,8 +130,9 @@ def feeds_for(tapped: Tapped, data: Data, folder: pathlib.Path) -> Feeds:
     return read_feeds(data, inputs, lambda feed: _runs(tapped, feed), folder)
 
 
-def wanted(observed: Observed, only: Collection[str] | None) -> Observed:
+def wanted(file: ModelFile, only: Collection[str] | None) -> Observed:
     """The weights that are asked for. Raises `PatternMatchesNothing` for a name that no weight has."""
+    observed = observe(file.skeleton, twins(file))
     if only is None:
         return observed
     names = {each.weight.name for each in observed.weights} | {each.name for each in observed.unobserved}

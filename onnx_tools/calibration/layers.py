@@ -14,7 +14,7 @@ from typing import NamedTuple
 from onnx_tools.calibration.collect import CPU, MEMORY, feeds_for, wanted
 from onnx_tools.calibration.data import Data, Feeds
 from onnx_tools.calibration.jobs import Job, Shapes, in_groups, jobs_of
-from onnx_tools.calibration.observed import Observation, Observed, ObservedWeight, Place, observe
+from onnx_tools.calibration.observed import Observation, Observed, ObservedWeight, Place
 from onnx_tools.calibration.rows import ChannelRows
 from onnx_tools.calibration.running import Changed, Runner, Told
 from onnx_tools.calibration.shifts import Norm
@@ -104,7 +104,7 @@ def layers_of(
     `norms`: normalisations that are steps too. Other arguments and errors as `Calibration.collect`.
     """
     runner = Runner(ModelFile.open(model), tuple(providers), hessian)
-    observed = wanted(observe(runner.file.skeleton), only)
+    observed = wanted(runner.file, only)
     positions = {node.path: number for number, node in enumerate(GraphIndex(runner.file.skeleton).nodes)}
     steps = [*_weight_steps(observed), *(Step(positions[each.node.path], norm=each) for each in norms)]
     jobs = [*jobs_of(observed.weights), *(_job_of(step.norm, step.position) for step in steps if step.norm)]

@@ -16,7 +16,7 @@ from onnx_tools.calibration.solving import Recipe
 from onnx_tools.calibration.work import ModelWork
 from onnx_tools.dealing import dealt
 from onnx_tools.errors import NothingSelected
-from onnx_tools.masks import How, how_of, plan_for
+from onnx_tools.masks import How, apart, how_of, plan_for
 from onnx_tools.model_file import ModelFile
 from onnx_tools.new_values import NewValues
 from onnx_tools.plan import Gradients, Plan
@@ -24,6 +24,7 @@ from onnx_tools.policy import Policy
 from onnx_tools.report import CalibrationChoice
 from onnx_tools.report_parts import configuration
 from onnx_tools.rewrite import Progress
+from onnx_tools.shared_bytes import sharing
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weight_values import WeightReader
 from oxiprune_gpu import InvalidOption, PruningConfig
@@ -123,7 +124,7 @@ class DataMethod:
         """
         how, model = how_of(config), ModelFile.open(path)
         plan = _plan(model, how, selection, gradients)
-        additions = Additions(model.skeleton)
+        additions = Additions(model.skeleton, sharing(model).keys())
         recipe = Recipe(self.choice, "least-squares" in self.repairs, self.damping)
         work = ModelWork(recipe, additions.shifts if "bias" in self.repairs else {}, model, plan)
         norms = additions.norms if "batch-norm" in self.repairs else ()
@@ -195,8 +196,10 @@ class DataMethod:
 
 
 def _plan(model: ModelFile, how: How, selection: Selection, gradients: Gradients | None) -> Plan:
-    plan = plan_for(model.skeleton, how, selection, gradients)
-    if not isinstance(how, Policy):
-        return plan
-    with WeightReader(model) as reader:
-        return dealt(plan, how, lambda item: reader.weight(item.weight, item.shape))
+    """What `prune_file` would prune. Weights that lie on the same bytes are one, as there, and counted as there."""
+    whole = plan_for(model.skeleton, how, selection, gradients)
+    plan, _ = apart(model, whole)
+    if isinstance(how, Policy):
+        with WeightReader(model) as reader:
+            plan = dealt(plan, how, lambda item: reader.weight(item.weight, item.shape))
+    return replace(plan, model_elements=whole.model_elements)  # those that are one are found again where it is written

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from onnx import ModelProto
@@ -72,9 +72,13 @@ class Observed(NamedTuple):
     unobserved: tuple[Unobserved, ...]
 
 
-def observe(model: ModelProto) -> Observed:
-    """Find what to look at; the skeleton of a model will do. Raises nothing, however broken the graph is."""
-    finder = _Finder(model)
+def observe(model: ModelProto, twins: Mapping[Path, Sequence[Path]] | None = None) -> Observed:
+    """Find what to look at; the skeleton of a model will do. Raises nothing, however broken the graph is.
+
+    `twins`: for tensors that lie on the bytes of others all of them, see `shared_bytes.twins`: each weight then counts
+    what reads any of them.
+    """
+    finder = _Finder(model, twins or {})
     found = [finder.find(weight) for weight in find_weights(model).weights]
     seen = [item for item in found if isinstance(item, ObservedWeight)]
     return Observed(
@@ -92,8 +96,10 @@ class _Use(NamedTuple):
 
 
 class _Finder:
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, twins: Mapping[Path, Sequence[Path]]) -> None:
         index = GraphIndex(model)
+        self._twins = twins
+        self._of_twins: dict[Path, ObservedWeight | Unobserved] = {}
         self._follower = Follower(index)
         self._main = index.scopes[0]
         self._positions = {node: position for position, node in enumerate(index.nodes)}
@@ -101,10 +107,18 @@ class _Finder:
 
     def find(self, weight: Weight) -> ObservedWeight | Unobserved:
         """Its inputs at all nodes that multiply it; nodes that look entries up in it are not asked."""
+        paths = self._twins.get(weight.path, (weight.path,))
+        if paths[0] not in self._of_twins:
+            self._of_twins[paths[0]] = self._found(weight, paths)
+        found = self._of_twins[paths[0]]
+        return replace(found, weight=weight) if isinstance(found, ObservedWeight) else found._replace(name=weight.name)
+
+    def _found(self, weight: Weight, paths: Sequence[Path]) -> ObservedWeight | Unobserved:
         tensor = self._tensors[weight.path]
         if tensor.place == ATTRIBUTE:
             return self._told(weight, [self._held(tensor, weight)])
-        readings = [each for each in self._follower.readings(tensor) if each.slot is not None]
+        alike = [self._tensors[path] for path in paths if path in self._tensors]
+        readings = [each for one in alike for each in self._follower.readings(one) if each.slot is not None]
         summing = [each for each in readings if each.slot is not None and each.slot.reduction is not None]
         if not summing:
             return Unobserved(weight.name, "its entries are looked up and summed with nothing")

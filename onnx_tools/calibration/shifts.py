@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 from typing import NamedTuple
 
@@ -36,16 +37,20 @@ class Norm(NamedTuple):
 
 
 class Additions:
-    """Finds them in one model: `shifts` by the name of the weight, `norms` in model order."""
+    """Finds them in one model: `shifts` by the name of the weight, `norms` in model order.
 
-    def __init__(self, model: ModelProto) -> None:
+    `shared`: tensors that have bytes in common with others, which are neither.
+    """
+
+    def __init__(self, model: ModelProto, shared: Collection[Path] = ()) -> None:
         found = find_weights(model)
         self._index = GraphIndex(model)
-        self._stored = {weight.path: weight for weight in found.maskable().values() if weight.quantisation is None}
+        floats = (weight for weight in found.maskable().values() if weight.quantisation is None)
+        self._stored = {weight.path: weight for weight in floats if weight.path not in shared}
         self._tensors = {tensor.path: tensor for tensor in self._index.tensors}
         self.shifts: dict[str, Shift] = {}
         for weight in found.weights:
-            node = _only_reader(self._tensors[weight.path])
+            node = _only_reader(self._tensors[weight.path]) if weight.path not in shared else None
             shift = None if node is None or node.scope is not self._index.scopes[0] else self._behind(node, weight.path)
             if shift is not None:
                 self.shifts[weight.name] = shift

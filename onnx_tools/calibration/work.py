@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from onnx_tools.masks import MaskedWeight
 from onnx_tools.model_file import ModelFile
 from onnx_tools.new_values import NewTensor, rounded
 from onnx_tools.plan import Plan, PlannedWeight
+from onnx_tools.shared_bytes import twins
 from onnx_tools.weight_values import WeightReader
 from onnx_tools.weights import Weight, find_weights
 from onnx_tools.wire import Path
@@ -42,7 +43,10 @@ class ModelWork:
         self._model = model
         self._items = {item.weight.name: item for item in plan.planned}
         self._spool = Spool()
-        known = {weight.name for weight in find_weights(model.skeleton).weights}
+        found = find_weights(model.skeleton)
+        self._by_path = {weight.path: weight for weight in found.weights}
+        self._twins = twins(model)
+        known = {weight.name for weight in found.weights}
         self.weights = [name for name in self._items if name in known]
         self.changed: dict[Path, Values] = {}
         self.tensors: dict[str, NewTensor] = {}
@@ -124,8 +128,15 @@ class ModelWork:
             return
         new = stored if values is None else rounded(weight.name, values, stored.dtype)
         read = self._spool.keep(new if kept is None else np.where(kept, new, 0).astype(stored.dtype))
-        self.changed[weight.path] = read()
-        self.tensors[weight.name] = NewTensor(mask, None if values is None else read, metric)
+        for each in (weight, *self._on_the_same_bytes(weight)):
+            self.changed[each.path] = read().reshape(each.shape)
+            found = None if values is None else _shaped(read, each)
+            self.tensors[each.name] = NewTensor(None if mask is None else _shaped(mask, each), found, metric)
+
+    def _on_the_same_bytes(self, weight: Weight) -> Iterator[Weight]:
+        for path in self._twins.get(weight.path, ()):
+            if path != weight.path and path in self._by_path:
+                yield self._by_path[path]
 
     def _mask(self, weight: Weight) -> Kept | None:
         """What a mask keeps of a tensor that goes with weights."""
@@ -152,6 +163,11 @@ class ModelWork:
         prune_blocks(ArrayBlocks(pruned), item.config, item.weight.name, count=item.count)
         kept: Kept = pruned.reshape(item.weight.shape) != 0
         return kept
+
+
+def _shaped(read: Callable[[], Values], weight: Weight) -> Callable[[], Values]:
+    """What gives an array in the shape of a weight."""
+    return lambda: read().reshape(weight.shape)
 
 
 def _check_rule(item: PlannedWeight, choice: str) -> None:
