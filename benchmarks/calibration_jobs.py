@@ -57,7 +57,7 @@ def oxiprune(method: str, before: str, given: str, after: str, rule: str, *names
     from oxiprune_gpu import PruningConfig
 
     choice, *more = method.split("+")
-    way = DataMethod(given, choice=choice, repair="repair" in more, order="once" if "once" in more else "layers")
+    way = DataMethod(given, choice=choice, repair="repair" in more, order="once" if "once" in more else "")
     config = PruningConfig(granularity=rule) if ":" in rule else PruningConfig(float(rule))
     exact = tuple(name.replace("[", "[[]") for name in names)
     selection = Selection(exact, min_elements=0, depthwise=True) if names else Selection()
