@@ -81,20 +81,21 @@ def sensitivity_text(report: SensitivityReport) -> str:
     levels = list(dict.fromkeys(point.sparsity for curve in report.curves for point in curve.points))
     asked = [report.settings.granularity if level is None else f"{level:g}" for level in levels]
     header = ("Weight", "Operator", "Parameters", *asked)
-    rows = [tuple(_cells(curve)) for curve in sorted(report.curves, key=_worst, reverse=True)]
+    rows = [tuple(_cells(curve, len(levels))) for curve in sorted(report.curves, key=_worst, reverse=True)]
     cases = "" if report.cases is None else f" ({count(report.cases)} cases)"
     head = f"{printable(report.input)}: {printable(report.settings.quality)} {number(report.quality)} dense{cases}"
     told = "Drop of the quality with one weight pruned to a sparsity, all others dense:"
     return "\n".join([head, "", told, *table(header, rows)]) + "\n"
 
 
-def _cells(curve: WeightCurve) -> Iterator[str]:
+def _cells(curve: WeightCurve, levels: int) -> Iterator[str]:
     yield named(curve.name)
     yield ", ".join(map(printable, curve.op_types)) or NONE
     yield count(curve.parameters)
     for point in curve.points:
         half = "" if point.low is None or point.high is None else f" +-{number((point.high - point.low) / 2, 2)}"
         yield number(point.drop) + half
+    yield from [NONE] * (levels - len(curve.points))
 
 
 def _worst(curve: WeightCurve) -> float:

@@ -18,6 +18,7 @@ from onnx_tools.encodings.encode import encode_file
 from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.masks import How
 from onnx_tools.model_file import ModelFile
+from onnx_tools.new_values import NewValues
 from onnx_tools.policy import Policy
 from onnx_tools.policy_file import policy_text
 from onnx_tools.report import PruneReport
@@ -70,11 +71,15 @@ class Maker:
             return self._without_channels(recipe, folder)
         path = folder / self.model.name
         dense = folder / f"dense.{self.model.name}" if self.packed else path
-        pruned = prune_file(self.model, dense, config=self._how(recipe), selection=self.selection, backend=self.backend)
+        how = self._how(recipe)
+        pruned = prune_file(self.model, dense, config=how, selection=self.selection, backend=self.backend)
         if self.packed:
             encode_file(dense, path, encoding="packed", verify=False)
         size = bytes_on_disk(ModelFile.open(path)) if self.packed else None
-        return Made(path, pruned.totals.sparsity_after, size, None, _weights_of(pruned))
+        weights = _weights_of(pruned, how)
+        parameters = sum(weight.parameters for weight in weights)
+        zeros = parameters - sum(weight.kept for weight in weights)
+        return Made(path, zeros / max(parameters, 1), size, None, weights)
 
     def _how(self, policy: Policy) -> How:
         return policy if self.method is None else self.method.new_values(self.model, policy, self.selection)
@@ -95,10 +100,16 @@ def _macs(report: CompactReport) -> int | None:
     return report.totals.macs_after if known else None
 
 
-def _weights_of(report: PruneReport) -> tuple[WeightSparsity, ...]:
-    """What was kept of the weights; those of one name together, as rules of a policy see them."""
+def _weights_of(report: PruneReport, how: How) -> tuple[WeightSparsity, ...]:
+    """What was kept of the weights; those of one name together, as rules of a policy see them.
+
+    Tensors that a method only moves, such as biases, are none.
+    """
+    planned = {item.weight.name for item in how.plan.planned} if isinstance(how, NewValues) else None
     sums: dict[str, tuple[int, int]] = {}
     for weight in report.weights:
+        if planned is not None and weight.name not in planned:
+            continue
         parameters, kept = sums.get(weight.name, (0, 0))
         sums[weight.name] = parameters + weight.parameters, kept + weight.nonzero_after
     return tuple(WeightSparsity(name, parameters, kept) for name, (parameters, kept) in sums.items())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnx_tools.calibration.methods import DataMethod
+from onnx_tools.errors import NothingSelected
 from onnx_tools.model_file import ModelFile
 from onnx_tools.plain import plain_value
 from onnx_tools.policy import Policy, Rule
@@ -116,6 +117,8 @@ def measure_sensitivity(
     with writing(pathlib.Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="oxiprune-") as folder:
         points = _Points(model, asked, settings, pathlib.Path(folder), len(by_name) * len(asked.levels), progress)
         curves = tuple(points.curve(name, found) for name, found in by_name.items())
+    if not any(curve.points for curve in curves):
+        raise NothingSelected(f"no selected weight was measured: {points.warnings()[0]}")
     return SensitivityReport(
         input=model.path.name,
         settings=settings,
@@ -154,6 +157,7 @@ class _Points:
         self._done = 0
         self._progress = progress
         self._log = TrialLog(asked.log) if asked.log is not None else None
+        self._unseen: dict[str, str] = {}
         self.dense = asked.quality.measure(model.path)
 
     def curve(self, name: str, weights: Sequence[WeightReport]) -> WeightCurve:
@@ -163,14 +167,25 @@ class _Points:
             tuple(dict.fromkeys(op_type for weight in weights for op_type in weight.op_types)),
             sum(weight.parameters for weight in weights),
             sum(weight.zeros_before for weight in weights),
-            tuple(self._point(name, level) for level in self._asked.levels),
+            self._curve(name),
         )
 
     def warnings(self) -> tuple[str, ...]:
-        """What a reader must know of the log."""
-        if self._log is None or not self._log.damaged:
+        """What a reader must know of weights without points, and of the log."""
+        unseen = [f"'{name}' was not measured, its curve has no points: {why}" for name, why in self._unseen.items()]
+        if self._log is not None and self._log.damaged:
+            unseen.append(f"{self._log.path}: {self._log.damaged} lines could not be read and were passed over")
+        return tuple(unseen)
+
+    def _curve(self, name: str) -> tuple[CurvePoint, ...]:
+        """The points of a weight; none if its method can't see it."""
+        before = self._done
+        try:
+            return tuple(self._point(name, level) for level in self._asked.levels)
+        except NothingSelected as error:
+            self._unseen[name] = str(error)
+            self._done = before + len(self._asked.levels)
             return ()
-        return (f"{self._log.path}: {self._log.damaged} lines could not be read and were passed over",)
 
     def _point(self, name: str, level: float | None) -> CurvePoint:
         if self._progress is not None:
@@ -182,12 +197,12 @@ class _Points:
         logged = self._log.get(key) if self._log is not None else None
         point = point_of(logged) if logged is not None else None
         if point is None:
-            point = self._made(policy, level)
+            point = self._made(name, policy, level)
             if self._log is not None:
                 self._log.add(key, "trial", plain_value(point))
         return point
 
-    def _made(self, policy: Policy, level: float | None) -> CurvePoint:
+    def _made(self, name: str, policy: Policy, level: float | None) -> CurvePoint:
         """Prune one weight, measure, and delete the model."""
         asked, path = self._asked, self._model.path
         method = with_shared_statistics(asked.method, self._folder)
@@ -198,7 +213,7 @@ class _Points:
             measured = asked.quality.measure(output)
         drop = self._drop(measured)
         low, high = interval(drop) or (None, None)
-        zeros = sum(weight.zeros_after for weight in report.weights)
+        zeros = sum(weight.zeros_after for weight in report.weights if weight.name == name)
         return CurvePoint(level, zeros, measured.value, drop.value, low, high)
 
     def _drop(self, measured: Measured) -> Measured:
