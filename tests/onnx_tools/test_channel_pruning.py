@@ -154,7 +154,7 @@ def test_ties_fall_by_the_lowest_index(tmp_path: pathlib.Path) -> None:
 
 def test_scales_of_a_normalisation_count(tmp_path: pathlib.Path) -> None:
     same = {name: np.ones(SHAPES[name], np.float32) for name in ("w1", "w2")}
-    path = model_file(tmp_path, **same, gamma=np.array([5, -4, 3, 2, -1, 6, 7, 0], np.float32))
+    path = model_file(tmp_path, **same, gamma=np.array([5, -4, 3, 2, -1, 6, 7, 0.5], np.float32))
     assert zero_slices(pruned(path, 0.4)["w1"], 0) == [3, 4, 7]
     assert zero_slices(pruned(path, 0.4, group_score="saved")["w1"], 0) == [0, 1, 2]
     gradients = {name: np.ones(SHAPES[name], np.float32) for name in ("w1", "w2", "w3")}
@@ -179,6 +179,18 @@ def test_limits_of_a_layer(tmp_path: pathlib.Path, options: dict[str, Any], left
     config = ChannelConfig(0.7, **options)
     report = prune_channels(tmp_path / "model.onnx", tmp_path / "out.onnx", config=config)
     assert any("groups of channels were asked for" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    "options", [{"round_to": 4}, {"min_channels": 4}, {"scope": "global", "ceiling": 0.5}, {"metric": "random:3"}]
+)
+def test_channels_that_nobody_looks_at_fall_first(tmp_path: pathlib.Path, options: dict[str, Any]) -> None:
+    first, second = np.ones(SHAPES["w1"], np.float32), np.ones(SHAPES["w2"], np.float32)
+    first[2:4], second[:, 2:4] = 100, 0
+    after = pruned(model_file(tmp_path, w1=first, w2=second), 0.5, **options)
+    assert {2, 3} <= set(zero_slices(after["w1"], 0))
+    small = compact_file(tmp_path / "pruned.onnx", tmp_path / "small.onnx")
+    assert small.layers[0].channels_after == 8 - len(zero_slices(after["w1"], 0))
 
 
 def test_one_channel_stays(tmp_path: pathlib.Path) -> None:

@@ -19,7 +19,7 @@ from onnx_tools.compaction.mapping.roles import Role
 from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.progress import Progress, parts
-from onnx_tools.compaction.zeros import leaving_one
+from onnx_tools.compaction.zeros import leaving_one, removable
 from onnx_tools.encodings.encode import refuse_encoded
 from onnx_tools.file_facts import bytes_on_disk
 from onnx_tools.graph_parts import StoredTensor
@@ -113,8 +113,12 @@ def choose_channels(
     gradients: Gradients | None = None,
     progress: Progress | None = None,
 ) -> Chosen:
-    """Those of the groups `may_leave` that leave. Other arguments and errors as in `prune_channels`."""
+    """Those of the groups `may_leave` that leave. Other arguments and errors as in `prune_channels`.
+
+    What a model can lose as it is falls first: the removal takes it too, beside what was chosen.
+    """
     scores = score_groups(model, weights, channels, config, may_leave, gradients, progress)
+    scores[removable(model, channels).gone] = -np.inf
     measure = None if config.target is None else measure_for(model, channels, config.target)
     chooser = Chooser(channels, scores, config, may_leave)
     return Chosen(leaving_one(channels, chooser.choose(measure)), chooser.wanted)
