@@ -18,10 +18,9 @@ from onnx_tools.compaction.mapping.shape_numbers import small_array
 from onnx_tools.compaction.mapping.trace import Trace, said
 from onnx_tools.graph_parts import Node, Value
 
-_MOVING = (
-    "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Slice Gather Split Concat Tile Expand Upsample "
-    "DepthToSpace SpaceToDepth MaxPool GlobalMaxPool GlobalAveragePool ReduceMean ReduceMax ReduceMin"
-)
+_MOVED = "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Slice Gather Split Concat Tile Expand Upsample"
+_POOLED = "DepthToSpace SpaceToDepth MaxPool GlobalMaxPool GlobalAveragePool ReduceMean ReduceMax ReduceMin"
+_MOVING = frozenset([*_MOVED.split(), *_POOLED.split()])
 """Elements of the result are elements of the inputs, or lie between them."""
 
 _ELSEWHERE = "Acos Acosh BitwiseNot Clip Cos Cosh Exp HardSigmoid Log Not Reciprocal Sigmoid Softplus"
@@ -128,7 +127,7 @@ class _Zeroed:
     def _result(self, node: Node) -> Bounds:
         name, inputs = "" if node.domain else node.op_type, node.inputs
         traced = [(self.read(node, at), value) for at, value in enumerate(inputs) if self._trace.of(value)]
-        if name in _MOVING.split():
+        if name in _MOVING:
             return hull(bounds for bounds, _ in traced)
         if name == "Mul" and len(inputs) == 2 and inputs[0] is inputs[1]:
             return square(self.read(node, 0))
