@@ -11,10 +11,10 @@ algorithm for the multiple-choice knapsack problem", Journal of Computational an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MOST_STATES = 4_000_000
-"""States of one group that are looked at: 32 bytes each."""
+"""States of one group that are looked at: 32 bytes each, and 8 of those that are left until the end."""
 
 _ROUNDING = 1e-9
 """Relative error of sums of costs that must not make a state look dearer than it is."""
@@ -57,14 +57,15 @@ def cheapest(groups: Sequence[Sequence[Option]], need: int) -> tuple[int, ...]:
     most = sum(max(option.covered for option in group) for group in groups)
     if need > most:
         raise InvalidOption(f"{need:,} can't be covered: all groups together cover {most:,}")
-    relaxed = _relaxations(groups)
-    bound = _known(groups, need, relaxed[0])
+    relaxations = _relaxations(groups)
+    bound = _known(need, next(relaxations))
     bound += _ROUNDING * (1 + sum(max(abs(option.cost) for option in group) for group in groups))
     none = np.zeros(1, np.int64)
-    stages = [_Stage(none, np.zeros(1), none, none)]
-    for group, rest in zip(groups, relaxed[1:], strict=True):
-        stages.append(_next(stages[-1], group, rest, need, bound))
-    return _traced(stages)
+    stage, way = _Stage(none, np.zeros(1), none, none), []
+    for group, rest in zip(groups, relaxations, strict=True):
+        stage = _next(stage, group, rest, need, bound)
+        way.append((stage.option.astype(np.int32), stage.before.astype(np.int32)))
+    return _traced(int(stage.cost.argmin()), way)
 
 
 @dataclass(frozen=True)
@@ -83,25 +84,28 @@ class _Relaxation:
         return found
 
 
-def _relaxations(groups: Sequence[Sequence[Option]]) -> list[_Relaxation]:
-    """Of all groups, of all but the first, and so on to none."""
-    base_covered, base_cost = 0, 0.0
-    steps: list[Option] = []
-    found = [_joined(base_covered, base_cost, steps)]
-    for group in reversed(groups):
-        hull = _hull(group)
-        base_covered, base_cost = base_covered + hull[0].covered, base_cost + hull[0].cost
-        steps += [Option(b.covered - a.covered, b.cost - a.cost) for a, b in pairwise(hull)]
-        found.append(_joined(base_covered, base_cost, steps))
-    return found[::-1]
+def _relaxations(groups: Sequence[Sequence[Option]]) -> Iterator[_Relaxation]:
+    """Of all groups, of all but the first, and so on to none; made one by one, as each is as long as all options."""
+    hulls = [_hull(group) for group in groups]
+    steps = [
+        (number, Option(b.covered - a.covered, b.cost - a.cost))
+        for number, hull in enumerate(hulls)
+        for a, b in pairwise(hull)
+    ]
+    steps.sort(key=lambda step: _slope(step[1]))
+    group = np.array([number for number, _ in steps], np.int64)
+    covered = np.array([step.covered for _, step in steps], np.int64)
+    cost = np.array([step.cost for _, step in steps], np.float64)
+    least_covered = np.cumsum([0, *(hull[0].covered for hull in reversed(hulls))], dtype=np.int64)
+    least_cost = np.cumsum([0.0, *(hull[0].cost for hull in reversed(hulls))])
+    for first in range(len(groups) + 1):
+        rest, last = group >= first, len(groups) - first
+        yield _Relaxation(_sums(least_covered[last], covered[rest]), _sums(least_cost[last], cost[rest]))
 
 
-def _joined(covered: int, cost: float, steps: Sequence[Option]) -> _Relaxation:
-    ordered = sorted(steps, key=_slope)
-    return _Relaxation(
-        np.cumsum([covered, *(step.covered for step in ordered)], dtype=np.int64),
-        np.cumsum([cost, *(step.cost for step in ordered)], dtype=np.float64),
-    )
+def _sums(start: Any, steps: NDArray[Any]) -> NDArray[Any]:
+    """The start, and what it comes to after each step."""
+    return np.cumsum(np.concatenate([[start], steps]), dtype=steps.dtype)
 
 
 def _slope(step: Option) -> float:
@@ -129,7 +133,7 @@ def _left_of(start: Option, middle: Option, end: Option) -> bool:
     return rise >= (end.cost - start.cost) * (middle.covered - start.covered)
 
 
-def _known(groups: Sequence[Sequence[Option]], need: int, relaxed: _Relaxation) -> float:
+def _known(need: int, relaxed: _Relaxation) -> float:
     """The cost of a choice that covers the need: along the relaxation, to the end of the segment where it is met."""
     reached = int(np.searchsorted(relaxed.covered, need))
     return float(relaxed.cost[reached])
@@ -164,11 +168,10 @@ def _not_dominated(stage: _Stage) -> _Stage:
     return _Stage(stage.covered[chosen], cost[first], stage.option[chosen], stage.before[chosen])
 
 
-def _traced(stages: Sequence[_Stage]) -> tuple[int, ...]:
-    """The options that led to the cheapest state at the end, which all cover the need."""
-    state = int(stages[-1].cost.argmin())
+def _traced(state: int, way: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> tuple[int, ...]:
+    """The options that led to a state of the last group; `way`: of each group the options, and the states before."""
     options = []
-    for stage in reversed(stages[1:]):
-        options.append(int(stage.option[state]))
-        state = int(stage.before[state])
+    for option, before in reversed(way):
+        options.append(int(option[state]))
+        state = int(before[state])
     return tuple(options[::-1])
