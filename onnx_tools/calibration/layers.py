@@ -78,11 +78,10 @@ class Layers:
     ) -> dict[object, tuple[Statistics | None, str]]:
         """What jobs of a step find, by the keys of their observations."""
         runner = self.runner if self.steps[number].norm is None else replace(self.runner, hessian=False)
-        # Beside the changed model the dense one runs, and both give values and sums.
-        memory = self.memory // 2 if changed else self.memory
+        models = 2 if changed else 1  # beside the changed model the dense one runs, and both give values and sums
         tell = Told(progress, number, len(self.steps), self.feeds.count)
         found: dict[object, tuple[Statistics | None, str]] = {}
-        for group in in_groups(jobs, self.shapes, memory, hessian=runner.hessian):
+        for group in in_groups(jobs, self.shapes, self.memory, hessian=runner.hessian, models=models):
             results = runner.observe(group, self.feeds, tell, changed)
             found |= {job.observation.key: result for job, result in zip(group, results, strict=True)}
         return found

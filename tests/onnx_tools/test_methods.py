@@ -217,6 +217,12 @@ def test_bad_input(model, x, words, config, error, message):
         DataMethod({"x": x}, **words).new_values(model, config, EVERY_SIZE)
 
 
+def test_too_little_memory_is_told_as_it_was_given(model, x):
+    method = DataMethod({"x": x}, "wanda", order="layers", memory=90_000_000)
+    with pytest.raises(InvalidOption, match=r"weight 'v': .* takes 10\d,\d{3},\d{3} bytes, and 90,000,000 are allowed"):
+        method.new_values(model, PruningConfig(0.5), EVERY_SIZE)
+
+
 def test_nothing_selected(model, x):
     with pytest.raises(NothingSelected):
         DataMethod({"x": x}).new_values(model, PruningConfig(0.5))
