@@ -25,7 +25,9 @@ class LayerReport:
     `channels_*`: of its result, as far as they were followed (heads times width, where both can leave); None where they
     were not. `parameters_*`, `bytes_*`: stored elements that it reads. `macs_*`: multiply-accumulates of one run, None
     where a shape is not known, or the operator has no formula; with `open_sizes` a size of its result is not known
-    either, and counts as 1.
+    either, and counts as 1. `microseconds_*`: time of its kernels in one run in onnxruntime's profiler, on one thread
+    with the optimisations of ORT_ENABLE_BASIC, a median; None where it was not measured, no kernel has its name (it was
+    fused into another layer, or is in a function), or it left.
     """
 
     name: str
@@ -39,6 +41,8 @@ class LayerReport:
     macs_before: int | None
     macs_after: int | None
     open_sizes: bool = False
+    microseconds_before: float | None = None
+    microseconds_after: float | None = None
 
     @property
     def changed(self) -> bool:
@@ -150,6 +154,11 @@ class CompactReport:
     def changed(self) -> bool:
         """Whether channels left."""
         return self.removed > 0
+
+    @property
+    def layers_timed(self) -> bool:
+        """Whether the time of any layer was measured."""
+        return any((layer.microseconds_before, layer.microseconds_after) != (None, None) for layer in self.layers)
 
     @property
     def refused(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +15,10 @@ from onnx import TensorProto, helper
 
 from onnx_tools.calibration.observed import Place
 from onnx_tools.errors import InvalidModelFile, RuntimeMissing
-from onnx_tools.file_blocks import read_at
-from onnx_tools.model_file import ModelFile, iter_tensors, put_back, tensor_at
+from onnx_tools.model_file import ModelFile, put_back, tensor_at
 from onnx_tools.values import encode
 from onnx_tools.verification.feeds import Feed, one_line
+from onnx_tools.verification.referring import FOLDER, common_folder, is_initializer, referring
 from onnx_tools.verification.runtime_check import NOT_INSTALLED
 from onnx_tools.wire import Path
 from oxiprune_gpu.errors import InvalidOption
@@ -29,7 +28,6 @@ _LONG = 1 << 16
 _OF_NUMPY = (np.float32, np.float64, np.float16)
 """What onnxruntime takes from numpy without being told the type."""
 _SPINNING = "session.intra_op.allow_spinning"
-_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Tapped:
@@ -47,8 +45,8 @@ class Tapped:
         shapes: bool = False,
         changed: Mapping[Path, NDArray[Any]] | None = None,
     ) -> None:
-        folder = _common_folder(model)
-        proto = _referring(model, folder)
+        folder = common_folder(model)
+        proto = referring(model, folder)
         large = _put(proto, changed or {})
         self._places = list(dict.fromkeys(places))
         self._names = _tap(proto, self._places, shapes=shapes)
@@ -103,7 +101,7 @@ def _session(
     if shapes:  # each is asked for as soon as its value is there, which then need not wait
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry(_FOLDER, str(folder))
+    options.add_session_config_entry(FOLDER, str(folder))
     options.add_session_config_entry(_SPINNING, "0")  # its threads would keep the processor busy while we add up
     if large:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in large.values()]
@@ -121,33 +119,13 @@ def _check_providers(providers: Sequence[str], available: Sequence[str]) -> None
         raise InvalidOption(f"{what}; there are: {', '.join(available)}")
 
 
-def _referring(model: ModelFile, folder: pathlib.Path) -> onnx.ModelProto:
-    """A copy of the model without its large initializers, which onnxruntime is to map from files below `folder`."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.skeleton)
-    for _, tensor in iter_tensors(proto):
-        if (file := model.data_file(tensor)) is not None:
-            _refer(tensor, {"location": file.relative_to(folder)})
-    with model.file.open("rb") as opened:
-        for path, payload in model.payloads.items():
-            tensor = tensor_at(proto, path)
-            if _is_initializer(path):
-                where = {"location": model.file.relative_to(folder), "offset": payload.offset, "length": payload.length}
-                _refer(tensor, where)
-            else:
-                data = bytearray(payload.length)
-                read_at(opened.fileno(), memoryview(data), payload.offset)
-                tensor.raw_data = bytes(data)
-    return proto
-
-
 def _put(proto: onnx.ModelProto, changed: Mapping[Path, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Give stored tensors other values; those that are too large for a message are returned, by their name."""
     large: dict[str, NDArray[Any]] = {}
     for path, values in changed.items():
         tensor = tensor_at(proto, path)
         external = tensor.data_location == TensorProto.EXTERNAL
-        if external and _is_initializer(path) and values.dtype in _OF_NUMPY and values.nbytes > _LONG:
+        if external and is_initializer(path) and values.dtype in _OF_NUMPY and values.nbytes > _LONG:
             large[tensor.name] = values
             continue
         if external:
@@ -157,25 +135,6 @@ def _put(proto: onnx.ModelProto, changed: Mapping[Path, NDArray[Any]]) -> dict[s
         encode(tensor, values)
         put_back(proto, path, tensor)
     return large
-
-
-def _is_initializer(path: Path) -> bool:
-    """Whether it is one of the main graph."""
-    return len(path) == 2 and path[1][0] == "initializer"
-
-
-def _refer(tensor: TensorProto, entries: Mapping[str, object]) -> None:
-    """Set entries of external data; others stay."""
-    kept = {entry.key: entry.value for entry in tensor.external_data}
-    tensor.data_location = TensorProto.EXTERNAL
-    del tensor.external_data[:]
-    for key, value in {**kept, **entries}.items():
-        tensor.external_data.add(key=key, value=value.as_posix() if isinstance(value, pathlib.Path) else str(value))
-
-
-def _common_folder(model: ModelFile) -> pathlib.Path:
-    """The folder above all files of the model, symbolic links resolved. Raises as `ModelFile.data_files`."""
-    return pathlib.Path(os.path.commonpath([file.parent for file in (model.file, *model.data_files())]))
 
 
 def _tap(proto: onnx.ModelProto, places: Sequence[Place], *, shapes: bool) -> list[str]:

@@ -147,7 +147,9 @@ Compact = Annotated[
 Latency = Annotated[
     bool,
     typer.Option(
-        "--latency", help="Time both models in onnxruntime, in turns, on one thread.", rich_help_panel=REPORTING
+        "--latency",
+        help="Time both models in onnxruntime, and each of their layers, in turns, on one thread.",
+        rich_help_panel=REPORTING,
     ),
 ]
 

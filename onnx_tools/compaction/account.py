@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_tools.compact_report import CompactReport, LatencyReport, Stored
 from onnx_tools.compaction.costs.cost import open_inputs, stored_cost, stored_without
+from onnx_tools.compaction.costs.layer_times import LayerTimes
 from onnx_tools.compaction.mapping.channel_map import ChannelMap
 from onnx_tools.compaction.mapping.defaults import lists_all
 from onnx_tools.compaction.report import dropped_notes, layer_reports, made_groups, staying_notes
@@ -31,12 +32,13 @@ NOTHING_REMOVED = "nothing removed: no channel is zero in all that reads it, or 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a finished model."""
+    """What is known of a finished model; a text says why a time could not be measured."""
 
     files: list[FileFacts]
     index: GraphIndex
     verification: VerificationReport | None
     latency: LatencyReport | str | None
+    layer_times: LayerTimes | str | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Account:
         before = stored_cost(channels.index)
         after = stored_without(channels, remaining) if measured is None else stored_cost(measured.index)
         files = None if measured is None else _padded(measured.files, len(self.before))
-        latency = None if measured is None else measured.latency
+        latency, times = (None, None) if measured is None else (measured.latency, measured.layer_times)
+        known = times if isinstance(times, LayerTimes) else LayerTimes({}, {})
         staying = staying_notes(groups, self.found)
         return CompactReport(
             input=self.model.path.name,
@@ -86,7 +89,7 @@ class Account:
             versions=versions(runtime_version()),
             channels=len(made_groups(groups)),
             removed=len(self.found.gone),
-            layers=layer_reports(channels, remaining),
+            layers=layer_reports(channels, remaining, known),
             stored=Stored(before.parameters, after.parameters, before.bytes, after.bytes),
             staying=staying,
             dropped=dropped_notes(self.found),
@@ -94,11 +97,11 @@ class Account:
             files=file_reports(self.before, files),
             latency=latency if isinstance(latency, LatencyReport) else None,
             verification=None if measured is None else measured.verification,
-            warnings=self._warnings(latency),
+            warnings=self._warnings(latency, times),
         )
 
-    def _warnings(self, latency: LatencyReport | str | None) -> tuple[str, ...]:
-        unmeasured = (latency,) if isinstance(latency, str) else ()
+    def _warnings(self, *times: object) -> tuple[str, ...]:
+        unmeasured = tuple(time for time in times if isinstance(time, str))
         if len(self.found.gone):
             return (_ALL_INPUTS, *unmeasured) if lists_all(self.model.skeleton) else unmeasured
         equality = "" if self.dry_run else equality_text(self.before[1:])

@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx_tools.compact_report import CompactReport
+from onnx_tools.compact_report import CompactReport, LatencyReport
 from onnx_tools.compaction.account import Account, Measured
 from onnx_tools.compaction.checking import Checks
 from onnx_tools.compaction.costs.latency import measure_latency
+from onnx_tools.compaction.costs.layer_times import LayerTimes, Profiled, measure_layers
 from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.compaction.mapping.tracing import map_channels
 from onnx_tools.compaction.progress import Progress, parts
@@ -62,7 +63,7 @@ def compact_file(
         delete_old_data: in place, delete external data that the new model no longer uses.
         dry_run: say what would leave, write nothing.
         verify: how the result is checked; None: not at all.
-        latency: also time both models in onnxruntime.
+        latency: also time both models in onnxruntime, and each of their layers.
         conditions: what must not be, see `onnx_tools.conditions`; looked at before anything is written to its place.
         extras: what else to put into the report: `hashes`, `compressed`.
         progress: told before each step, and before each stored tensor.
@@ -151,7 +152,13 @@ class _Job:
         verification = None
         if self.verify is not None:
             verification = self.verify.run(account.model, account.channels, finished, self.shapes, exact=exact)
+        index = GraphIndex(model.skeleton)
+        times = self._times(Profiled(model, index)) if self.latency else (None, None)
+        return Measured(account.facts(model.path, *model.data_files()), index, verification, *times)
+
+    def _times(self, after: Profiled) -> tuple[LatencyReport | str, LayerTimes | str | None]:
+        """The time of a run, and of the layers where models can run."""
+        before = Profiled(self.account.model, self.account.channels.index)
         data, seed = (self.verify.data, self.verify.seed) if self.verify is not None else (None, 0)
-        timed = measure_latency(account.model.path, finished, data, seed, self.shapes) if self.latency else None
-        facts = account.facts(model.path, *model.data_files())
-        return Measured(facts, GraphIndex(model.skeleton), verification, timed)
+        total = measure_latency(before.model.path, after.model.path, data, seed, self.shapes)
+        return total, None if isinstance(total, str) else measure_layers(before, after, data, seed, self.shapes)

@@ -10,15 +10,16 @@ import numpy as np
 
 from onnx_tools.compact_report import ChannelNote, LayerReport
 from onnx_tools.compaction.costs.cost import LayerCost, layer_costs
+from onnx_tools.compaction.costs.layer_times import LayerTimes
 from onnx_tools.compaction.mapping.channel_map import ChannelMap, Remaining
 from onnx_tools.compaction.mapping.channels import Groups, Ids
 from onnx_tools.compaction.zeros import Removable
 from onnx_tools.graph_parts import Node
 
 
-def layer_reports(channels: ChannelMap, remaining: Remaining) -> tuple[LayerReport, ...]:
+def layer_reports(channels: ChannelMap, remaining: Remaining, times: LayerTimes) -> tuple[LayerReport, ...]:
     """Every layer, before and after."""
-    return tuple(_layer_report(layer, remaining) for layer in layer_costs(channels))
+    return tuple(_layer_report(layer, remaining, times) for layer in layer_costs(channels))
 
 
 def made_groups(groups: Groups) -> Ids:
@@ -49,7 +50,7 @@ def dropped_notes(found: Removable) -> tuple[ChannelNote, ...]:
     return tuple(ChannelNote(n.reason, n.origins, len(n.groups), len(n.groups)) for n in found.notes if n.gone)
 
 
-def _layer_report(layer: LayerCost, remaining: Remaining) -> LayerReport:
+def _layer_report(layer: LayerCost, remaining: Remaining, times: LayerTimes) -> LayerReport:
     before, after = layer.cost(), layer.cost(remaining)
     sizes = dict(_sizes(layer.channels, layer.node))
     left = {} if not sizes else remaining.sizes(layer.node.outputs[0])  # type: ignore[arg-type]
@@ -65,6 +66,8 @@ def _layer_report(layer: LayerCost, remaining: Remaining) -> LayerReport:
         macs_before=before.macs,
         macs_after=after.macs,
         open_sizes=layer.open,
+        microseconds_before=times.before.get(layer.node.label),
+        microseconds_after=times.after.get(layer.node.label),
     )
 
 

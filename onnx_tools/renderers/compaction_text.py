@@ -6,10 +6,16 @@ from onnx_tools.compact_report import ChannelNote, CompactReport, LatencyReport,
 from onnx_tools.renderers import text
 
 LAYER_TITLES = ("Layer", "Operator", "Channels", "Parameters", "Bytes", "MACs")
-NUMBERS = range(2, 6)
+TIME_TITLE = "Microseconds"
+"""Of one more column, where layers were timed."""
+NUMBERS = range(2, 7)
 """The columns that hold numbers."""
 NOTE_TITLES = ("Reason", "Layers", "Channels", "Unused")
 MACS = "MACs: products of two numbers added to a sum, in one run of one sample"
+TIMES = (
+    "Microseconds: kernels of the layer in onnxruntime's profiler, with ORT_ENABLE_BASIC, on one thread, the median of "
+    "several runs; '-': no kernel has its name"
+)
 _MOST_LAYERS = 3
 
 
@@ -29,8 +35,18 @@ def state(report: CompactReport) -> str:
     return "" if report.changed else "Unchanged: no channel was removed."
 
 
-def layer_cells(layer: LayerReport) -> tuple[str, ...]:
-    """A row under `LAYER_TITLES`."""
+def layer_titles(report: CompactReport) -> tuple[str, ...]:
+    """What is known of layers."""
+    return (*LAYER_TITLES, TIME_TITLE) if report.layers_timed else LAYER_TITLES
+
+
+def layer_rows(report: CompactReport) -> list[tuple[str, ...]]:
+    """The layers under `layer_titles`."""
+    timed = report.layers_timed
+    return [(*_layer_cells(layer), *([_times(layer)] if timed else [])) for layer in report.layers]
+
+
+def _layer_cells(layer: LayerReport) -> tuple[str, ...]:
     return (
         text.printable(layer.name),
         text.printable(layer.op_type),
@@ -39,6 +55,13 @@ def layer_cells(layer: LayerReport) -> tuple[str, ...]:
         text.change(layer.bytes_before, layer.bytes_after),
         text.change(layer.macs_before, layer.macs_after) + (" a position" if layer.open_sizes else ""),
     )
+
+
+def _times(layer: LayerReport) -> str:
+    times = (layer.microseconds_before, layer.microseconds_after)
+    if times == (None, None):
+        return text.NONE
+    return " -> ".join(text.NONE if time is None else f"{time:,.1f}" for time in times)
 
 
 def note_cells(note: ChannelNote) -> tuple[str, ...]:
@@ -72,8 +95,12 @@ def latency(found: LatencyReport) -> str:
     return f"{times} ({text.number(found.ratio, 3)} times; {spread}; one thread, {text.printable(found.inputs)})"
 
 
-def sizes_note(report: CompactReport) -> str:
-    """What the MACs do not say; "" if they say all."""
+def layers_note(report: CompactReport) -> str:
+    """What the figures of layers do not say; "" if they say all."""
+    return ". ".join(filter(None, (_sizes_note(report), TIMES if report.layers_timed else "")))
+
+
+def _sizes_note(report: CompactReport) -> str:
     totals = report.totals
     notes = []
     if report.open_inputs:

@@ -44,6 +44,7 @@ _COMPACTED = (
     *("name", "op_type", "channels_before", "channels_after", "parameters_before", "parameters_after"),
     *("bytes_before", "bytes_after", "macs_before", "macs_after", "open_sizes"),
 )
+_TIMED = ("microseconds_before", "microseconds_after")
 _SCORE = ("quality", "drop", "low", "high", "cases")
 _TRIED = (
     *("number", "allocation", "asked", "sparsity", "bytes", "macs", "passed"),
@@ -73,7 +74,7 @@ def _keys(report: AnyReport) -> tuple[str, ...]:
     if isinstance(report, CompareReport):
         return _COMPARED
     if isinstance(report, CompactReport):
-        return _COMPACTED
+        return (*_COMPACTED, *_TIMED) if report.layers_timed else _COMPACTED
     if isinstance(report, SearchReport):
         return _TRIED
     return (*_COMMON, *(_PRUNED if isinstance(report, PruneReport) else _INSPECTED), "reason")

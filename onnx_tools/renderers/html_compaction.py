@@ -7,30 +7,31 @@ from collections.abc import Iterable, Sequence
 from onnx_tools.compact_report import ChannelNote, CompactReport, LayerReport
 from onnx_tools.renderers import compaction_text, text
 from onnx_tools.renderers.html_tables import ARROW, Cell, Column, Table
-from onnx_tools.report import fraction
 
 
-def layers_table(layers: Sequence[LayerReport]) -> Table:
+def layers_table(report: CompactReport) -> Table:
     """The layers; the bar of a figure is what is left of it."""
     columns = tuple(
-        Column(title, place in compaction_text.NUMBERS) for place, title in enumerate(compaction_text.LAYER_TITLES)
+        Column(title, place in compaction_text.NUMBERS)
+        for place, title in enumerate(compaction_text.layer_titles(report))
     )
-    return Table(columns, tuple(map(_layer_row, layers)))
+    return Table(columns, tuple(map(_layer_row, report.layers, compaction_text.layer_rows(report))))
 
 
-def _layer_row(layer: LayerReport) -> tuple[Cell, ...]:
+def _layer_row(layer: LayerReport, cells: Sequence[str]) -> tuple[Cell, ...]:
     figures = (
         (layer.channels_before, layer.channels_after),
         (layer.parameters_before, layer.parameters_after),
         (layer.bytes_before, layer.bytes_after),
         (layer.macs_before, layer.macs_after),
+        (layer.microseconds_before, layer.microseconds_after),
     )
-    name, op_type, *shown = compaction_text.layer_cells(layer)
-    return (Cell(name), Cell(op_type), *(_left(cell, *pair) for cell, pair in zip(shown, figures, strict=True)))
+    name, op_type, *shown = cells
+    return (Cell(name), Cell(op_type), *(_left(cell, *pair) for cell, pair in zip(shown, figures, strict=False)))
 
 
-def _left(shown: str, before: int | None, after: int | None) -> Cell:
-    share = fraction(min(after, before), before) if before and after is not None else None
+def _left(shown: str, before: float | None, after: float | None) -> Cell:
+    share = min(after, before) / before if before and after is not None else None
     return Cell(shown.replace(" -> ", f" {ARROW} "), None if after is None else float(after), share)
 
 

@@ -227,7 +227,7 @@ def _compacted_page(report: CompactReport) -> Page:
         bars=Bars((), 1),
         pruned=True,
         had_zeros=False,
-        weights=html_compaction.layers_table(report.layers),
+        weights=html_compaction.layers_table(report),
         pictures=(),
         left_alone=() if pruning is None else _groups(pruning.left_alone),
         files=files_table(report.files),
@@ -239,7 +239,7 @@ def _compacted_page(report: CompactReport) -> Page:
         options=() if pruning is None else tuple(text.configuration_rows(pruning.configuration)),
         command="" if pruning is None else f"{_command(replace(pruning, output=report.output))} --compact",
         heading="Layers",
-        about=compaction_text.sizes_note(report),
+        about=compaction_text.layers_note(report),
     )
 
 

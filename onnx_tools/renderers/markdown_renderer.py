@@ -105,16 +105,16 @@ def _compared(report: CompareReport) -> list[str]:
 
 
 def _compacted(report: CompactReport) -> list[str]:
-    layers = [*map(compaction_text.layer_cells, report.layers)]
+    layers, titles = compaction_text.layer_rows(report), compaction_text.layer_titles(report)
     notes = {"Channels that stay": report.staying, "Channels that left a constant behind": report.dropped}
     return [
         compaction_text.state(report),
         _warnings(report.warnings),
         _conditions(report.conditions),
         _section("Summary", _table(("Total", "Value"), compaction_text.summary_rows(report))),
-        escape(compaction_text.sizes_note(report)),
+        escape(compaction_text.layers_note(report)),
         _verification(report.verification),
-        _folded(f"Layers ({len(layers):,})", _table(compaction_text.LAYER_TITLES, layers, right_from=2)),
+        _folded(f"Layers ({len(layers):,})", _table(titles, layers, right_from=2)),
         *(
             _folded(
                 f"{title} ({len(given):,})",

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_tools.compact_report import AnyReport, ChannelNote, CompactReport, LayerReport
+from onnx_tools.compact_report import AnyReport, ChannelNote, CompactReport
 from onnx_tools.renderers import compaction_text, comparison_text, search_text, text
 from onnx_tools.report import (
     Check,
@@ -116,7 +116,7 @@ def _print_compaction(report: CompactReport, printer: _Printer) -> None:
     printer.line(compaction_text.headline(report), "bold")
     if state := compaction_text.state(report):
         printer.line(state, "yellow")
-    printer.table("", _layer_columns(report.layers[:_MOST_WEIGHTS]))
+    printer.table("", _layer_columns(report))
     if len(report.layers) > _MOST_WEIGHTS:
         printer.line(f"... and {len(report.layers) - _MOST_WEIGHTS:,} more (use --report FILE for all)")
     printer.table("Channels that stay", _note_columns(report.staying[:_MOST_REASONS]))
@@ -125,7 +125,7 @@ def _print_compaction(report: CompactReport, printer: _Printer) -> None:
     printer.table("Channels that left a constant behind", _note_columns(report.dropped[:_MOST_REASONS]))
     columns = [_Column("total", words=True), _Column("", words=True)]
     printer.table("", _filled(columns, compaction_text.summary_rows(report), lambda row: row))
-    if note := compaction_text.sizes_note(report):
+    if note := compaction_text.layers_note(report):
         printer.line(note)
     printer.table("Files", _file_columns(report.files))
     if report.verification is not None:
@@ -160,13 +160,13 @@ def _print_outcomes(report: AnyReport, printer: _Printer) -> None:
         printer.line(f"Warning: {text.printable(warning)}", "yellow")
 
 
-def _layer_columns(layers: Sequence[LayerReport]) -> list[_Column]:
-    ranks = (0, 3, 0, 1, 4, 2)
+def _layer_columns(report: CompactReport) -> list[_Column]:
+    ranks = (0, 3, 0, 1, 5, 2, 4)
     columns = [
         _Column(title.lower() if title != "MACs" else title, rank, words=place not in compaction_text.NUMBERS)
-        for place, (title, rank) in enumerate(zip(compaction_text.LAYER_TITLES, ranks, strict=True))
+        for place, (title, rank) in enumerate(zip(compaction_text.layer_titles(report), ranks, strict=False))
     ]
-    return _filled(columns, layers, compaction_text.layer_cells)
+    return _filled(columns, compaction_text.layer_rows(report)[:_MOST_WEIGHTS], lambda row: row)
 
 
 def _note_columns(notes: Sequence[ChannelNote]) -> list[_Column]:

@@ -69,14 +69,21 @@ def _unmeasured(max_drift: float | None) -> Outcome:
 
 
 def open_session(path: pathlib.Path) -> Any:
-    """A session on one CPU thread, so that equal models give equal bits, and silent."""
+    """A session with `session_options`."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
+
+
+def session_options() -> Any:
+    """Options of a session on one CPU thread, so that equal models give equal bits, and silent."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return options
 
 
 def _drift(

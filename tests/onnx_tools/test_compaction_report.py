@@ -27,6 +27,11 @@ LAYERS = (
     LayerReport("odd|name", "Custom<b>", None, None, 7, 7, 28, 28, None, None),
     LayerReport("up", "Conv", 8, 8, 100, 60, 400, 240, 100, 60, True),
 )
+TIMES = ((1234.5, 600.0), (7.0, None), (None, None))
+TIMED = tuple(
+    dataclasses.replace(layer, microseconds_before=before, microseconds_after=after)
+    for layer, (before, after) in zip(LAYERS, TIMES, strict=True)
+)
 STAYING = (ChannelNote("LayerNormalization 'ln' normalises over it", ("conv", "a", "b", "c"), 4, 1),)
 DROPPED = (ChannelNote("a bias stays behind at padding", ("conv",), 2, 2),)
 
@@ -63,7 +68,7 @@ def shown(found: CompactReport, width: int = 160) -> str:
 BARE = {"latency": None, "verification": None, "conditions": (), "warnings": (), "open_inputs": (), "layers": ()}
 
 
-@pytest.mark.parametrize("changes", [{}, BARE, {"output": None, "dry_run": True, "files": ()}])
+@pytest.mark.parametrize("changes", [{}, BARE, {"layers": TIMED}, {"output": None, "dry_run": True, "files": ()}])
 def test_reports_follow_the_schema(changes):
     VALIDATOR.validate(json.loads(json_renderer.render(report(**changes))))
 
@@ -102,14 +107,37 @@ def test_the_table_shows_layers_reasons_and_sums():
 
 
 @pytest.mark.parametrize("width", [20, 60, 80])
-def test_the_table_fits_narrow_terminals(width):
-    assert max(map(len, shown(report(), width).splitlines())) <= width
+@pytest.mark.parametrize("layers", [LAYERS, TIMED], ids=["untimed", "timed"])
+def test_the_table_fits_narrow_terminals(width, layers):
+    assert max(map(len, shown(report(layers=layers), width).splitlines())) <= width
+
+
+RENDERED = pytest.mark.parametrize("render", [shown, markdown_renderer.render, html_renderer.render])
+
+
+@RENDERED
+def test_times_of_layers_are_shown_with_what_they_are(render):
+    words = " ".join(render(report(layers=TIMED)).replace("\u2192", "->").split())
+    for part in ("1,234.5 -> 600.0", "7.0 -> -", "with ORT_ENABLE_BASIC"):
+        assert part in words.replace("\\_", "_"), part
+
+
+@RENDERED
+def test_without_times_of_layers_there_is_no_column_for_them(render):
+    assert "microseconds" not in render(report()).lower()
 
 
 def test_csv_has_a_row_a_layer():
     rows = list(csv.DictReader(io.StringIO(RENDERERS["csv"].render(report()))))
     assert [row["name"] for row in rows] == ["conv", "odd|name", "up"]
     assert [row["macs_after"] for row in rows] == ["7776", "", "60"]
+
+
+def test_csv_has_times_where_layers_were_timed():
+    rows = list(csv.DictReader(io.StringIO(RENDERERS["csv"].render(report(layers=TIMED)))))
+    shown = [(row["microseconds_before"], row["microseconds_after"]) for row in rows]
+    assert shown == [("1234.5", "600.0"), ("7.0", ""), ("", "")]
+    assert "microseconds" not in RENDERERS["csv"].render(report())
 
 
 def test_markdown_escapes_names_and_shows_the_sums():
