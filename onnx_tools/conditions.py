@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_tools.report import ConditionOutcome, OutputDrift
+from onnx_tools.report import ConditionOutcome, OutputDrift, WeightReport
 
 Number = float | None
 
@@ -186,7 +186,7 @@ class Condition:
         if not self.name.startswith("weight."):
             value = self.figure.of(report)
             return ConditionOutcome(self.text, self._is_met(value), value, None)
-        for weight in report.weights:
+        for weight in _judged(report.weights):
             value = self.figure.of(weight)
             if self._is_met(value):
                 return ConditionOutcome(self.text, True, value, weight.name)
@@ -194,6 +194,11 @@ class Condition:
 
     def _is_met(self, value: Number) -> bool:
         return value is None or math.isnan(value) or _COMPARISONS[self.comparison](value, self.limit)
+
+
+def _judged(weights: Iterable[Any]) -> Iterator[Any]:
+    """What conditions on weights are about: not what was refitted beside them."""
+    return (weight for weight in weights if not isinstance(weight, WeightReport) or weight.selected)
 
 
 def pruning_conditions(

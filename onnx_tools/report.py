@@ -113,7 +113,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """A weight that was selected. `pruned`: elements that the selection let fall, some may have been zero before.
+    """A weight that was selected, or a tensor that was refitted beside such weights. `pruned`: elements that the selection let fall, some may have been zero before.
 
     `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `metric`, `granularity`: how it
     was pruned, by which `rule` of the policy (None: by none). `dense_remainder`: elements that fill no N:M group and
@@ -141,6 +141,11 @@ class WeightReport:
     backend: Literal["cpu", "cuda"] = "cpu"
     refitted: int = 0
     scores: ScoreStats | None = None
+
+    @property
+    def selected(self) -> bool:
+        """Whether nodes read it as a weight, or some of it fell; else it was refitted beside weights, as biases are."""
+        return bool(self.consumers or self.pruned)
 
     @property
     def zeros_before(self) -> int:
@@ -346,7 +351,7 @@ class PruneReport:
     @property
     def totals(self) -> Totals:
         """The sums."""
-        weights = self.weights
+        weights = [weight for weight in self.weights if weight.selected]
         return Totals(
             weights=len(weights),
             weights_on_gpu=sum(weight.backend == "cuda" for weight in weights),
@@ -355,7 +360,7 @@ class PruneReport:
             zeros_before=sum(weight.zeros_before for weight in weights),
             zeros_after=sum(weight.zeros_after for weight in weights),
             left_alone=len(self.left_alone),
-            model_parameters=_parameters(weights) + _parameters(self.left_alone),
+            model_parameters=_parameters(self.weights) + _parameters(self.left_alone),
             bytes_before=sum_known(file.bytes_before for file in self.files),
             bytes_after=sum_known(file.bytes_after for file in self.files),
             compressed_before=sum_known(file.compressed_before for file in self.files),

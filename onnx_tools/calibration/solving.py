@@ -21,6 +21,9 @@ from oxiprune_gpu import (
     refit,
 )
 
+_TOLD = 1e-5
+"""Of the mean square of a feature: a variance below this is what products in float32 were rounded by."""
+
 Matrices = NDArray[Any]
 """(groups, outputs, features), as `MatrixView` gives them."""
 
@@ -120,13 +123,15 @@ def repaired(problem: Problem, kept: Matrices, statistics: Statistics, damping: 
 
 
 def centred(statistics: Statistics) -> Statistics:
-    """The products of rows less their means, in place of those of the rows."""
+    """The products of rows less their means, in place of those of the rows; zeros for features that are constant."""
     means, dense = statistics.means, statistics.dense_means
     assert statistics.hessian is not None
     hessian = statistics.hessian - statistics.samples * means[:, :, None] * means[:, None, :]
+    varies = np.einsum("gff->gf", hessian) > _TOLD * statistics.squares
+    hessian *= varies[:, :, None] & varies[:, None, :]
     cross = statistics.cross
     if cross is not None:
-        cross = cross - statistics.samples * means[:, :, None] * dense[:, None, :]
+        cross = (cross - statistics.samples * means[:, :, None] * dense[:, None, :]) * varies[:, :, None]
     return replace(statistics, hessian=hessian, cross=cross)
 
 

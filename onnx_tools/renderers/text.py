@@ -247,7 +247,7 @@ def pruned_how(weights: Sequence[WeightReport]) -> dict[str, Callable[[WeightRep
 
 
 def _how(weight: WeightReport) -> str:
-    return printable(f"{weight.granularity}, {weight.metric}")
+    return printable(f"{weight.granularity}, {weight.metric}") if weight.selected else "refitted only"
 
 
 def group_parameters(group: LeftAloneGroup) -> str:

@@ -188,6 +188,7 @@ def test_every_report_tells_of_the_data(model, data, tmp_path):
     }
     refitted = {each["name"]: each["refitted"] for each in report["weights"]}
     assert refitted == {"w": 96, "v": 48, "b": 16}
+    assert (report["totals"]["weights"], report["totals"]["sparsity_after"]) == (2, 0.5)
     assert [each["scores"] for each in report["weights"][:2]] == [None, None]
     assert "(unstructured, sparsegpt, sparsity 0.5, repaired)" in shown
     assert "refitted" in shown
@@ -199,7 +200,7 @@ def test_every_report_tells_of_the_data(model, data, tmp_path):
     ]
     for ending in ("md", "html"):
         text = reports[ending].read_text()
-        parts = ("Refitted", "inputs.npz (4 runs of the model)", *map(str, refitted.values()))
+        parts = ("Refitted", "refitted only", "inputs.npz (4 runs of the model)", *map(str, refitted.values()))
         assert [part for part in parts if part not in text] == []
 
 
@@ -247,6 +248,12 @@ def test_a_dry_run_and_other_forms_write_what_they_should(model, data, tmp_path)
     assert not (tmp_path / "no.onnx").exists()
     assert run("prune", model, "--in-place", *words).exit_code == 0
     assert model.read_bytes() == (tmp_path / "dense.onnx").read_bytes()
+
+
+def test_conditions_on_weights_are_not_about_biases(model, data):
+    words = ("-s", 0.5, "--repair", "--calibration", data, *ALL, "-n", "-q", "--fail-if")
+    assert run("prune", model, *words, "weight.sparsity<0.5").exit_code == 0
+    assert run("prune", model, *words, "weight.sparsity<0.6").exit_code == 1
 
 
 def test_each_model_has_its_data(model, data, tmp_path):

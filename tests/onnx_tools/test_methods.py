@@ -135,6 +135,17 @@ def test_new_values_that_the_dtype_has_no_room_for(tmp_path, order):
         DataMethod(data, "sparsegpt", order=order).new_values(model, PruningConfig(0.9), EVERY_SIZE)
 
 
+def test_inputs_that_never_change_are_left_to_the_bias(tmp_path, weights):
+    text = MODEL.replace("h = MatMul (x, w)", "h = Gemm (x, w, b)")
+    model = written(tmp_path / "m.onnx", text, b=np.zeros(16, "f4"), **weights)
+    x = np.repeat(np.random.default_rng(6).random((1, 12)), 50, axis=0).astype("f4")
+    values = DataMethod({"x": x}, "sparsegpt", repair=True).new_values(model, PruningConfig(0.8), EVERY_SIZE)
+    assert values.notes == ()
+    prune_file(model, tmp_path / "pruned.onnx", config=values)
+    after = {each.name: numpy_helper.to_array(each) for each in onnx.load(tmp_path / "pruned.onnx").graph.initializer}
+    np.testing.assert_allclose(x @ after["w"] + after["b"], x @ weights["w"], rtol=1e-4, atol=1e-5)
+
+
 def test_rows_that_fall_are_repaired_for(model, weights, x):
     after = pruned(model, DataMethod({"x": x}, None, repair=True), PruningConfig(0.25, granularity="column"))
     assert (~after["v"].any(axis=1)).sum() == 4
