@@ -113,8 +113,9 @@ class Configuration:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """A weight that was selected, or a tensor that was refitted beside such weights. `pruned`: elements that the selection let fall, some may have been zero before.
+    """A weight that was selected, or a tensor that was refitted beside such weights.
 
+    `pruned`: elements that the selection let fall, some may have been zero before.
     `op_types`, `consumers`: the nodes that read it. `bytes`: of its values as stored. `metric`, `granularity`: how it
     was pruned, by which `rule` of the policy (None: by none). `dense_remainder`: elements that fill no N:M group and
     were kept. `backend`: what pruned it, a GPU for "cuda"; the values are the same. `refitted`: elements that were kept
