@@ -19,6 +19,7 @@ import onnxruntime
 from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, speed
 from calibration_section import calibration_section
 from compaction_results import bullet, compaction_section, measure_compaction
+from search_section import search_section
 
 from onnx_tools import Extras, NothingSelected, PruneReport, Selection, find_weights, prune_file
 from onnx_tools.report import Versions, fraction, left_alone_groups
@@ -64,6 +65,10 @@ Where a cell holds four values they are those of the four runs: {runs}.
 ## Pruned by what the inputs are
 
 {calibration}
+
+## Searched within one point
+
+{search}
 
 ## 2:4 beside other tools
 
@@ -370,6 +375,7 @@ def main() -> None:
         details=details(results, expected_scores(models)),
         compaction=compaction_section(compactions),
         calibration=calibration_section(),
+        search=search_section(),
         patterns=pattern_tables(newest),
         speed=speed(newest),
     )
