@@ -11,7 +11,7 @@ from onnx_tools import Policy, Rule, read_policy
 from onnx_tools.policy_file import pattern_of, policy_text
 from onnx_tools.weight_selection import matches
 
-NAMES = st.text(st.characters() | st.sampled_from('*?[]!\\"\x7f\n\t#'), min_size=1, max_size=12)
+NAMES = st.text(st.characters(codec="utf-8") | st.sampled_from('*?[]!\\"\x7f\n\t#'), min_size=1, max_size=12)
 BELOW_ONE = st.floats(0, 1, exclude_max=True, width=32)
 SPARSITIES = st.none() | BELOW_ONE
 RULES = st.builds(
