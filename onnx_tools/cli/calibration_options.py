@@ -103,7 +103,7 @@ Damping = Annotated[
     typer.Option(
         metavar="X",
         callback=_damping,
-        show_default="0.01",
+        show_default="0.1",
         help="Of sparsegpt and --repair: higher trusts the data less. In parts of the mean square of the inputs.",
         rich_help_panel=BY_INPUTS,
     ),

@@ -97,7 +97,7 @@ def test_methods_with_data(model, data, tmp_path, metric):
         "uniform",
     )
     told = json.loads(search(model, *words, "--json").stdout)
-    how = f"{metric} + least-squares + bias, order once, damping 0.01, on data.npz, 80 cases to calibrate ("
+    how = f"{metric} + least-squares + bias, order once, damping 0.1, on data.npz, 80 cases to calibrate ("
     assert told["settings"]["method"].startswith(how)
     assert told["confirmed"]["cases"] + told["confirmed_held_out"]["cases"] == 320
     assert told["confirmed"]["drop"] <= 0.1
