@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from oxiprune_gpu.calibrated.triangles import invert_in_place, mirror, root_in_place
 from oxiprune_gpu.errors import InvalidOption
 
 _GROWTH = 10.0
@@ -13,22 +15,34 @@ _MOST_TRIALS = 30
 _PANEL = 256
 
 
-class Damped(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Damped:
     """A Hessian with `damping` times its mean diagonal added to the diagonal. `unseen`: features that were always 0.
 
-    `added`: (features,), what stands on the diagonal beside the Hessian's own.
-    `root`: upper triangle, root @ root.T = matrix.
+    `added`: (features,), what stands on the diagonal beside the Hessian's own. What it is wanted for is asked for once,
+    `matrix` or `inverse_factor`: on the CPU both are made in the same memory.
     """
 
-    matrix: Any
-    root: Any
     unseen: Any
     added: Any
     damping: float
+    diagonal: Any
+    work: Any
+    root: Any
+
+    def matrix(self) -> Any:
+        """The damped Hessian."""
+        if self.root is self.work:
+            mirror(self.work)
+            _put_diagonal(self.work, self.diagonal)
+        return self.work
 
     def inverse_factor(self) -> Any:
         """The upper Cholesky factor U of the inverse of the matrix, U.T @ U = inverse: the inverse of the root."""
-        return _inverse_of_upper(self.root)
+        if self.root is not self.work:
+            return _inverse_of_upper(self.root)
+        invert_in_place(self.root)
+        return self.root
 
 
 def damped(name: str, hessian: Any, damping: float) -> Damped:
@@ -38,30 +52,38 @@ def damped(name: str, hessian: Any, damping: float) -> Damped:
     """
     if not damping > 0:
         raise InvalidOption(f"damping {damping!r} must be a number above 0")
-    matrix = (hessian + hessian.T) / 2
-    diagonal = np.diagonal(matrix).copy()
-    unseen = diagonal == 0
-    step = float(diagonal.mean()) or 1.0
-    places = np.arange(len(matrix))
+    work = hessian + hessian.T
+    work *= 0.5
+    own = np.diagonal(work).copy()
+    unseen = own == 0
+    step = float(own.mean()) or 1.0
     for _ in range(_MOST_TRIALS):
         added = unseen + damping * step
-        matrix[places, places] = diagonal + added
-        root = _upper_root(matrix)
+        _put_diagonal(work, diagonal := own + added)
+        root = _upper_root(work)
         if root is not None:
-            return Damped(matrix, root, unseen, added, damping)
+            return Damped(unseen, added, damping, diagonal, work, root)
         damping *= _GROWTH
     raise InvalidOption(f"weight '{name}': its Hessian is not positive definite, whatever is added to its diagonal")
+
+
+def _put_diagonal(matrix: Any, values: Any) -> None:
+    places = np.arange(len(matrix))
+    matrix[places, places] = values
 
 
 def _upper_root(matrix: Any) -> Any:
     """R, upper, with R @ R.T = matrix: Cholesky's factor of the matrix with rows and columns in reverse, turned back.
 
-    None where the matrix is not positive definite, which CuPy tells by NaN.
+    On the CPU the matrix itself, with R in its upper triangle. None where the matrix is not positive definite, which
+    CuPy tells by NaN.
     """
-    try:
-        lower = np.linalg.cholesky(matrix[::-1, ::-1])
-    except np.linalg.LinAlgError:
+    if isinstance(matrix, np.ndarray):
+        if root_in_place(matrix):
+            return matrix
+        mirror(matrix)
         return None
+    lower = np.linalg.cholesky(matrix[::-1, ::-1])
     return lower[::-1, ::-1] if bool(np.isfinite(lower).all()) else None
 
 

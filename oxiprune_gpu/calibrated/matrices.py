@@ -30,7 +30,7 @@ class Matrix(NamedTuple):
     def like_given(self, values: Any) -> Any:
         """Values in the dtype of the weight; infinite where they are too large for it."""
         with np.errstate(over="ignore"):
-            return values.astype(self.given.dtype)
+            return values.astype(self.given.dtype, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def features_of(name: str, statistic: Any, values: Any, ndim: int) -> Any:
         )
     if not bool(np.isfinite(found).all()):
         raise InvalidOption(f"statistics for weight '{name}' hold NaN or infinity: look at the calibration data")
-    return found.astype(np.float64)
+    return found.astype(np.float64, copy=False)
 
 
 def mask_of(name: str, mask: Any, values: Any) -> Any:

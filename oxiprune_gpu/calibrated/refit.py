@@ -52,7 +52,8 @@ def refit(
     safe = damped(name, features_of(name, hessian, values, 2), damping)
     target = values.astype(np.float64)
     seen = None if cross is None else features_of(name, cross, values, 2).T
-    wanted = target @ safe.matrix if seen is None else target @ seen + target * safe.added
+    matrix = safe.matrix()
+    wanted = target @ matrix if seen is None else target @ seen + target * safe.added
     start = np.where(kept, target, 0.0)
-    problem = Problem(safe.matrix, safe.added, wanted, kept, start, values.dtype)
+    problem = Problem(matrix, safe.added, wanted, kept, start, values.dtype)
     return Reconstruction(given.like_given(problem.solved(tolerance)), kept, safe.damping)

@@ -64,13 +64,13 @@ def prune_sparsegpt(
     groups = None if rule is None else neighbours(rule, name)
     _check_block(name, block, groups)
     found = damped(name, features_of(name, hessian, values, 2), damping)
-    factor = found.inverse_factor().astype(values.dtype)
+    factor = found.inverse_factor()
     left = values.T.copy()  # features first: each is a row that is read and written as one
     left[found.unseen] = 0
     fallen = np.zeros_like(left, dtype=bool) if mask is None else ~mask_of(name, mask, values).T
     for start in range(0, len(left), block):
         stop = min(start + block, len(left))
-        rows = factor[start:stop, start:]
+        rows = factor[start:stop, start:].astype(values.dtype)
         part = _Block(name, groups, left[start:stop], fallen[start:stop], rows / np.diagonal(rows)[:, None])
         if rule is not None and groups is None:
             part.choose(np.diagonal(rows), rule.sparsity)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from oxiprune_gpu import InvalidOption, InvalidSparsity, NonFiniteWeight, PruningConfig, ShapeMismatch, WeightTensor
-from oxiprune_gpu.calibrated import hessian, prune_sparsegpt, prune_wanda, refit, wanda
+from oxiprune_gpu.calibrated import hessian, prune_sparsegpt, prune_wanda, refit, triangles, wanda
 from tests.layers import Matrix, layer
 
 CONFIGS = [PruningConfig(0.5), PruningConfig(0.7), PruningConfig(granularity="2:4"), PruningConfig(granularity="4:8")]
@@ -54,11 +54,23 @@ def test_wanda_works_on_slabs(monkeypatch: pytest.MonkeyPatch, slab: int) -> Non
 
 @pytest.mark.parametrize("panel", [1, 7, 50, 1000])
 def test_the_factor_of_the_inverse(monkeypatch: pytest.MonkeyPatch, panel: int) -> None:
-    monkeypatch.setattr(hessian, "_PANEL", panel)
+    monkeypatch.setattr(triangles, "_PANEL", panel)
     _, inputs = layer(1, 50)
-    found = hessian.damped("w", inputs.T @ inputs, 0.01)
-    wanted = np.linalg.cholesky(np.linalg.inv(found.matrix)).T
-    np.testing.assert_allclose(found.inverse_factor(), wanted, rtol=1e-8, atol=1e-12)
+    matrix, factor = (hessian.damped("w", inputs.T @ inputs, 0.01) for _ in range(2))
+    wanted = np.linalg.cholesky(np.linalg.inv(matrix.matrix())).T
+    np.testing.assert_allclose(factor.inverse_factor(), wanted, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("panel", [1, 7, 50, 1000])
+def test_the_hessian_is_there_again_after_its_factors(monkeypatch: pytest.MonkeyPatch, panel: int) -> None:
+    """The first dampings do not do: then too, nothing of the factors that were tried stays."""
+    monkeypatch.setattr(triangles, "_PANEL", panel)
+    _, inputs = layer(1, 50)
+    bad = inputs.T @ inputs
+    bad[3, 20] = bad[20, 3] = 2 * bad.max()
+    found = hessian.damped("w", bad, 0.01)
+    assert found.damping > 0.01
+    np.testing.assert_array_equal(found.matrix(), bad + np.diag(found.added))
 
 
 def test_the_weight_that_was_given_stays() -> None:
