@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnx_tools.calibration.cuts import element_type, reduce_to
 from onnx_tools.calibration.observed import Place
 from onnx_tools.errors import InvalidModelFile, RuntimeMissing
 from onnx_tools.model_file import ModelFile, put_back, tensor_at
@@ -33,7 +34,9 @@ _SPINNING = "session.intra_op.allow_spinning"
 class Tapped:
     """A session of `model` that gives the values at `places`, or their shapes.
 
-    `changed`: other values of stored tensors, by their path, in the shape and dtype that they are stored in.
+    `changed`: other values of stored tensors, by their path, in the shape and dtype that they are stored in. `given`:
+    values of the graph that are fed, beside its inputs, with their element types. What the places do not need is left
+    out, but for shapes.
     """
 
     def __init__(
@@ -44,18 +47,29 @@ class Tapped:
         *,
         shapes: bool = False,
         changed: Mapping[Path, NDArray[Any]] | None = None,
+        given: Mapping[str, int] | None = None,
     ) -> None:
         folder = common_folder(model)
         proto = referring(model, folder)
         large = _put(proto, changed or {})
         self._places = list(dict.fromkeys(places))
         self._names = _tap(proto, self._places, shapes=shapes)
+        if self._names and not shapes:
+            reduce_to(proto.graph, self._names, given or {})
+            stored = {tensor.name for tensor in proto.graph.initializer}
+            large = {name: values for name, values in large.items() if name in stored}
         self._session: Any = _session(proto, folder, model.path, providers, large, shapes=shapes)
 
     @property
     def inputs(self) -> list[Any]:
         """What onnxruntime tells of the inputs of the model."""
         return list(self._session.get_inputs())
+
+    @property
+    def types(self) -> dict[Place, int | None]:
+        """The element types of the values; None for what is no array of numpy."""
+        told = {each.name: each.type for each in self._session.get_outputs()}
+        return {place: element_type(told[name]) for place, name in zip(self._places, self._names, strict=True)}
 
     def run(self, feed: Feed, source: str) -> dict[Place, Any]:
         """The values for one feed. Raises `InvalidOption`, naming its source, if the model does not run on it."""

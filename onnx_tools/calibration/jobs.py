@@ -55,20 +55,22 @@ def jobs_of(weights: Iterable[ObservedWeight]) -> list[Job]:
     return list(found.values())
 
 
-def in_groups(jobs: Sequence[Job], shapes: Shapes, memory: int, *, hessian: bool, models: int = 1) -> list[list[Job]]:
+def in_groups(
+    jobs: Sequence[Job], shapes: Shapes, memory: int, *, hessian: bool, models: int = 1, beside: int = 0
+) -> list[list[Job]]:
     """Jobs in the given order, in groups that take `memory` bytes at most, where so many models are looked at at once.
 
-    Counted are the values twice, as onnxruntime and as we hold them, the sums, and the work on the largest.
+    Counted are the values twice, as onnxruntime and as we hold them, the sums, the work on the largest, and `beside`.
 
     Raises `InvalidOption` for one that takes more by itself.
     """
     groups: list[_Group] = []
     for job in jobs:
-        if groups and models * groups[-1].taken(job, shapes, hessian=hessian) <= memory:
+        if groups and beside + models * groups[-1].taken(job, shapes, hessian=hessian) <= memory:
             groups[-1].add(job, shapes, hessian=hessian)
             continue
         groups.append(_Group())
-        alone = models * groups[-1].taken(job, shapes, hessian=hessian)
+        alone = beside + models * groups[-1].taken(job, shapes, hessian=hessian)
         if alone > memory:
             raise InvalidOption(
                 f"weight '{job.name}': to observe its {job.features} inputs takes {alone:,} bytes, and {memory:,} are "

@@ -12,18 +12,24 @@ from itertools import groupby
 from typing import NamedTuple
 
 from onnx_tools.calibration.collect import CPU, MEMORY, feeds_for, wanted
+from onnx_tools.calibration.cuts import Cuts
 from onnx_tools.calibration.data import Data, Feeds
 from onnx_tools.calibration.jobs import Job, Shapes, in_groups, jobs_of
 from onnx_tools.calibration.observed import Observation, Observed, ObservedWeight, Place
+from onnx_tools.calibration.resumed import Changed, Resumed
 from onnx_tools.calibration.rows import ChannelRows
-from onnx_tools.calibration.running import Changed, Runner, Told
+from onnx_tools.calibration.running import Runner, Told, places_of
 from onnx_tools.calibration.shifts import Norm
 from onnx_tools.calibration.store import FINE, verdict
 from onnx_tools.calibration.sums import Statistics
 from onnx_tools.graph_index import GraphIndex
+from onnx_tools.graph_parts import Node
 from onnx_tools.model_file import ModelFile
 from onnx_tools.rewrite import Progress
 from onnx_tools.temporaries import folder_beside
+
+_BETWEEN = 8
+"""Of the memory, one part of so many is for the values between two steps: of two models, as onnxruntime and we do."""
 
 
 class Seen(NamedTuple):
@@ -34,16 +40,20 @@ class Seen(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Weights with the same inputs, or a normalisation. `position`: of its node, as in `Observation`."""
+    """Weights with the same inputs, or a normalisation. `position`: of its node, as in `Observation`.
+
+    `node`: the number of that node in the main graph, or of the one around it; 0 in a function.
+    """
 
     position: int
+    node: int
     weights: tuple[ObservedWeight, ...] = ()
     norm: Norm | None = None
 
 
 @dataclass(frozen=True)
 class Layers:
-    """A model that is run again for each step. Made by `layers_of`.
+    """A model that is run on for each step, and so is the dense one beside it. Made by `layers_of`.
 
     `steps`: in the order in which they are computed. `unobserved`: weights that are in none, by name, each with the
     reason. `feeds`: the data.
@@ -55,6 +65,8 @@ class Layers:
     feeds: Feeds
     shapes: Shapes
     memory: int
+    pruned: Resumed
+    dense: Resumed
 
     def look(self, number: int, changed: Changed, progress: Progress | None = None) -> dict[str, Seen]:
         """What the inputs of the weights of a step are when stored tensors have changed, by name.
@@ -81,8 +93,13 @@ class Layers:
         models = 2 if changed else 1  # beside the changed model the dense one runs, and both give values and sums
         tell = Told(progress, number, len(self.steps), self.feeds.count)
         found: dict[object, tuple[Statistics | None, str]] = {}
-        for group in in_groups(jobs, self.shapes, self.memory, hessian=runner.hessian, models=models):
-            results = runner.observe(group, self.feeds, tell, changed)
+        groups = in_groups(
+            jobs, self.shapes, self.memory, hessian=runner.hessian, models=models, beside=self.memory // _BETWEEN
+        )
+        for group in groups:
+            at = places_of(group), self.steps[number].node
+            pruned, dense = self.pruned.begin(*at, changed), self.dense.begin(*at, {}) if changed else None
+            results = runner.observe(group, self.feeds, tell, pruned, dense)
             found |= {job.observation.key: result for job, result in zip(group, results, strict=True)}
         return found
 
@@ -104,8 +121,8 @@ def layers_of(
     """
     runner = Runner(ModelFile.open(model), tuple(providers), hessian)
     observed = wanted(runner.file, only)
-    positions = {node.path: number for number, node in enumerate(GraphIndex(runner.file.skeleton).nodes)}
-    steps = [*_weight_steps(observed), *(Step(positions[each.node.path], norm=each) for each in norms)]
+    nodes = GraphIndex(runner.file.skeleton).nodes
+    steps = [*_weight_steps(observed, nodes), *_norm_steps(norms, nodes)]
     jobs = [*jobs_of(observed.weights), *(_job_of(step.norm, step.position) for step in steps if step.norm)]
     tapped = runner.tapped(jobs, shapes=True)
     with folder_beside(pathlib.Path(tempfile.gettempdir()) / "data") as kept:
@@ -114,13 +131,29 @@ def layers_of(
         tapped.close()
         unobserved = {each.name: each.reason for each in observed.unobserved}
         ordered = tuple(sorted(steps, key=lambda step: step.position))
-        yield Layers(ordered, unobserved, runner, feeds, shapes, memory)
+        pruned, dense = (
+            Resumed(runner.file, cuts, runner.providers, kept / name, memory // _BETWEEN // 4, feeds.count)
+            for cuts in (Cuts(runner.file.skeleton.graph),)
+            for name in ("pruned", "dense")
+        )
+        yield Layers(ordered, unobserved, runner, feeds, shapes, memory, pruned, dense)
 
 
-def _weight_steps(observed: Observed) -> Iterator[Step]:
+def _weight_steps(observed: Observed, nodes: Sequence[Node]) -> Iterator[Step]:
     for _, group in groupby(observed.weights, key=_inputs):
         weights = tuple(group)
-        yield Step(min(each.position for each in weights[0].observations), weights)
+        position = min(each.position for each in weights[0].observations)
+        yield Step(position, _main_node(nodes[position]), weights)
+
+
+def _norm_steps(norms: Sequence[Norm], nodes: Sequence[Node]) -> Iterator[Step]:
+    positions = {node.path: number for number, node in enumerate(nodes)}
+    for norm in norms:
+        yield Step(positions[norm.node.path], _main_node(norm.node), norm=norm)
+
+
+def _main_node(node: Node) -> int:
+    return node.path[1][1] if node.path[0] == ("graph", 0) else 0
 
 
 def _job_of(norm: Norm, position: int) -> Job:

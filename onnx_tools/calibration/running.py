@@ -6,21 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from onnx_tools.calibration.data import Feeds
 from onnx_tools.calibration.instrumented import Tapped
 from onnx_tools.calibration.jobs import Job
 from onnx_tools.calibration.observed import Place
+from onnx_tools.calibration.resumed import Run, Whole
 from onnx_tools.calibration.rows import Rows
 from onnx_tools.calibration.store import FINE, NOT_FINITE, NOTHING, UNFIT
 from onnx_tools.calibration.sums import Adder, Statistics
 from onnx_tools.model_file import ModelFile
 from onnx_tools.rewrite import Progress
-from onnx_tools.wire import Path
-
-Changed = Mapping[Path, NDArray[Any]]
-"""Other values of stored tensors, by their path."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +41,36 @@ class Runner:
     providers: tuple[str, ...]
     hessian: bool
 
-    def tapped(self, jobs: Sequence[Job], *, shapes: bool = False, changed: Changed | None = None) -> Tapped:
+    def tapped(self, jobs: Sequence[Job], *, shapes: bool = False) -> Tapped:
         """The model with all that jobs look at."""
-        places = [place for job in jobs for place in job.places]
-        return Tapped(self.file, places, self.providers, shapes=shapes, changed=changed)
+        return Tapped(self.file, places_of(jobs), self.providers, shapes=shapes)
 
     def observe(
-        self, group: Sequence[Job], feeds: Feeds, tell: Told, changed: Changed | None = None
+        self, group: Sequence[Job], feeds: Feeds, tell: Told, pruned: Run | None = None, dense: Run | None = None
     ) -> list[tuple[Statistics | None, str]]:
         """Run the model over all data; for each job what is found, None if it is of no use, and what is to be said.
 
-        `changed`: other values of stored tensors. The model is then run beside itself as it is stored.
+        `pruned`: a model that is run in its place; `dense`: one beside that, which it is compared with.
         """
-        tapped, dense = self.tapped(group, changed=changed), self.tapped(group) if changed else None
+        run = pruned or Whole(self.tapped(group))
         adders = [_JobAdder(job, hessian=self.hessian) for job in group]
         for number, feed in enumerate(feeds):
             tell(group[0].name, number)
-            values = tapped.run(feed, feeds.source)
-            others = None if dense is None else dense.run(feed, feeds.source)
+            values = run.run(number, feed, feeds.source)
+            others = None if dense is None else dense.run(number, feed, feeds.source)
             for adder in adders:
                 adder.add(values, others)
             del values, others, feed  # before there are others
-        tapped.close()
+        run.close()
         if dense is not None:
             dense.close()
         tell(group[-1].name, feeds.count)
         return [adder.result() for adder in adders]
+
+
+def places_of(jobs: Sequence[Job]) -> list[Place]:
+    """All that jobs look at."""
+    return [place for job in jobs for place in job.places]
 
 
 class _JobAdder:

@@ -67,7 +67,8 @@ class Problem(NamedTuple):
         """V by conjugate gradients, and which of its rows are done."""
         dtype = np.float64 if tolerance < _DOUBLE else self.dtype
         scale = 1 / np.sqrt(np.diagonal(self.matrix))
-        scaled = self.matrix * scale * scale[:, None]
+        scaled = self.matrix * scale
+        scaled *= scale[:, None]
         near = LowRank(scaled, float((self.added * scale**2).min()), dtype)
         scaled = scaled.astype(dtype)
         found, done = np.empty_like(self.start), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,16 @@ class LowRank:
         self.lowest = floor / self.rest
         self._columns = columns.astype(dtype)
         self._pairs = np.tril_indices(rank)
-        self._products = self._columns[:, self._pairs[0]] * self._columns[:, self._pairs[1]]
+
+    @cached_property
+    def _products(self) -> Any:
+        """Of each pair of columns; made when they are asked for: they take as much as the matrix."""
+        columns, (first, second) = self._columns, self._pairs
+        found = columns[:, first]
+        for start in range(0, len(first), columns.shape[1]):
+            part = slice(start, start + columns.shape[1])
+            found[:, part] *= columns[:, second[part]]
+        return found
 
     def of(self, kept: Any) -> SubMatrices:
         """The sub-matrices that each row of `kept`, (outputs, features) of 0 and 1, leaves, with inverses."""

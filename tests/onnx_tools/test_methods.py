@@ -230,7 +230,7 @@ def test_bad_input(model, x, words, config, error, message):
 
 def test_too_little_memory_is_told_as_it_was_given(model, x):
     method = DataMethod({"x": x}, "wanda", order="layers", memory=90_000_000)
-    with pytest.raises(InvalidOption, match=r"weight 'v': .* takes 10\d,\d{3},\d{3} bytes, and 90,000,000 are allowed"):
+    with pytest.raises(InvalidOption, match=r"weight 'v': .* takes 11\d,\d{3},\d{3} bytes, and 90,000,000 are allowed"):
         method.new_values(model, PruningConfig(0.5), EVERY_SIZE)
 
 
