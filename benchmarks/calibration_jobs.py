@@ -68,7 +68,17 @@ def onnxsim(method: str, before: str, given: str, after: str, rule: str) -> None
     onnx, pruning = map(importlib.import_module, ("onnx", "onnxsim.pruning"))
     model = onnx.load(before)
     prune = getattr(pruning, f"apply_{method}_pruning")
+    without_stored_inputs(model)
     onnx.save(prune(model, calibration_data=list(feeds(model, given)), **arguments(rule)), after)
+
+
+def without_stored_inputs(model: Any) -> None:
+    """Stored tensors of old models are inputs too, which onnxsim would ask for: they are stored tensors alone."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    kept = [each for each in model.graph.input if each.name not in stored]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)
 
 
 def arguments(rule: str) -> dict[str, Any]:

@@ -18,6 +18,14 @@ and onnxsim's `apply_magnitude_pruning(n=2, m=4)`, judged by an oracle on what t
 axis (`benchmarks/sparse_cases.py`). *right*: of each four the two lowest fell and nothing else changed. The last column
 is what `polygraphy inspect sparsity` says of our result."""
 
+NO_PEERS = "Not run yet: `benchmarks/bench_calibration.py` leaves the table here."
+
+PEERS = """The same models and calibration data given to onnxsim's Wanda and SparseGPT and to ours, without training
+(`benchmarks/calibration_corpus.py`): accuracy on cases that did not calibrate, and in brackets how many of all weights
+that MatMul, Gemm and Conv read are zero. "oxiprune" prunes the weights that onnxsim prunes, by the inputs of the dense
+model; "+repair" the same with least squares and bias correction, layer by layer; "own weights" are those that
+`oxiprune prune` selects by default, of which there may be fewer."""
+
 MASKS = """The masks of onnxsim and ours on the weights of the corpus that both prune (`benchmarks/sparse_masks.py`).
 For 2:4 onnxsim groups channels x kernel of a Conv; its 50 % is of each output row, ours of each tensor; "global" ranks
 the same weights in both."""
@@ -59,6 +67,24 @@ def pattern_tables(newest: dict[str, dict[str, Any]]) -> str:
     raw = newest.get("sparse_onnx", {}).get("raw", {})
     tables = [(CASES, raw.get("sparse_cases")), (MASKS, masks_by_rule(raw.get("sparse_masks", [])))]
     return "\n\n".join(f"{text}\n\n{markdown(rows)}" for text, rows in tables if rows) or NO_PATTERNS
+
+
+def peers_table(newest: dict[str, dict[str, Any]]) -> str:
+    """Accuracy after each tool's Wanda and SparseGPT, model by model."""
+    rows = newest.get("calibration", {}).get("raw", {}).get("calibration_corpus")
+    if not rows:
+        return NO_PEERS
+    return f"{PEERS}\n\n{markdown([peers_row(row) for row in rows])}"
+
+
+def peers_row(row: dict[str, Any]) -> dict[str, str]:
+    """One model, pruned in one way by each tool."""
+    found = {"model": row["model"], "cases": f"{row['cases']:,}", "method": row["method"], "rule": row["rule"]}
+    found["dense"] = f"{row['dense']:.3f}"
+    for tool, scored in row.items():
+        if isinstance(scored, dict):
+            found[tool] = f"{scored['accuracy']:.3f} ({100 * scored['of all weights']:.0f} %)"
+    return found
 
 
 def masks_by_rule(rows: list[dict[str, Any]]) -> list[dict[str, str]]:

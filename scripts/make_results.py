@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
-from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, speed
+from benchmark_tables import BENCHMARKS, newest_results, pattern_tables, peers_table, speed
 from calibration_section import calibration_section
 from compaction_results import bullet, compaction_section, measure_compaction
 from search_section import search_section
@@ -65,6 +65,10 @@ Where a cell holds four values they are those of the four runs: {runs}.
 ## Pruned by what the inputs are
 
 {calibration}
+
+## Wanda and SparseGPT beside onnxsim
+
+{peers}
 
 ## Searched within one point
 
@@ -375,6 +379,7 @@ def main() -> None:
         details=details(results, expected_scores(models)),
         compaction=compaction_section(compactions),
         calibration=calibration_section(),
+        peers=peers_table(newest),
         search=search_section(),
         patterns=pattern_tables(newest),
         speed=speed(newest),
