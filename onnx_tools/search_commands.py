@@ -58,29 +58,24 @@ class SearchJob:
 class Measuring:
     """What is measured on which data, and what else is done with data.
 
-    `choice`: a method that chooses by data what falls, see `DataMethod`. `calibration`: its data; None: a part of
+    `method`: gives, for data, the method that looks at it, if there is one. `calibration`: its data; None: a part of
     `data`, which is not measured on then.
     """
 
     quality: str
     data: str | None
     calibration: str | None
-    choice: str | None
-    repair: bool
-    order: str
+    method: Callable[[Data], DataMethod] | None
     seed: int
 
     def tools(self, model: Path) -> tuple[Quality, DataMethod | None]:
         """The quality, and the method if there is one."""
-        if self.choice is None and not self.repair:
+        if self.method is None:
             return read_quality(self.quality, self.data, model), None
         if self.calibration is not None or self.data is None:
-            return read_quality(self.quality, self.data, model), self._method(self.calibration or "")
+            return read_quality(self.quality, self.data, model), self.method(self.calibration or "")
         calibrating, scoring = split(evaluation_data(self.quality, self.data, model), seed=self.seed)
-        return read_quality(self.quality, scoring, model), self._method(calibrating)
-
-    def _method(self, data: Data) -> DataMethod:
-        return DataMethod(data, self.choice, self.repair, self.order)
+        return read_quality(self.quality, scoring, model), self.method(calibrating)
 
 
 def search_model(model: Path, job: SearchJob, view: View) -> int:

@@ -1,9 +1,10 @@
-"""The options of `oxiprune prune` about methods that look at the inputs of weights."""
+"""Options about methods that look at the inputs of weights: those of `prune`, `search` and `sensitivity`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from onnx_tools.naming import expand
 from onnx_tools.usage import WrongUsage
 
 if TYPE_CHECKING:  # at run time it would bring numpy, which the command starts without
+    from onnx_tools.calibration.data import Data
     from onnx_tools.calibration.methods import DataMethod
 
 BY_INPUTS = "By what the inputs are"
@@ -54,18 +56,21 @@ def _damping(number: float | None) -> float | None:
     return number
 
 
-Calibration = Annotated[
-    str | None,
-    typer.Option(
+def _data_option(default: str | bool) -> Any:
+    return typer.Option(
         "--calibration",
         metavar="DATA",
+        show_default=default,
         help="Real inputs to run the model on, not those that it is scored on later: an .npz with an array for each "
         "input (other arrays, like labels, are left out), a folder with an .npy for each, or module:function that "
         "gives dicts of arrays; random:SEED:COUNT, if asked for, makes numbers up. {stem} and {parent} stand for the "
         "model's name and folder.",
         rich_help_panel=BY_INPUTS,
-    ),
-]
+    )
+
+
+Calibration = Annotated[str | None, _data_option(False)]
+SearchCalibration = Annotated[str | None, _data_option("a fifth of --data, which is not measured on then")]
 Repair = Annotated[
     bool,
     typer.Option(
@@ -87,17 +92,22 @@ RepairBy = Annotated[
         rich_help_panel=BY_INPUTS,
     ),
 ]
-Order = Annotated[
-    str | None,
-    typer.Option(
+
+
+def _order_option(default: str) -> Any:
+    return typer.Option(
+        "--order",
         metavar="WHEN",
         callback=_order,
-        show_default="layers with --repair, else once",
+        show_default=default,
         help="Which inputs a weight is pruned for: layers (those that the layers before it give once they are pruned; "
         "the model runs over the data for each layer), or once (those of the dense model, all in one go).",
         rich_help_panel=BY_INPUTS,
-    ),
-]
+    )
+
+
+Order = Annotated[str | None, _order_option("layers with --repair, else once")]
+SearchOrder = Annotated[str | None, _order_option("once, so that all models share one look at the data")]
 Damping = Annotated[
     float | None,
     typer.Option(
@@ -143,24 +153,41 @@ Provider = Annotated[
 
 
 def check_calibration(given: Mapping[str, Any]) -> None:
-    """Raise `WrongUsage` where the options do not go together. `given`: all options by the names of their arguments."""
-    chooses = given["metric"] in DATA_METRICS
+    """Raise `WrongUsage` where the options do not go together, or data is missing. `given`: as for `check_looking`."""
+    check_looking(given, at_once=not given["repair"])
+    if looks(given) and given["calibration"] is None:
+        raise WrongUsage(f"{_asked(given)} looks at data: give {_DATA}")
+
+
+def looks(given: Mapping[str, Any]) -> bool:
+    """Whether a method looks at data."""
+    return bool(_asked(given))
+
+
+def _asked(given: Mapping[str, Any]) -> str:
+    """The option that asks for a look at data, if one does."""
+    return f"--metric {given['metric']}" if given["metric"] in DATA_METRICS else "--repair" if given["repair"] else ""
+
+
+def check_looking(given: Mapping[str, Any], *, at_once: bool) -> None:
+    """Raise `WrongUsage` where the options do not go together; data may be missing.
+
+    `given`: all options by the names of their arguments. `at_once`: whether the order is "once" where none is given.
+    """
+    asked = _asked(given)
     if given["repair_by"] is not None and not given["repair"]:
         raise WrongUsage("--repair-by goes with --repair")
-    asked = f"--metric {given['metric']}" if chooses else "--repair" if given["repair"] else ""
-    if asked and given["calibration"] is None:
-        raise WrongUsage(f"{asked} looks at data: give {_DATA}")
     if given["calibration"] is not None and not asked:
         raise WrongUsage("nothing looks at the data of --calibration: give --metric wanda or sparsegpt, or --repair")
     needing = next((name for name in _NEEDS_DATA if given[name] not in (None, [])), None)
     if needing is not None and not asked:
         raise WrongUsage(f"--{needing.replace('_', '-')} goes with --calibration")
-    at_once = given["order"] == "once" or (given["order"] is None and not given["repair"])
-    if given["calibration_cache"] is not None and not at_once:
+    once = at_once if given["order"] is None else given["order"] == "once"
+    if given["calibration_cache"] is not None and not once:
         raise WrongUsage("--calibration-cache goes with --order once: in layers each layer sees others pruned")
     if asked and given["backend"] == "cuda":
         raise WrongUsage(f"{asked} works on the CPU: leave out --backend cuda; --provider says what runs the model")
-    if chooses:
+    if given["metric"] in DATA_METRICS:
         _check_choice(given)
 
 
@@ -179,9 +206,18 @@ def data_files(data: str | None, models: Sequence[Path]) -> list[Path]:
 
 
 def read_method(given: Mapping[str, Any]) -> DataMethod | None:
-    """What looks at data, for options that were checked; None where nothing does."""
-    if given["calibration"] is None:
-        return None
+    """What looks at the data of --calibration, for options that were checked; None where nothing does."""
+    return make_method(given, given["calibration"]) if looks(given) else None
+
+
+def method_maker(given: Mapping[str, Any]) -> Callable[[Data], DataMethod] | None:
+    """What gives, for data, what looks at it, in the order "once" if none is asked for; None where nothing looks."""
+    ordered = {**given, "order": given["order"] or "once"}
+    return partial(make_method, ordered) if looks(given) else None
+
+
+def make_method(given: Mapping[str, Any], data: Data) -> DataMethod:
+    """What looks at `data`, for options that were checked."""
     from onnx_tools.calibration.methods import DataMethod
 
     words = {"order": "order", "damping": "damping", "calibration_cache": "cache", "calibration_memory": "memory"}
@@ -190,4 +226,4 @@ def read_method(given: Mapping[str, Any]) -> DataMethod | None:
         optional["providers"] = tuple(given["provider"])
     choice = given["metric"] if given["metric"] in DATA_METRICS else None
     repairs = given["repair"] if given["repair_by"] is None else tuple(given["repair_by"].split(","))
-    return DataMethod(given["calibration"], choice, repairs, **optional)
+    return DataMethod(data, choice, repairs, **optional)

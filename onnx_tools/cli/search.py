@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from onnx_tools.cli import calibration_options as calibrating
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli import search_options as own
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
-from onnx_tools.cli.calibration_options import DATA_METRICS
 from onnx_tools.cli.channel_options import InputShapes, read_input_shapes
 from onnx_tools.cli.destination import check_output_name
 from onnx_tools.cli.options import (
@@ -22,6 +22,7 @@ from onnx_tools.cli.options import (
     checked_reports,
     summary_file,
 )
+from onnx_tools.naming import expanded
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
 
@@ -35,9 +36,14 @@ def search(
     held_out: own.HeldOut = 0.3,
     granularity: option.Granularity = None,
     metric: own.Metric = None,
-    calibration: own.CalibrationData = None,
-    repair: own.Repair = False,
-    order: own.Order = "once",
+    calibration: calibrating.SearchCalibration = None,
+    repair: calibrating.Repair = False,
+    repair_by: calibrating.RepairBy = None,
+    order: calibrating.SearchOrder = None,
+    damping: calibrating.Damping = None,
+    calibration_cache: calibrating.Cache = None,
+    calibration_memory: calibrating.Memory = None,
+    provider: calibrating.Provider = None,
     allocation: own.Allocations = None,
     objective: own.Objective = "sparsity",
     climb: own.Climb = True,
@@ -75,6 +81,8 @@ def search(
 --objective macs
       oxiprune search model.onnx -o small.onnx --data test.npz --eval top1 --max-drop 0.01 --metric sparsegpt --repair
     """  # noqa: D301
+    calibration = None if calibration is None else expanded(calibration, model)
+    given = dict(locals())  # every option under its name
     check_output_name(os.fspath(output), [model])
     channels = granularity == "channel"
     if objective == "macs" and not channels:
@@ -83,8 +91,7 @@ def search(
         raise WrongUsage("--policy-out does not go with --granularity channel; the report has the command instead")
     if input_shape and not channels:
         raise WrongUsage("--input-shape goes with --granularity channel")
-    choice = metric if metric in DATA_METRICS else None
-    own.check_data(quality, data, calibration, looks=choice is not None or repair, channels=channels)
+    own.check_data(given)
     reports, summary = checked_reports(report), summary_file(github_summary)
 
     def run() -> int:
@@ -94,7 +101,7 @@ def search(
         from onnx_tools.weight_selection import Selection
 
         named = [text for text in (data, quality, calibration) if text is not None]
-        measuring = commands.Measuring(quality, data, calibration, choice, repair, order, seed)
+        measuring = commands.Measuring(quality, data, calibration, calibrating.method_maker(given), seed)
 
         def made() -> Search:
             measured, method = measuring.tools(model)
@@ -104,7 +111,7 @@ def search(
                 named,
                 tuple(allocation or ()),
                 granularity or "unstructured",
-                "l1" if choice or metric is None else metric,
+                "l1" if metric is None or metric in calibrating.DATA_METRICS else metric,
                 objective,
                 method,
                 selection=Selection(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from onnx_tools.cli.calibration_options import ORDERS
+from onnx_tools.cli.calibration_options import check_looking, looks
 from onnx_tools.cli.options import REPORTING, WRITING
 from onnx_tools.cli.prune_options import METRICS
 from onnx_tools.usage import WrongUsage
@@ -35,12 +36,6 @@ def _metric(text: str | None) -> str | None:
     return text
 
 
-def _order(text: str) -> str:
-    if text not in ORDERS:
-        raise typer.BadParameter(f"unknown order '{text}': use once or layers")
-    return text
-
-
 Metric = Annotated[
     str | None,
     typer.Option(
@@ -49,34 +44,6 @@ Metric = Annotated[
         show_default="l1",
         help="What says which elements of a weight fall: l1 (|w|), l2, taylor (w*w), random:SEED; or by data wanda "
         "(|w| times the norm of its inputs) and sparsegpt (what is kept makes up for what falls).",
-        rich_help_panel=LOOKING,
-    ),
-]
-CalibrationData = Annotated[
-    str | None,
-    typer.Option(
-        "--calibration",
-        metavar="DATA",
-        show_default="a fifth of --data, which is not measured on then",
-        help="What wanda, sparsegpt and --repair look at: inputs, as in --data.",
-        rich_help_panel=LOOKING,
-    ),
-]
-Repair = Annotated[
-    bool,
-    typer.Option(
-        "--repair/--no-repair",
-        help="Fit what is kept of each weight by least squares to what the dense layer gives.",
-        rich_help_panel=LOOKING,
-    ),
-]
-Order = Annotated[
-    str,
-    typer.Option(
-        metavar="ORDER",
-        callback=_order,
-        help="Whether all weights see the inputs of the dense model (once: looked at once for all trials), or each "
-        "those that the pruned layers before it give (layers: looked at in each trial).",
         rich_help_panel=LOOKING,
     ),
 ]
@@ -184,14 +151,11 @@ PolicyOut = Annotated[
 ]
 
 
-def check_data(quality: str, data: str | None, calibration: str | None, *, looks: bool, channels: bool) -> None:
-    """Raise `WrongUsage` for data that is missing, or that nothing reads. `looks`: whether a method looks at data."""
-    own_function = quality.partition(":")[0] not in QUALITIES
-    if data is None and not own_function:
-        raise WrongUsage(f"--eval {quality} is measured on data: give --data")
-    if calibration is not None and not looks:
-        raise WrongUsage("--calibration goes with --metric wanda or sparsegpt, or --repair")
-    if looks and channels:
-        raise WrongUsage("--metric wanda and sparsegpt, and --repair, do not go with --granularity channel")
-    if looks and own_function and calibration is None:
+def check_data(given: Mapping[str, Any]) -> None:
+    """Raise `WrongUsage` for data that is missing, or that nothing reads. `given`: as for `check_looking`."""
+    own_function = given["quality"].partition(":")[0] not in QUALITIES
+    if given["data"] is None and not own_function:
+        raise WrongUsage(f"--eval {given['quality']} is measured on data: give --data")
+    check_looking(given, at_once=True)
+    if looks(given) and own_function and given["calibration"] is None:
         raise WrongUsage("give --calibration: what the function of --eval measures on, is not known")

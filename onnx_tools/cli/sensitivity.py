@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from onnx_tools.cli import calibration_options as calibrating
 from onnx_tools.cli import prune_options as option
 from onnx_tools.cli import search_options as own
 from onnx_tools.cli.application import EXIT_CODES, app, run_command
-from onnx_tools.cli.calibration_options import DATA_METRICS
 from onnx_tools.cli.options import REPORTING, WRITING, OneJson, OneModel, Quiet
+from onnx_tools.naming import expanded
 from onnx_tools.usage import SectionedCommand, WrongUsage
 
 
@@ -39,9 +40,14 @@ def sensitivity(
     ] = None,
     granularity: option.Granularity = None,
     metric: own.Metric = None,
-    calibration: own.CalibrationData = None,
-    repair: own.Repair = False,
-    order: own.Order = "once",
+    calibration: calibrating.SearchCalibration = None,
+    repair: calibrating.Repair = False,
+    repair_by: calibrating.RepairBy = None,
+    order: calibrating.SearchOrder = None,
+    damping: calibrating.Damping = None,
+    calibration_cache: calibrating.Cache = None,
+    calibration_memory: calibrating.Memory = None,
+    provider: calibrating.Provider = None,
     seed: own.SearchSeed = 0,
     include: option.Include = None,
     exclude: option.Exclude = None,
@@ -108,12 +114,13 @@ def sensitivity(
       oxiprune sensitivity model.onnx --data test.npz --eval kl -s 0.7 -o policy.toml
       oxiprune prune model.onnx -o pruned.onnx --policy policy.toml
     """  # noqa: D301
+    calibration = None if calibration is None else expanded(calibration, model)
+    given = dict(locals())  # every option under its name
     if (sparsity is None) != (output is None):
         raise WrongUsage("--sparsity and --output go together: the file gets the policy that has the sparsity")
     if granularity == "channel":
         raise WrongUsage("--granularity channel does not go with single weights, which share channels with others")
-    choice = metric if metric in DATA_METRICS else None
-    own.check_data(quality, data, calibration, looks=choice is not None or repair, channels=False)
+    own.check_data(given)
     if report is not None and report.suffix.lower() != ".json":
         raise WrongUsage(f"--report {report}: the ending must be .json")
 
@@ -126,12 +133,12 @@ def sensitivity(
         texts = [text for text in (data, quality, calibration) if text is not None]
 
         def asked() -> Sensitivity:
-            measured, method = Measuring(quality, data, calibration, choice, repair, order, seed).tools(model)
+            measured, method = Measuring(quality, data, calibration, calibrating.method_maker(given), seed).tools(model)
             return Sensitivity(
                 measured,
                 SPARSITIES if sparsities is None else tuple(float(part) for part in sparsities.split(",")),
                 granularity or "unstructured",
-                "l1" if choice or metric is None else metric,
+                "l1" if metric is None or metric in calibrating.DATA_METRICS else metric,
                 method,
                 Selection(
                     tuple(include or ()), tuple(exclude or ()), min_elements, depthwise, embeddings, linear_models

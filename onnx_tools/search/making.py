@@ -87,7 +87,8 @@ class Maker:
     def _without_channels(self, config: ChannelConfig, folder: pathlib.Path) -> Made:
         path, masked = folder / self.model.name, folder / f"masked.{self.model.name}"
         chosen = Selection(self.selection.include, self.selection.exclude)
-        prune_channels(self.model, masked, config=config, selection=chosen, input_shapes=self.input_shapes)
+        refit, shapes = None if self.method is None else self.method.new_values, self.input_shapes
+        prune_channels(self.model, masked, config=config, selection=chosen, input_shapes=shapes, refit=refit)
         report = compact_file(masked, path, input_shapes=self.input_shapes, verify=None)
         totals = report.totals
         gone = totals.parameters_before - totals.parameters_after

@@ -78,8 +78,10 @@ class Search:
     def check(self) -> None:
         """Raise `InvalidOption` for what makes no sense."""
         self.pruning.check()
-        if self.method is not None and self.pruning.channels:
-            raise InvalidOption("methods with data know no channels; leave them out, or the granularity channel")
+        if self.method is not None and self.method.choice is not None and self.pruning.channels:
+            raise InvalidOption(
+                f"{self.method.choice} chooses elements, no channels: leave it out; a repair goes with channels"
+            )
         if self.objective not in OBJECTIVES:
             raise InvalidOption(f"objective {self.objective!r} must be one of {', '.join(OBJECTIVES)}")
         if self.objective == "macs" and not self.pruning.channels:

@@ -31,6 +31,7 @@ def _of_channels(config: ChannelConfig, search: Search) -> list[str]:
         "--allocation",
         scope,
         "--compact",
+        *_looking(search.method),
         *(word for shape in shapes for word in ("--input-shape", shape)),
     ]
 
@@ -40,12 +41,13 @@ def _shape(name: str, sizes: Sequence[int]) -> str:
 
 
 def _of_policy(search: Search) -> list[str]:
-    looking = [] if search.method is None else _looking(search.method)
-    return ["--policy", "POLICY.toml", *looking, *(["--encoding", "packed"] if search.packed else [])]
+    return ["--policy", "POLICY.toml", *_looking(search.method), *(["--encoding", "packed"] if search.packed else [])]
 
 
-def _looking(method: DataMethod) -> list[str]:
+def _looking(method: DataMethod | None) -> list[str]:
     """The options of a method with data; CALIBRATION stands for data that is no file."""
+    if method is None:
+        return []
     given = os.path.basename(method.data) if isinstance(method.data, str | os.PathLike) else "CALIBRATION"
     words = [*(["--metric", method.choice] if method.choice else []), "--calibration", given]
     repair = ["--repair", "--repair-by", ",".join(method.repairs)] if method.repairs else []

@@ -114,6 +114,28 @@ def test_the_command_in_the_report_makes_the_output_again(model, data, tmp_path,
     assert (tmp_path / "out.onnx").read_bytes() == out != model.read_bytes()
 
 
+def test_channels_that_leave_are_made_up_for(model, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--eval", "drift", "--data", "data.npz", "--max-drop", 0.3, "--granularity", "channel")
+    looking = (
+        "--repair",
+        "--calibration",
+        "{parent}/../data.npz",
+        "--damping",
+        0.02,
+        "--provider",
+        "CPUExecutionProvider",
+    )
+    (tmp_path / tmp_path.name).mkdir()
+    plain = json.loads(search(model, *words, "--json").stdout)
+    told = json.loads(search(model, *words, *looking, "--json", "--force", "--log", "l.jsonl").stdout)
+    assert told["best"]["sparsity"] > plain["best"]["sparsity"]
+    assert "least-squares + bias, order once, damping 0.02, on data.npz" in told["settings"]["method"]
+    out = (tmp_path / "out.onnx").read_bytes()
+    assert run(*told["reproduce"].split()[1:], "--force").exit_code == 0
+    assert (tmp_path / "out.onnx").read_bytes() == out
+
+
 def test_the_command_is_told_in_one_line_however_long(model, data, tmp_path):
     words = ("--data", data, "--eval", "top1", "--max-drop", 0.2, "--report", tmp_path / "r.json")
     told = search(model, *words, "--include", "*" * 80).stdout.splitlines()[-1]
@@ -191,8 +213,10 @@ TOP1 = ("--eval", "top1", "--max-drop", 0.1)
         ((*TOP1, "--data", "data.npz", "--objective", "speed"), "sparsity, bytes, macs"),
         ((*TOP1, "--data", "data.npz", "--metric", "taylor:g.npz"), "unknown metric"),
         ((*TOP1, "--data", "data.npz", "--allocation", "best"), "best"),
-        ((*TOP1, "--data", "data.npz", "--calibration", "data.npz"), "--calibration goes with"),
-        ((*TOP1, "--data", "data.npz", "--granularity", "channel", "--repair"), "do not go with --granularity channel"),
+        ((*TOP1, "--data", "data.npz", "--calibration", "data.npz"), "nothing looks at the data of --calibration"),
+        ((*TOP1, "--data", "data.npz", "--granularity", "channel", "--metric", "wanda"), "does not go with --metric"),
+        ((*TOP1, "--data", "data.npz", "--repair-by", "bias"), "--repair-by goes with --repair"),
+        ((*TOP1, "--data", "data.npz", "--damping", "0.5"), "--damping goes with"),
         ((*TOP1, "--data", "data.npz", "--granularity", "channel", "--policy-out", "p.toml"), "--policy-out"),
         ((*TOP1, "--data", "data.npz", "--input-shape", "x=1,16"), "--input-shape"),
         (("--eval", "json:loads", "--max-drop", 1, "--metric", "wanda"), "give --calibration"),
@@ -200,7 +224,7 @@ TOP1 = ("--eval", "top1", "--max-drop", 0.1)
         ((*TOP1, "--data", "data.npz", "--log", "data.npz"), "--log data.npz: a model, its data or an input"),
         ((*TOP1, "--data", "data.npz", "--log", "none/l.jsonl"), "--log none/l.jsonl: the folder none does not exist"),
         ((*TOP1, "--data", "data.npz", "--log", "l", "--policy-out", "l"), "--policy-out l: --log writes there too"),
-        ((*TOP1, "--data", "data.npz", "--order", "never"), "use once or layers"),
+        ((*TOP1, "--data", "data.npz", "--order", "never"), "use layers or once"),
     ],
 )
 def test_what_is_refused(model, data, tmp_path, monkeypatch, words, says):
