@@ -97,6 +97,12 @@ def mask_of(name: str, mask: Any, values: Any) -> Any:
     return kept
 
 
+def put_kept(values: Any, kept: Any, out: Any) -> None:
+    """Put values where they are kept into `out`, with their bits, and +0.0 elsewhere."""
+    bits = f"u{values.dtype.itemsize}"  # a product of integers is a fifth of the time that a choice takes
+    np.multiply(values.view(bits), kept, out=out.view(bits))
+
+
 def neighbours(config: PruningConfig, name: str) -> NM | None:
     """The groups of N:M; None for unstructured. Raises `InvalidOption` for other granularities."""
     granularity = config.granularity

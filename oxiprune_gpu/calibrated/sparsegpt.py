@@ -15,6 +15,7 @@ from oxiprune_gpu.calibrated.matrices import (
     mask_of,
     matrix_of,
     neighbours,
+    put_kept,
 )
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
@@ -118,7 +119,7 @@ class _Block:
     def work(self, diagonal: Any) -> None:
         """Let elements fall, feature by feature."""
         self._halve(0, len(self._left), diagonal)
-        np.copyto(self._left, 0, where=self._fallen)
+        put_kept(self._left, ~self._fallen, self._left)
 
     def _halve(self, start: int, stop: int, diagonal: Any) -> None:
         few = _FEW if self._groups is None else self._groups.of
@@ -136,7 +137,7 @@ class _Block:
             scores = _scores(left[start:stop], diagonal[start:stop])
             fallen[start:stop] = ~kept_in_groups(self._name, scores, self._groups, axis=0)
         for row in range(start, stop):
-            np.copyto(self.lost[row], left[row], where=fallen[row])
+            put_kept(left[row], fallen[row], self.lost[row])
             left[row + 1 : stop] -= self.shares[row, row + 1 : stop, None] * self.lost[row]
 
 

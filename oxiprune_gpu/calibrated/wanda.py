@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.backends.parallel import Span, cut, over_spans
-from oxiprune_gpu.calibrated.matrices import features_of, kept_per_output, matrix_of
+from oxiprune_gpu.calibrated.matrices import features_of, kept_per_output, matrix_of, put_kept
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.tensor import Tensor
@@ -38,13 +38,13 @@ def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[An
     if bool((found < 0).any()):
         raise InvalidOption(f"statistics for weight '{name}' are sums of squares, and one is negative")
     norms = np.sqrt(found).astype(values.dtype)
-    mask, pruned = np.empty_like(values, dtype=bool), np.zeros_like(given)
+    mask, pruned = np.empty_like(values, dtype=bool), np.empty_like(given)
 
     def work(span: Span) -> None:
         part = slice(*span)
         scores = np.abs(values[part]) * norms
         mask[part] = kept_per_output(name, scores, config)
-        np.copyto(pruned[part], given[part], where=mask[part])
+        put_kept(given[part], mask[part], pruned[part])
 
     over_spans(lambda: work, _slabs(values))
     return pruned, mask
