@@ -31,7 +31,8 @@ class TrialReport:
     step. `asked`: the sparsity that was asked for, None in a climb. `sparsity`: fraction of the selected weights'
     elements that are zero, or of all parameters that are gone. `bytes`: of its files, encoded or compacted; `macs`:
     multiply-accumulates; None where they were not counted. `searched`, `held_out`: its quality on the cases that are
-    searched with, and on others. `passed`: whether `searched` is within the bar.
+    searched with, and on others. `passed`: whether `searched` is within the bar, with the
+    confidence that was asked for.
     """
 
     number: int
@@ -60,7 +61,8 @@ class SearchSettings:
     """What was searched with what. `data`: the names of files and functions. `quality`, `method`: in words.
 
     `held_out`: fraction of the cases that are not searched with. `resolution`: of the sparsities that are asked for.
-    `most_trials`: none are begun beyond. `climb`: whether the best allocation is climbed from.
+    `most_trials`: none are begun beyond. `climb`: whether the best allocation is climbed from. `confidence`: how sure
+    it must be that a drop is within the bar; None: the drop on the cases searched with is compared with it.
     """
 
     model_sha256: str
@@ -84,6 +86,7 @@ class SearchSettings:
     resolution: float
     most_trials: int
     climb: bool
+    confidence: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

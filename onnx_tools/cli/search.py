@@ -33,6 +33,7 @@ def search(
     quality: own.Eval,
     max_drop: own.MaxDrop,
     data: own.SearchData = None,
+    confidence: own.Confidence = None,
     held_out: own.HeldOut = 0.3,
     granularity: option.Granularity = None,
     metric: own.Metric = None,
@@ -125,6 +126,7 @@ def search(
                 climb=climb,
                 log=log,
                 backend=backend,
+                confidence=confidence,
             )
 
         read = tuple(Path(text) for text in named if os.path.isfile(text))

@@ -77,6 +77,19 @@ MaxDrop = Annotated[
         rich_help_panel=BAR,
     ),
 ]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        metavar="C",
+        min=0.5,
+        max=0.999999,
+        show_default="off: the drop on the cases that are searched with",
+        help="How sure it must be that the drop of a trial is within the bar, as in 0.95, from the differences case by "
+        "case (one-sided). Guards against what passes by luck, for less sparsity; needs many cases and a bar that they "
+        "can tell from 0.",
+        rich_help_panel=BAR,
+    ),
+]
 HeldOut = Annotated[
     float,
     typer.Option(

@@ -19,7 +19,8 @@ WEIGHT_TITLES = ("Weight", "Parameters", "Kept", "Sparsity")
 
 def headline(report: SearchReport) -> str:
     """What was searched, and where the answer is, in one line."""
-    how = f"{report.settings.quality}, drop at most {text.number(report.settings.max_drop)}"
+    sure = "" if report.settings.confidence is None else f" with confidence {text.number(report.settings.confidence)}"
+    how = f"{report.settings.quality}, drop at most {text.number(report.settings.max_drop)}{sure}"
     return f"{text.printable(report.input)} -> {text.printable(report.output)} ({text.printable(how)})"
 
 
@@ -75,6 +76,8 @@ def settings_rows(settings: SearchSettings) -> list[tuple[str, str]]:
 
 
 def _said(value: object) -> str:
+    if value is None:
+        return text.NONE
     if isinstance(value, tuple):
         return ", ".join(map(text.printable, value)) or text.NONE
     if isinstance(value, bool):

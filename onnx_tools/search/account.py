@@ -69,10 +69,11 @@ class Account:
     def _warnings(self) -> tuple[str, ...]:
         trials, held_out, bar = self.run.trials, self.confirmed.held_out, self.settings.max_drop
         found = []
-        if held_out is not None and not trials.judge.passes(held_out):
+        if held_out is not None and not trials.judge.within(held_out):
             found.append(
                 f"on the {held_out.cases:,} cases that were held out the quality drops by {held_out.drop:.4g}, more "
-                f"than {bar:g}: the search has fitted its cases; search with more of them, or a lower --max-drop"
+                f"than {bar:g}: the search has fitted its cases; search with more of them, a lower --max-drop, or "
+                "--confidence"
             )
         if held_out is None and self.settings.held_out:
             found.append(

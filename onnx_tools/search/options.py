@@ -29,6 +29,9 @@ class Search:
     Args:
         quality: what must be kept; higher is better.
         max_drop: how much less of it than the original has is within the bar.
+        confidence: how sure it must be that the drop of a trial is within the bar, 0.5 to less than 1, from the
+            differences case by case: the upper bound of a one-sided interval is compared with `max_drop`. None: the
+            drop itself.
         data: what names the data that `quality` reads, and its function: files and module:function. Their content is a
             part of what identifies a trial, so that other data is not taken for the same.
         allocations: ways to deal out a sparsity, each bisected; none: those that fit the granularity.
@@ -64,6 +67,7 @@ class Search:
     climb: bool = True
     log: pathlib.Path | None = None
     backend: str = "auto"
+    confidence: float | None = None
 
     @property
     def pruning(self) -> Pruning:
@@ -94,6 +98,8 @@ class Search:
                 raise InvalidOption(f"{name} {value!r} must be a fraction, {least} to {most}")
         if not self.max_drop >= 0 or self.max_drop == float("inf"):
             raise InvalidOption(f"max_drop {self.max_drop!r} must be a number, 0 or more")
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise InvalidOption(f"confidence {self.confidence!r} must be 0.5 or more, and less than 1")
         if self.most_trials < 1:
             raise InvalidOption(f"most_trials {self.most_trials!r} must be 1 or more")
 
@@ -129,6 +135,7 @@ class Search:
             resolution=self.resolution,
             most_trials=self.most_trials,
             climb=self.climb and not self.pruning.channels,
+            confidence=self.confidence,
         )
 
 

@@ -50,10 +50,11 @@ class Run:
         """The best trial within the bar. Raises VerificationFailed if there is none."""
         passed = [trial for trial in self.trials.done.values() if trial.report.passed]
         if not passed:
+            sure = "" if self.search.confidence is None else f", with confidence {self.search.confidence:g}"
             nearest = min(self.trials.done.values(), key=lambda trial: trial.report.searched.drop).report
             raise VerificationFailed(
                 f"{self.trials.maker.model.name}: none of {len(self.trials.done)} trials drops by "
-                f"{self.search.max_drop:g} or less; the nearest, sparsity {nearest.sparsity:.4g}, drops by "
+                f"{self.search.max_drop:g} or less{sure}; the nearest, sparsity {nearest.sparsity:.4g}, drops by "
                 f"{nearest.searched.drop:.4g}. Nothing was written; the trials are in {self.trials.log.path}. Raise "
                 "--max-drop, or leave weights out"
             )

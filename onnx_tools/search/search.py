@@ -28,7 +28,7 @@ _SHOWN = 1_000_000
 
 Progress = Callable[[str, int, int], None]
 
-_DECIDE_NO_TRIAL = ("max_drop", "allocations", "objective", "resolution", "most_trials", "climb")
+_DECIDE_NO_TRIAL = ("max_drop", "allocations", "objective", "resolution", "most_trials", "climb", "confidence")
 """Settings that say which trials are made, and nothing about each."""
 
 
@@ -66,7 +66,10 @@ def search_file(
     plain = {text: search.pruning.line(text) for text in settings.allocations if not _by_curves(search, text)}
     log = TrialLog(search.log or log_beside(target))
     with first_step(model, target, force=force) as place:
-        judge = Judge(search.quality.measure(model.path), search.max_drop, search.held_out, search.seed)
+        judge = Judge(
+            search.quality.measure(model.path), search.max_drop, search.held_out, search.seed, search.confidence
+        )
+        judge.check()
         trials = _trials(search, model, settings, judge, log, place.parent, progress)
         run = Run(search, trials)
         run.along(_lines(search, settings.allocations, plain, trials, progress))
@@ -127,8 +130,8 @@ def _written(
         if not trials.judge.passes(searched):
             raise VerificationFailed(
                 f"{model.path.name}: the answer dropped {answer.report.searched.drop:.4g}, and measured again it drops "
-                f"{searched.drop:.4g}, more than {search.max_drop:g}: the quality is not repeatable. Nothing was "
-                "written; let the function that measures take its random numbers from a fixed seed"
+                f"{searched.drop:.4g}, beyond the bar of {search.max_drop:g}: the quality is not repeatable. Nothing "
+                "was written; let the function that measures take its random numbers from a fixed seed"
             )
         with ModelCopy(ModelFile.open(made.path), target, force=force) as copy:
             return Confirmed(searched, held_out, copy.commit())

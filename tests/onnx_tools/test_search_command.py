@@ -136,6 +136,15 @@ def test_channels_that_leave_are_made_up_for(model, data, tmp_path, monkeypatch)
     assert (tmp_path / "out.onnx").read_bytes() == out
 
 
+def test_a_confidence_makes_the_bar_hold_beyond_the_cases(model, data):
+    words = ("--data", data, "--eval", "top1", "--max-drop", 0.1, "--json", "-f")
+    risky, sure = (json.loads(search(model, *words, *more).stdout) for more in ((), ("--confidence", 0.95)))
+    assert sure["best"]["sparsity"] < risky["best"]["sparsity"]
+    assert sure["settings"]["confidence"] == 0.95
+    assert sure["confirmed"]["drop"] < sure["confirmed"]["high"] < 0.11
+    assert {trial["key"] for trial in risky["trials"]} & {trial["key"] for trial in sure["trials"]}
+
+
 def test_the_command_is_told_in_one_line_however_long(model, data, tmp_path):
     words = ("--data", data, "--eval", "top1", "--max-drop", 0.2, "--report", tmp_path / "r.json")
     told = search(model, *words, "--include", "*" * 80).stdout.splitlines()[-1]
@@ -224,6 +233,8 @@ TOP1 = ("--eval", "top1", "--max-drop", 0.1)
         ((*TOP1, "--data", "data.npz", "--log", "data.npz"), "--log data.npz: a model, its data or an input"),
         ((*TOP1, "--data", "data.npz", "--log", "none/l.jsonl"), "--log none/l.jsonl: the folder none does not exist"),
         ((*TOP1, "--data", "data.npz", "--log", "l", "--policy-out", "l"), "--policy-out l: --log writes there too"),
+        ((*TOP1, "--data", "data.npz", "--confidence", 1), "--confidence"),
+        (("--eval", "drift", "--max-drop", 0.1, "--data", "data.npz", "--confidence", 0.9), "differences case by case"),
         ((*TOP1, "--data", "data.npz", "--order", "never"), "use layers or once"),
     ],
 )

@@ -37,7 +37,7 @@ SETTINGS = SearchSettings(
         ("<a>",),
         (),
     ),
-    *(2048, False, False, True, 0.3, 0, 0.01, 100, True),
+    *(2048, False, False, True, 0.3, 0, 0.01, 100, True, None),
 )
 ORIGINAL, HELD_OUT = Score(0.98, 0.0, 0.0, 0.0, 1400), Score(0.99, 0.0, 0.0, 0.0, 600)
 TRIALS = (

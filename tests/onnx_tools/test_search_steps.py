@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -119,6 +120,42 @@ def test_what_is_infinitely_worse_passes_no_bar(worst, drop):
     assert found.drop == drop
     assert judge.passes(found) == np.isfinite(drop)
     assert not judge.passes(Judge(measured(1, -np.inf), 1, 0, 0).scores(measured(1, -np.inf), "m")[0])
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+def test_a_confidence_is_that_of_a_one_sided_interval(confidence):
+    random = np.random.default_rng(2)
+    before, drops = random.random(400), random.normal(0.01, 0.1, 400)
+    bound = drops.mean() + NormalDist().inv_cdf(confidence) * drops.std(ddof=1) / 20
+
+    def passes(bar):
+        judge = Judge(measured(*before), bar, 0, 0, confidence)
+        judge.check()
+        return judge.passes(judge.scores(measured(*before - drops), "m")[0])
+
+    assert passes(bound + 1e-9)
+    assert not passes(bound - 1e-9)
+
+
+def test_a_confidence_holds_nearly_as_often_as_it_says():
+    """The drop of all cases is above the bar, and half of the samples below; their intervals seldom are.
+
+    Where cases are lost and none won, the interval of shares is a little short: 7.5 % of samples pass, not 5 %.
+    """
+    random = np.random.default_rng(1)
+    passed = 0
+    for _ in range(2000):
+        after = (random.random(500) > 0.05).astype(float)
+        judge = Judge(measured(*np.ones(500)), 0.0499, 0, 0, 0.95)
+        passed += judge.passes(judge.scores(measured(*after), "m")[0])
+    assert 0 < passed <= 0.08 * 2000
+
+
+@pytest.mark.parametrize("of_one", [Measured(0.9, None), Measured(1.0, np.ones(1))])
+def test_no_confidence_without_cases(of_one):
+    Judge(of_one, 0.1, 0, 0).check()
+    with pytest.raises(InvalidOption, match=r"confidence 0\.9 comes from differences case by case"):
+        Judge(of_one, 0.1, 0, 0, 0.9).check()
 
 
 @pytest.mark.parametrize(("cases", "held_out"), [(99, 0.3), (10, 0.9), (1, 0.5)])
