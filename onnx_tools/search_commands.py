@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from onnx_tools.calibration.data import Data
+from onnx_tools.calibration.data import Data, Feeds
 from onnx_tools.calibration.methods import DataMethod
 from onnx_tools.commands import View, but_written, for_each
 from onnx_tools.compact_report import AnyReport
 from onnx_tools.errors import WriteFailed
 from onnx_tools.naming import expand
 from onnx_tools.preflight import check_outputs, check_reports
-from onnx_tools.quality import Quality, evaluation_data, read_quality, split
+from onnx_tools.quality import Quality, evaluation_data, read_quality, shared, split
 from onnx_tools.search.options import Search
 from onnx_tools.search.search import log_beside, search_file
 from onnx_tools.search_report import SearchReport
@@ -54,6 +56,14 @@ class SearchJob:
         return f"The same again{policy}: {report.reproduce}"
 
 
+class Tools(NamedTuple):
+    """The quality, the method if there is one, and what a reader must know of their data."""
+
+    quality: Quality
+    method: DataMethod | None = None
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Measuring:
     """What is measured on which data, and what else is done with data.
@@ -68,14 +78,29 @@ class Measuring:
     method: Callable[[Data], DataMethod] | None
     seed: int
 
-    def tools(self, model: Path) -> tuple[Quality, DataMethod | None]:
-        """The quality, and the method if there is one."""
-        if self.method is None:
-            return read_quality(self.quality, self.data, model), None
-        if self.calibration is not None or self.data is None:
-            return read_quality(self.quality, self.data, model), self.method(self.calibration or "")
-        calibrating, scoring = split(evaluation_data(self.quality, self.data, model), seed=self.seed)
-        return read_quality(self.quality, scoring, model), self.method(calibrating)
+    def tools(self, model: Path) -> Tools:
+        """What measures, and what prunes."""
+        if self.method is None or self.data is None:
+            method = self.method and self.method(self.calibration or "")
+            return Tools(read_quality(self.quality, self.data, model), method)
+        data = evaluation_data(self.quality, self.data, model)
+        if self.calibration is not None:
+            method, notes = self.method(self.calibration), self._overlap(data, model)
+            return Tools(read_quality(self.quality, data, model), method, notes)
+        calibrating, scoring = split(data, seed=self.seed)
+        return Tools(read_quality(self.quality, scoring, model), self.method(calibrating))
+
+    def _overlap(self, scoring: Feeds, model: Path) -> tuple[str, ...]:
+        """A warning where cases calibrate and score; what code gives is not asked for twice."""
+        if self.calibration is None or not os.path.exists(self.calibration):
+            return ()
+        both = shared(evaluation_data("drift", self.calibration, model), scoring)
+        if not both:
+            return ()
+        return (
+            f"{both:,} cases of --calibration are in --data too: models are scored on what they were fitted to, and "
+            "seem better than they are; give other cases, or leave out --calibration: a fifth of --data is taken then",
+        )
 
 
 def search_model(model: Path, job: SearchJob, view: View) -> int:

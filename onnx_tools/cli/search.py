@@ -105,7 +105,7 @@ def search(
         measuring = commands.Measuring(quality, data, calibration, calibrating.method_maker(given), seed)
 
         def made() -> Search:
-            measured, method = measuring.tools(model)
+            measured, method, notes = measuring.tools(model)
             return Search(
                 measured,
                 max_drop,
@@ -127,6 +127,7 @@ def search(
                 log=log,
                 backend=backend,
                 confidence=confidence,
+                notes=notes,
             )
 
         read = tuple(Path(text) for text in named if os.path.isfile(text))

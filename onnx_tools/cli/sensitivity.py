@@ -133,7 +133,8 @@ def sensitivity(
         texts = [text for text in (data, quality, calibration) if text is not None]
 
         def asked() -> Sensitivity:
-            measured, method = Measuring(quality, data, calibration, calibrating.method_maker(given), seed).tools(model)
+            measuring = Measuring(quality, data, calibration, calibrating.method_maker(given), seed)
+            measured, method, notes = measuring.tools(model)
             return Sensitivity(
                 measured,
                 SPARSITIES if sparsities is None else tuple(float(part) for part in sparsities.split(",")),
@@ -146,6 +147,7 @@ def sensitivity(
                 texts,
                 log,
                 backend,
+                notes,
             )
 
         inputs = tuple(Path(text) for text in texts if os.path.isfile(text))

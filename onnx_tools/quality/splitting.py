@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -31,6 +32,22 @@ def split(feeds: Feeds, fraction: float = CALIBRATING, seed: int = 0) -> tuple[F
     chosen = min(max(round(count * fraction), 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
     return _part(feeds, order[:chosen], "to calibrate"), _part(feeds, order[chosen:], "to score")
+
+
+def shared(one: Feeds, other: Feeds) -> int:
+    """How many cases of `one` are in `other` too, with the same values of all inputs that both have."""
+    names = [spec.name for spec in one.inputs if any(spec.name == each.name for each in other.inputs)]
+    known = {_digest(case, names) for case in _cases(other)}
+    return sum(_digest(case, names) in known for case in _cases(one))
+
+
+def _digest(case: Feed, names: Sequence[str]) -> bytes:
+    digest = hashlib.sha256()
+    for name in names:
+        array = np.asarray(case[name])
+        digest.update(f"{array.dtype}:{array.shape};".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype.kind in "OUS" else array.tobytes())
+    return digest.digest()
 
 
 def _part(feeds: Feeds, numbers: Sequence[int] | np.ndarray, purpose: str) -> Feeds:

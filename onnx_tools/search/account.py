@@ -58,7 +58,7 @@ class Account:
             reproduce=command_of(name, output, recipe, search),
             weights=self.answer.weights,
             files=self._files(),
-            warnings=(*self.run.notes, *self._warnings()),
+            warnings=(*search.notes, *self.run.notes, *self._warnings()),
         )
 
     def _files(self) -> tuple[FileReport, ...]:

@@ -48,6 +48,7 @@ class Search:
         climb: from the best allocation on, let more fall of single weights; not with channels.
         log: file of the trials; None: `OUTPUT.search.jsonl`. What it has is not made again.
         backend: as in `prune_file`.
+        notes: what a reader of the report must know of the data.
     """
 
     quality: Quality
@@ -68,6 +69,7 @@ class Search:
     log: pathlib.Path | None = None
     backend: str = "auto"
     confidence: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def pruning(self) -> Pruning:

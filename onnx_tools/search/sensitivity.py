@@ -52,6 +52,7 @@ class Sensitivity:
             content is a part of what identifies a point in the log.
         log: a file that keeps what was measured, so that a run that was stopped goes on; None: nothing is kept.
         backend: as in `prune_file`.
+        notes: what a reader of the report must know of the data.
     """
 
     quality: Quality
@@ -63,6 +64,7 @@ class Sensitivity:
     data: Sequence[str] = ()
     log: pathlib.Path | None = None
     backend: str = "auto"
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise `InvalidOption` or `InvalidSparsity` for what makes no sense."""
@@ -126,7 +128,7 @@ def measure_sensitivity(
         quality=points.dense.value,
         cases=None if points.dense.cases is None else points.dense.cases.size,
         curves=curves,
-        warnings=points.warnings(),
+        warnings=(*asked.notes, *points.warnings()),
     )
 
 

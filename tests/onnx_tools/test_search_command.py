@@ -109,6 +109,7 @@ def test_the_command_in_the_report_makes_the_output_again(model, data, tmp_path,
     monkeypatch.chdir(tmp_path)
     words = ("--data", data, "--eval", "top1", "--max-drop", 0.2, "--calibration", data, "--policy-out", "POLICY.toml")
     told = json.loads(search(model, *words, *how, "--max-trials", 3, "--json").stdout)
+    assert told["warnings"][0].startswith("400 cases of --calibration are in --data too")
     out = (tmp_path / "out.onnx").read_bytes()
     assert run(*told["reproduce"].split()[1:], "--force").exit_code == 0
     assert (tmp_path / "out.onnx").read_bytes() == out != model.read_bytes()
@@ -143,6 +144,23 @@ def test_a_confidence_makes_the_bar_hold_beyond_the_cases(model, data):
     assert sure["settings"]["confidence"] == 0.95
     assert sure["confirmed"]["drop"] < sure["confirmed"]["high"] < 0.11
     assert {trial["key"] for trial in risky["trials"]} & {trial["key"] for trial in sure["trials"]}
+
+
+def test_cases_that_calibrate_and_score_are_told(model, data, tmp_path):
+    arrays = dict(np.load(data))
+    np.savez(tmp_path / "some.npz", x=arrays["x"][390:])
+    np.savez(tmp_path / "other.npz", x=arrays["x"] + 1)
+
+    def warned(command, *words):
+        words = (*words, "--data", data, "--eval", "drift", "--repair", "--min-elements", 0, "--json")
+        result = run(command, model, *words)
+        return [text for text in json.loads(result.stdout)["warnings"] if "--calibration" in text]
+
+    sensitivity = ("sensitivity", "--sparsities", 0.5, "--calibration")
+    (told,) = warned(*sensitivity, tmp_path / "some.npz")
+    assert told.startswith("10 cases of --calibration are in --data too")
+    assert warned(*sensitivity, tmp_path / "other.npz") == []
+    assert warned("sensitivity", "--sparsities", 0.5) == []
 
 
 def test_the_command_is_told_in_one_line_however_long(model, data, tmp_path):
