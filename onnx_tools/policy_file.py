@@ -13,6 +13,9 @@
     match = "op:Conv"
     sparsity = 0.5
     granularity = "row"
+
+Metrics that look at data (wanda, sparsegpt) stand in no policy, which names no data; as options beside the file they go
+for all its weights, with the sparsities and N:M of its rules.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ _POLICY_KEYS = {
     "rule": _TABLES,
 }
 _RULE_KEYS = {"match": _PATTERNS, "prune": _FLAG, **_SETTINGS}
+
+OF_DATA = ("wanda", "sparsegpt")
+"""Metrics that no policy has; those of `onnx_tools.calibration.methods.METHODS`."""
 
 _FITS: dict[str, Callable[[Any], bool]] = {
     _NUMBER: lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST,
@@ -149,6 +155,16 @@ def _check_keys(content: Mapping[str, Any], keys: Mapping[str, str], where: str)
             raise InvalidPolicy(f"{where}: unknown key '{key}'{_meant(key, keys)}; there are {', '.join(keys)}")
         if not _FITS[keys[key]](value):
             raise InvalidPolicy(f"{where}: {key} = {value!r} must be {keys[key]}")
+    _refuse_data(content, where)
+
+
+def _refuse_data(content: Mapping[str, Any], where: str) -> None:
+    metric = content.get("metric")
+    if metric in OF_DATA:
+        raise InvalidPolicy(
+            f"{where}: metric '{metric}' looks at data, which a policy does not name: leave it out here, and give "
+            f"--metric {metric} --calibration DATA beside the policy; it goes for all weights then"
+        )
 
 
 def _meant(key: str, keys: Mapping[str, str]) -> str:

@@ -154,7 +154,17 @@ def bytes_check(comparison: ByteComparison) -> Check:
         return Check("bytes", "passed", "every byte is equal")
     tensors = sum(tensor.newly_zero > 0 for tensor in comparison.zeroed)
     zeroed = f"{comparison.newly_zero:,} values in {tensors:,} tensors are newly zero{more_text(comparison.zeroed)}"
-    return Check("bytes", "passed", f"{zeroed}, every other byte is equal")
+    return Check("bytes", "passed", f"{zeroed}, every other byte is equal{_unproven(comparison)}")
+
+
+def _unproven(comparison: ByteComparison) -> str:
+    """What the comparison can't tell of refitted values, and where they are; "" without any."""
+    names = [repr(tensor.name) for tensor in comparison.zeroed if tensor.refitted]
+    if not names:
+        return ""
+    more = f" and {len(names) - _MOST_SHOWN:,} more" if len(names) > _MOST_SHOWN else ""
+    where = ", ".join(names[:_MOST_SHOWN])
+    return f"; that refitted values are right is not proven, only that they are finite: {where}{more}"
 
 
 def _hinted(check: Check, before: pathlib.Path, after: pathlib.Path) -> Check:

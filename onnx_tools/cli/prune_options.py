@@ -147,7 +147,8 @@ AllocationOption = Annotated[
         show_default="uniform",
         help="How S is dealt out: uniform (each weight S), erk (more from large layers), global (the lowest scores of "
         "all weights fall, S of all elements together), global:rms, global:lamp (scores made comparable first); or "
-        "sensitivity:FILE.json, by the curves that `oxiprune sensitivity --report FILE.json` measured.",
+        "sensitivity:FILE.json, by the curves that `oxiprune sensitivity --report FILE.json` measured, best with the "
+        "same --metric and --repair. With wanda and sparsegpt, global compares |w|.",
         rich_help_panel=DEALING,
     ),
 ]

@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from onnx_tools import DataMethod, Policy, Selection, load_masks, prune_channels, prune_file
+from onnx_tools import DataMethod, Policy, Selection, load_masks, policy_file, prune_channels, prune_file
 from onnx_tools.calibration.methods import METHODS, ORDERS, REPAIRS
 from onnx_tools.calibration.notes import Outcome
 from onnx_tools.cli import calibration_options
@@ -357,6 +357,6 @@ def test_wrong_usage_is_one_line(case, model):
 
 
 def test_the_names_of_the_command_are_those_of_the_library():
-    assert calibration_options.DATA_METRICS == METHODS
+    assert calibration_options.DATA_METRICS == policy_file.OF_DATA == METHODS
     assert calibration_options.ORDERS == ORDERS
     assert calibration_options.REPAIRS == REPAIRS

@@ -162,6 +162,8 @@ def test_a_policy_file(tmp_path: pathlib.Path) -> None:
         ("[[rule]]\nmatch = [1]", ["rule 1: match [1]"]),
         ("[[rule]]\nmatch = '*'\ngranularity = '5:4'", ["rule 1", "5:4"]),
         ("allocation = 'best'", ["best", "global:lamp"]),
+        ("metric = 'sparsegpt'", ["metric 'sparsegpt' looks at data", "--metric sparsegpt --calibration DATA"]),
+        ("[[rule]]\nmatch = '*'\nmetric = 'wanda'", ["rule 1: metric 'wanda' looks at data"]),
         ("[[rules]]\nmatch = '*'", ["unknown key 'rules' (did you mean 'rule'?)"]),
         (f"sparsity = {'1' + 400 * '0'}", ["must be a number of usual size"]),
         ("sparsity = 50", ["sparsity 50 must be in"]),
