@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_tools.calibration.collect import Calibration
     from onnx_tools.calibration.methods import DataMethod
+    from onnx_tools.calibration.splitting import split
     from onnx_tools.calibration.sums import Statistics
     from onnx_tools.calibration.view import MatrixView
     from onnx_tools.compact_report import CompactReport
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from onnx_tools.policy_file import read_policy
     from onnx_tools.quality.measured import Measured, Quality, interval
     from onnx_tools.quality.reading import evaluation_data, read_quality
-    from onnx_tools.quality.splitting import split
     from onnx_tools.renderers import write_report
     from onnx_tools.report import CompareReport, InspectReport, PruneReport, VerificationReport
     from onnx_tools.rewrite import Extras, prune_file, prune_model
@@ -105,13 +105,13 @@ _HOMES = {
         "WriteFailed",
     ),
     "inspection": ("inspect_file",),
+    "calibration.splitting": ("split",),
     "mask_file": ("Masks", "load_masks", "save_masks"),
     "masks": ("masks_of",),
     "policy": ("Policy", "Rule"),
     "policy_file": ("read_policy",),
     "quality.measured": ("Measured", "Quality", "interval"),
     "quality.reading": ("evaluation_data", "read_quality"),
-    "quality.splitting": ("split",),
     "renderers": ("write_report",),
     "report": ("CompareReport", "InspectReport", "PruneReport", "VerificationReport"),
     "rewrite": ("Extras", "prune_file", "prune_model"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from onnx_tools.calibration.data import Data, Feeds
 from onnx_tools.calibration.methods import DataMethod
+from onnx_tools.calibration.splitting import PART
 from onnx_tools.commands import View, but_written, for_each
 from onnx_tools.compact_report import AnyReport
 from onnx_tools.errors import WriteFailed
@@ -87,8 +88,8 @@ class Measuring:
         if self.calibration is not None:
             method, notes = self.method(self.calibration), self._overlap(data, model)
             return Tools(read_quality(self.quality, data, model), method, notes)
-        calibrating, scoring = split(data, seed=self.seed)
-        return Tools(read_quality(self.quality, scoring, model), self.method(calibrating))
+        _, scoring = split(data, seed=self.seed)
+        return Tools(read_quality(self.quality, scoring, model), self.method(f"{PART}{self.seed}:{self.data}"))
 
     def _overlap(self, scoring: Feeds, model: Path) -> tuple[str, ...]:
         """A warning where cases calibrate and score; what code gives is not asked for twice."""

@@ -15,6 +15,7 @@ from onnx_tools.calibration.instrumented import Tapped
 from onnx_tools.calibration.jobs import in_groups, jobs_of
 from onnx_tools.calibration.observed import Observed, ObservedWeight, observe
 from onnx_tools.calibration.running import Runner, Told
+from onnx_tools.calibration.splitting import PART, read_part
 from onnx_tools.calibration.store import Store, verdict
 from onnx_tools.calibration.sums import Statistics
 from onnx_tools.calibration.view import MatrixView
@@ -125,9 +126,13 @@ class Calibration:
 
 
 def feeds_for(tapped: Tapped, data: Data, folder: pathlib.Path) -> Feeds:
-    """Data for a model. Raises as `read_feeds`."""
+    """Data for a model. Raises as `read_feeds` and `read_part`."""
     inputs = [InputSpec(each.name, each.type, tuple(each.shape)) for each in tapped.inputs]
-    return read_feeds(data, inputs, lambda feed: _runs(tapped, feed), folder)
+
+    def read(each: Data) -> Feeds:
+        return read_feeds(each, inputs, lambda feed: _runs(tapped, feed), folder)
+
+    return read_part(data, read) if isinstance(data, str) and data.startswith(PART) else read(data)
 
 
 def wanted(file: ModelFile, only: Collection[str] | None) -> Observed:

@@ -63,7 +63,8 @@ def _data_option(default: str | bool) -> Any:
         show_default=default,
         help="Real inputs to run the model on, not those that it is scored on later: an .npz with an array for each "
         "input (other arrays, like labels, are left out), a folder with an .npy for each, or module:function that "
-        "gives dicts of arrays; random:SEED:COUNT, if asked for, makes numbers up. {stem} and {parent} stand for the "
+        "gives dicts of arrays; random:SEED:COUNT, if asked for, makes numbers up, and "
+        "part:SEED:DATA takes the fifth of DATA that a search did. {stem} and {parent} stand for the "
         "model's name and folder.",
         rich_help_panel=BY_INPUTS,
     )

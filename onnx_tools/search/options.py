@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_tools.calibration.data import Feeds
 from onnx_tools.calibration.methods import DataMethod
+from onnx_tools.calibration.splitting import PART
 from onnx_tools.compaction.mapping.shapes import InputShapes
 from onnx_tools.model_file import ModelFile
 from onnx_tools.quality import Quality
@@ -160,4 +161,11 @@ def _named(data: object) -> str:
     """Data in words. The path to a file does not matter, and its content is in the digest of the data."""
     if isinstance(data, Feeds):
         return f"{os.path.basename(data.source)} ({data.digest[:16]})"
-    return os.path.basename(data) if isinstance(data, str | os.PathLike) else "data of the caller"
+    return without_folder(data) if isinstance(data, str | os.PathLike) else "data of the caller"
+
+
+def without_folder(data: str | os.PathLike[str]) -> str:
+    """A name of data that does not say where it is."""
+    text = os.fspath(data)
+    part = text[: text.index(":", len(PART)) + 1] if text.startswith(PART) else ""
+    return part + os.path.basename(text.removeprefix(part))

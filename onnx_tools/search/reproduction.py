@@ -10,7 +10,7 @@ from dataclasses import fields
 from onnx_tools.calibration.methods import DataMethod
 from onnx_tools.compaction.choice.config import ChannelConfig
 from onnx_tools.search.making import Recipe
-from onnx_tools.search.options import Search
+from onnx_tools.search.options import Search, without_folder
 from onnx_tools.weight_selection import Selection
 
 
@@ -48,7 +48,7 @@ def _looking(method: DataMethod | None) -> list[str]:
     """The options of a method with data; CALIBRATION stands for data that is no file."""
     if method is None:
         return []
-    given = os.path.basename(method.data) if isinstance(method.data, str | os.PathLike) else "CALIBRATION"
+    given = without_folder(method.data) if isinstance(method.data, str | os.PathLike) else "CALIBRATION"
     words = [*(["--metric", method.choice] if method.choice else []), "--calibration", given]
     repair = ["--repair", "--repair-by", ",".join(method.repairs)] if method.repairs else []
     damping = ["--damping", str(method.damping)] if method.hessian else []

@@ -97,7 +97,7 @@ def test_methods_with_data(model, data, tmp_path, metric):
         "uniform",
     )
     told = json.loads(search(model, *words, "--json").stdout)
-    how = f"{metric} + least-squares + bias, order once, damping 0.1, on data.npz, 80 cases to calibrate ("
+    how = f"{metric} + least-squares + bias, order once, damping 0.1, on part:0:data.npz"
     assert told["settings"]["method"].startswith(how)
     assert told["confirmed"]["cases"] + told["confirmed_held_out"]["cases"] == 320
     assert told["confirmed"]["drop"] <= 0.1
@@ -113,6 +113,21 @@ def test_the_command_in_the_report_makes_the_output_again(model, data, tmp_path,
     out = (tmp_path / "out.onnx").read_bytes()
     assert run(*told["reproduce"].split()[1:], "--force").exit_code == 0
     assert (tmp_path / "out.onnx").read_bytes() == out != model.read_bytes()
+
+
+def test_what_calibrated_is_named_in_the_command(model, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--data", data, "--eval", "top1", "--max-drop", 0.2, "--policy-out", "POLICY.toml", "--seed", 7)
+    told = json.loads(search(model, *words, "--metric", "sparsegpt", "--max-trials", 3, "--json").stdout)
+    assert "--calibration part:7:data.npz " in told["reproduce"]
+    assert told["warnings"][1:] == []
+    out = (tmp_path / "out.onnx").read_bytes()
+    assert b"80 cases to calibrate" in out
+    assert run(*told["reproduce"].split()[1:], "--force").exit_code == 0
+    assert (tmp_path / "out.onnx").read_bytes() == out
+    words = ("prune", model, "-o", "o.onnx", "-s", 0.5, "--min-elements", 0, "--metric", "wanda", "--calibration")
+    for wrong, says in (("part:x:data.npz", "part:SEED:DATA"), ("part:0:", "part:SEED"), ("part:0:no.npz", "no.npz")):
+        refused(run(*words, wrong), 2, says)
 
 
 def test_channels_that_leave_are_made_up_for(model, data, tmp_path, monkeypatch):

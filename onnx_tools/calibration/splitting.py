@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -11,8 +11,14 @@ from onnx_tools.calibration.data import BATCH, Feeds, looked_through
 from onnx_tools.verification.feeds import Feed, InputSpec, sliced
 from oxiprune_gpu.errors import InvalidOption
 
+PART = "part:"
+"""Begins the name of what of some data calibrates: part:SEED:DATA."""
+
 CALIBRATING = 0.2
 """The fraction that calibrates, where none is given."""
+
+
+_MOST_DIGITS = 18
 
 
 def split(feeds: Feeds, fraction: float = CALIBRATING, seed: int = 0) -> tuple[Feeds, Feeds]:
@@ -32,6 +38,14 @@ def split(feeds: Feeds, fraction: float = CALIBRATING, seed: int = 0) -> tuple[F
     chosen = min(max(round(count * fraction), 1), count - 1)
     order = np.random.default_rng(seed).permutation(count)
     return _part(feeds, order[:chosen], "to calibrate"), _part(feeds, order[chosen:], "to score")
+
+
+def read_part(text: str, read: Callable[[str], Feeds]) -> Feeds:
+    """What calibrates of the data that part:SEED:DATA names; `read` reads DATA. Raises `InvalidOption`, as `split`."""
+    seed, _, data = text.removeprefix(PART).partition(":")
+    if not seed.isascii() or not seed.isdigit() or len(seed) > _MOST_DIGITS or not data:
+        raise InvalidOption(f"{text}: a part of data is part:SEED:DATA, as in part:0:data.npz")
+    return split(read(data), seed=int(seed))[0]
 
 
 def shared(one: Feeds, other: Feeds) -> int:
