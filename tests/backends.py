@@ -53,6 +53,7 @@ class UploadingBackend(Backend):
     """The CUDA backend for arrays on the host: carries them to the GPU, and back what has been written."""
 
     name = "cuda"
+    few_features = 32
 
     def __init__(self) -> None:
         import cupy
@@ -115,6 +116,21 @@ class UploadingBackend(Backend):
         masks = [None if m.mask is None else self._xp.empty(m.mask.shape, m.mask.dtype) for m in members]
         own = [m._replace(weight=m.weight.weight, mask=mask) for m, mask in zip(members, masks, strict=True)]
         return UploadingPlan(self._inner.plan(own, metric, k), members, masks)
+
+    def spread_losses(
+        self,
+        left: np.ndarray,
+        fallen: np.ndarray,
+        lost: np.ndarray,
+        shares: np.ndarray,
+        diagonal: np.ndarray,
+        groups: GroupView | None,
+        name: str,
+    ) -> None:
+        own = [self._xp.asarray(array) for array in (left, fallen, lost, shares, diagonal)]
+        self._inner.spread_losses(*own, groups, name)
+        for array, carried in zip((left, fallen, lost), own, strict=False):
+            array[...] = carried.get()
 
     def apply_mask(self, weight: np.ndarray, mask: np.ndarray) -> None:
         uploaded = self.adopt(weight)

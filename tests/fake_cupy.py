@@ -9,7 +9,6 @@ buffer that is filled again or read too early is seen.
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from oxiprune_gpu import backends
 from oxiprune_gpu.backends.cuda_backend import CudaBackend
@@ -109,8 +109,19 @@ class Runtime:
         return self.free_bytes, 1 << 40
 
 
-class ndarray:
+_DISPATCHED = {
+    *("abs", "argsort", "array_equal", "asarray", "concatenate", "copyto", "count_nonzero", "cumsum", "diagonal"),
+    *("empty_like", "flatnonzero", "full_like", "nonzero", "ones_like", "partition", "tril", "triu", "where"),
+    *("shape", "zeros_like", "cholesky", "eigh", "inv", "norm", "qr", "solve"),
+}
+"""Functions of numpy that CuPy has too, so that numpy hands its arrays over to it."""
+
+
+class ndarray(NDArrayOperatorsMixin):
     """An array on a device that does not exist."""
+
+    converts_floats: ClassVar[bool] = False
+    """Whether floats may be converted, though a GPU flushes denormal numbers then: where that does not matter."""
 
     def __init__(self, host: Any, number: int = 0) -> None:
         self.host = np.asarray(host)
@@ -119,7 +130,9 @@ class ndarray:
     dtype = property(lambda self: self.host.dtype)
     shape = property(lambda self: self.host.shape)
     strides = property(lambda self: self.host.strides)
+    ndim = property(lambda self: self.host.ndim)
     size = property(lambda self: self.host.size)
+    T = property(lambda self: ndarray(self.host.T))
     itemsize = property(lambda self: self.host.itemsize)
     nbytes = property(lambda self: self.host.nbytes)
     data = property(lambda self: SimpleNamespace(ptr=self.host.ctypes.data))
@@ -138,6 +151,23 @@ class ndarray:
         assert (source.shape, source.dtype) == (self.shape, self.dtype)
         _begun.append(lambda: np.copyto(self.host, source))
 
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        hosts = [each for each in inputs if isinstance(each, np.ndarray)]
+        assert not hosts, "CuPy takes no arrays of numpy as operands"
+        out = options.pop("out", None)
+        if out is not None:
+            options["out"] = tuple(map(_host, out))
+        found = getattr(ufunc, method)(*map(_host, inputs), **options)
+        return ndarray(found) if out is None else out[0]
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        assert function.__name__ in _DISPATCHED, f"add {function.__name__}, if CuPy has it"
+        try:
+            found = function(*map(_host, arguments), **{name: _host(value) for name, value in options.items()})
+        except np.linalg.LinAlgError:
+            found = np.full_like(arguments[0].host, np.nan)
+        return tuple(map(_on_device, found)) if isinstance(found, tuple) else _on_device(found)
+
     def __array__(self, *arguments: object) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
@@ -152,21 +182,25 @@ class ndarray:
         return ndarray(self.host.view(dtype))
 
     def astype(self, dtype: Any, **options: Any) -> ndarray:
-        assert {self.dtype.kind, np.dtype(dtype).kind} != {"f"}, "CuPy's conversion flushes denormal numbers"
+        floats = {self.dtype.kind, np.dtype(dtype).kind} == {"f"} and self.dtype != dtype
+        assert self.converts_floats or not floats, "CuPy's conversion flushes denormal numbers"
         return ndarray(self.host.astype(dtype, **options))
 
-    def sum(self, *arguments: Any) -> ndarray:
-        return ndarray(self.host.sum(*arguments))
+    def sum(self, *arguments: Any, **options: Any) -> ndarray:
+        return ndarray(self.host.sum(*arguments, **options))
+
+    def tolist(self) -> Any:
+        return self.host.tolist()
 
     def fill(self, value: Any) -> None:
         self.host.fill(value)
 
     def __getitem__(self, index: Any) -> ndarray:
-        return ndarray(self.host[index])
+        return ndarray(self.host[_index(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
         assert self.host.ctypes.data % self.itemsize == 0, "CuPy's copy would fault"
-        self.host[index] = _host(value)
+        self.host[_index(index)] = _host(value)
 
     def __len__(self) -> int:
         return len(self.host)
@@ -183,35 +217,25 @@ class ndarray:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _comparing(compare: Callable[[Any, Any], Any]) -> Callable[[ndarray, Any], ndarray]:
-    return lambda array, other: ndarray(compare(array.host, _host(other)))
-
-
-for _name in (
-    "__eq__",
-    "__ne__",
-    "__lt__",
-    "__le__",
-    "__gt__",
-    "__ge__",
-    "__add__",
-    "__sub__",
-    "__mul__",
-    "__lshift__",
-    "__rshift__",
-    "__and__",
-    "__or__",
-):
-    setattr(ndarray, _name, _comparing(getattr(operator, _name)))
-for _name in ("__radd__", "__rsub__"):
-    setattr(ndarray, _name, _comparing(lambda array, other, name=_name: getattr(array, name)(other)))
-for _name in ("any", "argmax", "transpose"):
-    setattr(ndarray, _name, lambda array, *arguments, name=_name: ndarray(getattr(array.host, name)(*arguments)))
+for _name in ("any", "all", "argmax", "cumsum", "mean", "transpose"):
+    setattr(
+        ndarray,
+        _name,
+        lambda array, *arguments, name=_name, **options: ndarray(getattr(array.host, name)(*arguments, **options)),
+    )
 ndarray.__module__ = "cupy"
 
 
 def _host(value: Any) -> Any:
     return value.host if isinstance(value, ndarray) else value
+
+
+def _on_device(value: Any) -> Any:
+    return ndarray(value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _index(index: Any) -> Any:
+    return tuple(map(_host, index)) if isinstance(index, tuple) else _host(index)
 
 
 def _making(make: Callable[..., np.ndarray]) -> Callable[..., ndarray]:

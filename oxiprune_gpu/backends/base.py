@@ -79,6 +79,9 @@ class Backend(ABC):
 
     name: ClassVar[str]
 
+    few_features: ClassVar[int]
+    """Features that `spread_losses` is best asked to work on at once."""
+
     @abstractmethod
     def adopt(self, array: Any, dtype: np.dtype[Any] | None = None) -> Any:
         """Return `array` (C-contiguous) in the form the primitives take, without a copy.
@@ -191,6 +194,27 @@ class Backend(ABC):
         else:
             scores = self.unit_scores(weight, view, metric, name)
             self.prune_units(weight, view, self.kept_units(scores, k), mask=mask, write=write)
+
+    @abstractmethod
+    def spread_losses(
+        self, left: Any, fallen: Any, lost: Any, shares: Any, diagonal: Any, groups: GroupView | None, name: str
+    ) -> None:
+        """Work on up to 32 features, one after another, as SparseGPT does: what falls of one moves those behind it.
+
+        Row by row, `lost[r] = left[r]` where `fallen[r]`, else 0, and `left[s] -= shares[r, s] * lost[r]` for every
+        s > r; products and differences are rounded to the dtype. With `groups`, those along the rows of `left`, it is
+        said in `fallen` what falls: before the first row of each group is worked on, the lowest
+        `(left / diagonal) ** 2` of each output do, of equal ones the first.
+
+        Args:
+            left: (features, outputs), float32 or float64, C-contiguous; changed, what falls is not zero afterwards.
+            fallen: the same shape, bool; written where there are groups.
+            lost: like `left`; written.
+            shares: (features, features), like `left`; what stands above the diagonal counts.
+            diagonal: (features,), like `left`; only looked at for groups.
+            groups: how the rows compete, (1, features, outputs); None where `fallen` says what falls.
+            name: for errors.
+        """
 
     @abstractmethod
     def apply_mask(self, weight: Array, mask: NDArray[np.bool_]) -> None:

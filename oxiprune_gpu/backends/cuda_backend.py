@@ -28,6 +28,9 @@ from oxiprune_gpu.errors import NonFiniteScore, NonFiniteWeight, UnsupportedArra
 from oxiprune_gpu.granularity import GroupView, UnitView
 from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude, Random, Taylor
 
+_OUTPUTS = 64
+"""Threads of a block of `spread_losses`, as in kernels/losses.cu."""
+
 
 class CudaBackend(Backend):
     """Works on device arrays, as `DeviceWeight`.
@@ -39,6 +42,7 @@ class CudaBackend(Backend):
     """
 
     name: ClassVar[str] = "cuda"
+    few_features: ClassVar[int] = 32
 
     def __init__(self, xp: Any, kernels: KernelLoader, blocks: int) -> None:
         self._xp = xp
@@ -167,6 +171,17 @@ class CudaBackend(Backend):
         if groups:
             return GroupsPlan(*device, rows, groups, metric, mask_kind, checks)
         return SelectionPlan(Selection(*device, rows, counts, metric, repeatable=True), mask_kind, checks)
+
+    def spread_losses(
+        self, left: Any, fallen: Any, lost: Any, shares: Any, diagonal: Any, groups: GroupView | None, name: str
+    ) -> None:
+        """See `Backend.spread_losses`. Nothing is waited for; a score that is NaN ranks above all others."""
+        features, outputs = left.shape
+        rule = (0, 0, 0) if groups is None else (groups.of, groups.keep, groups.falls(features % groups.of))
+        kernel = self._kernels.kernel("losses", "spread_losses", {"DTYPE": DTYPE_STRUCTS[np.dtype(left.dtype).name]})
+        inputs = [self._xp.ascontiguousarray(array) for array in (shares, diagonal)]
+        sizes = np.uint32(features), np.uint64(outputs)
+        kernel((-(-outputs // _OUTPUTS),), (_OUTPUTS,), (left, fallen, lost, *inputs, *sizes, *map(np.uint32, rule)))
 
     def apply_mask(self, weight: Any, mask: Any) -> None:
         """See `Backend.apply_mask`."""

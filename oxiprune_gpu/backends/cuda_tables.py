@@ -248,6 +248,7 @@ def kernel_instances() -> Iterator[tuple[str, dict[str, str]]]:
 
     Groups may have any length up to 32; those that are in use, and the ends, stand for the rest.
     """
+    yield from (("losses", {"DTYPE": dtype}) for dtype in ("F32", "F64"))
     for dtype in DTYPE_STRUCTS.values():
         for metric in sorted(set(METRIC_FUNCTORS.values())):
             chosen = {"DTYPE": dtype, "METRIC": metric}

@@ -13,6 +13,7 @@ from oxiprune_gpu.backends.base import Backend, PlanMember, Statistics
 from oxiprune_gpu.backends.bits import bits_dtype, count_nonzeros, multiply_bits
 from oxiprune_gpu.backends.groups import prune_groups
 from oxiprune_gpu.backends.joined import JoinedPlan
+from oxiprune_gpu.backends.losses import spread_losses
 from oxiprune_gpu.backends.one_by_one import OneByOne
 from oxiprune_gpu.backends.parallel import BLOCK, SPAN, Span, blocks_of, cut, over_spans, quietly, spans_of
 from oxiprune_gpu.backends.scored import BlockReader, ScoredWeight
@@ -20,7 +21,7 @@ from oxiprune_gpu.backends.threshold import Lowest, check_finite, find_lowest, o
 from oxiprune_gpu.backends.unit_sums import ordered_sum, unit_sums
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.granularity import GroupView, UnitView
-from oxiprune_gpu.metrics import ImportanceMetric
+from oxiprune_gpu.metrics import ImportanceMetric, L1Magnitude
 from oxiprune_gpu.metrics.given import GivenScores
 
 Array = NDArray[Any]
@@ -34,6 +35,7 @@ class NumpyBackend(Backend):
     """Works on any `BlockSource`; arrays are wrapped as `ArrayBlocks`."""
 
     name: ClassVar[str] = "numpy"
+    few_features: ClassVar[int] = 4
 
     def adopt(self, array: Array, dtype: np.dtype[Any] | None = None) -> BlockSource:
         """See `Backend.adopt`."""
@@ -151,6 +153,25 @@ class NumpyBackend(Backend):
     ) -> None:
         """See `Backend.prune_groups`."""
         prune_groups(ScoredWeight(weight, metric, name), view, mask, write=write)
+
+    def spread_losses(
+        self,
+        left: Array,
+        fallen: Mask,
+        lost: Array,
+        shares: Array,
+        diagonal: Array,
+        groups: GroupView | None,
+        name: str,
+    ) -> None:
+        """See `Backend.spread_losses`."""
+
+        def kept_in_groups(scores: Array, view: GroupView) -> Mask:
+            kept = np.empty(scores.shape, np.bool_)
+            self.prune_groups(self.adopt(scores), view, L1Magnitude(), name, mask=kept, write=False)
+            return kept
+
+        spread_losses(left, fallen, lost, shares, diagonal, groups, kept_in_groups)
 
     def apply_mask(self, weight: Array, mask: Mask) -> None:
         """See `Backend.apply_mask`."""

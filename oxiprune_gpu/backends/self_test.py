@@ -222,6 +222,24 @@ def _check_plans(trial: _Trial) -> None:
         _same(f"plan of {view}: nonzeros", *counts)
 
 
+def _check_losses(trial: _Trial) -> None:
+    """SparseGPT's inner loop, in the dtype that it computes in."""
+    dtype = np.dtype(np.float64 if trial.dtype == np.float64 else np.float32)
+    random = np.random.default_rng(5)
+    for groups in _LOSSES:
+        left = random.standard_normal((29, 130)).astype(dtype)
+        fallen, lost = np.asarray(random.random(left.shape) < 0.5), np.empty_like(left)
+        shares = random.standard_normal((29, 29)).astype(dtype)
+        diagonal = random.uniform(0.5, 2, 29).astype(dtype)
+        view = None if groups is None else groups.group_view(left.shape)
+        expected: list[Array] = [left, fallen, lost, shares, diagonal]
+        got = [trial.xp.asarray(array.copy()) for array in expected]
+        NumpyBackend().spread_losses(left, fallen, lost, shares, diagonal, view, "w")
+        trial.backend.spread_losses(got[0], got[1], got[2], got[3], got[4], view, "w")
+        for what, ours, theirs in zip(("left", "fallen", "lost"), expected, got, strict=False):
+            _same(f"{what} of losses, {groups and groups.text}", ours, theirs)
+
+
 def _bits(backend: Backend) -> Any:
     """A mask of bits."""
     return backend.empty_array((_PLANNED // 32,), np.dtype(np.uint32)).view(np.uint8)
@@ -359,11 +377,15 @@ _PLANNED_VIEWS: Sequence[UnitView | GroupView | None] = (
     *(NM(2, 4, axis).group_view(shape) for axis, shape in ((1, (40, 240)), (0, (240, 40)), (0, (25, 384)))),
 )
 
+_LOSSES = (None, NM(2, 4, axis=0), NM(3, 5, axis=0, pad=True))
+"""What says which features fall: a mask, or groups; the features fill no whole number of them."""
+
 _FAMILIES: dict[str, Callable[[_Trial], None]] = {
     "elements": _check_elements,
     "select and apply": _check_selection,
     "units": _check_units,
     "groups": _check_groups,
     "plans": _check_plans,
+    "losses": _check_losses,
 }
 """The work that kernels do -> what tests it."""

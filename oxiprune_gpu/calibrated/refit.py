@@ -56,4 +56,4 @@ def refit(
     wanted = target @ matrix if seen is None else target @ seen + target * safe.added
     start = np.where(kept, target, 0.0)
     problem = Problem(matrix, safe.added, wanted, kept, start, values.dtype)
-    return Reconstruction(given.like_given(problem.solved(tolerance)), kept, safe.damping)
+    return given.rebuilt(problem.solved(tolerance), kept, safe.damping)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from oxiprune_gpu.backends import backend_of
+from oxiprune_gpu.backends.bits import put_kept
 from oxiprune_gpu.calibrated.hessian import damped
 from oxiprune_gpu.calibrated.matrices import (
     Reconstruction,
     features_of,
-    kept_in_groups,
-    lowest,
     mask_of,
     matrix_of,
     neighbours,
-    put_kept,
 )
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.granularity import NM
 from oxiprune_gpu.selection import wanted_units
 from oxiprune_gpu.tensor import Tensor
-
-_FEW = 4
-"""Features that are worked on one by one: more are halved, and a product brings the second half up to date."""
 
 
 def prune_sparsegpt(
@@ -43,6 +40,9 @@ def prune_sparsegpt(
     inverse of the Hessian; the error of what falls is spread over the features behind. Unstructured, the lowest scores
     of each block of features fall, over all outputs together; N:M is chosen group by group. With a `mask` what falls
     is said, and only made up for: for the same mask `refit` does that best, as it changes all features at once.
+
+    On a GPU, CuPy's linear algebra and a kernel do the work. Products are added in another order than on the CPU, so
+    where scores are nearly equal the masks may differ. The GPU is waited for before the first feature, not after it.
 
     Args:
         weight: (outputs, features), float32, float16, bfloat16 or float64, numpy or CuPy.
@@ -68,7 +68,7 @@ def prune_sparsegpt(
     factor = found.inverse_factor()
     left = values.T.copy()  # features first: each is a row that is read and written as one
     left[found.unseen] = 0
-    fallen = np.zeros_like(left, dtype=bool) if mask is None else ~mask_of(name, mask, values).T
+    fallen = np.zeros_like(left, dtype=bool) if mask is None else (~mask_of(name, mask, values)).T.copy()
     for start in range(0, len(left), block):
         stop = min(start + block, len(left))
         rows = factor[start:stop, start:].astype(values.dtype)
@@ -77,8 +77,8 @@ def prune_sparsegpt(
             part.choose(np.diagonal(rows), rule.sparsity)
         part.work(np.diagonal(rows))
         left[stop:] -= part.shares[:, stop - start :].T @ part.lost
-    kept = np.ascontiguousarray(~fallen.T)
-    return Reconstruction(matrix.like_given(np.ascontiguousarray(left.T)), kept, found.damping)
+    kept = (~fallen).T.copy()
+    return matrix.rebuilt(left.T.copy(), kept, found.damping)
 
 
 def _rule(name: str, config: PruningConfig | None, mask: Any) -> PruningConfig | None:
@@ -105,6 +105,9 @@ class _Block:
     def __init__(self, name: str, groups: NM | None, left: Any, fallen: Any, shares: Any) -> None:
         self._name = name
         self._groups = groups
+        self._backend = backend_of(left)
+        of = 1 if groups is None else groups.of
+        self._few = max(self._backend.few_features // of, 1) * of
         self._left = left
         self._fallen = fallen
         self.shares = shares
@@ -113,32 +116,29 @@ class _Block:
     def choose(self, diagonal: Any, sparsity: float) -> None:
         """Let the lowest elements of all outputs fall; of equal scores the first output's first feature."""
         scores = _scores(self._left, diagonal)
-        flat = np.ascontiguousarray(scores.T).reshape(-1)
-        self._fallen[...] = lowest(flat, wanted_units(sparsity, len(flat))).reshape(scores.shape[::-1]).T
+        flat = scores.T.copy().reshape(-1)
+        kept = self._backend.kept_units(flat, wanted_units(sparsity, len(flat)))
+        self._fallen[...] = ~kept.reshape(scores.shape[::-1]).T
 
     def work(self, diagonal: Any) -> None:
-        """Let elements fall, feature by feature."""
+        """Let elements fall, few features at a time; a product brings those behind up to date."""
         self._halve(0, len(self._left), diagonal)
         put_kept(self._left, ~self._fallen, self._left)
 
     def _halve(self, start: int, stop: int, diagonal: Any) -> None:
-        few = _FEW if self._groups is None else self._groups.of
-        if stop - start <= few:
-            self._one_by_one(start, stop, diagonal)
+        if stop - start <= self._few:
+            self._one_by_one(slice(start, stop), diagonal)
             return
-        middle = start + max((stop - start) // 2 // few, 1) * few
+        middle = start + max((stop - start) // 2 // self._few, 1) * self._few
         self._halve(start, middle, diagonal)
         self._left[middle:stop] -= self.shares[start:middle, middle:stop].T @ self.lost[start:middle]
         self._halve(middle, stop, diagonal)
 
-    def _one_by_one(self, start: int, stop: int, diagonal: Any) -> None:
-        left, fallen = self._left, self._fallen
-        if self._groups is not None:
-            scores = _scores(left[start:stop], diagonal[start:stop])
-            fallen[start:stop] = ~kept_in_groups(self._name, scores, self._groups, axis=0)
-        for row in range(start, stop):
-            put_kept(left[row], fallen[row], self.lost[row])
-            left[row + 1 : stop] -= self.shares[row, row + 1 : stop, None] * self.lost[row]
+    def _one_by_one(self, few: slice, diagonal: Any) -> None:
+        left = self._left[few]
+        view = None if self._groups is None else replace(self._groups, axis=0).group_view(left.shape)
+        arrays = left, self._fallen[few], self.lost[few], self.shares[few, few], diagonal[few]
+        self._backend.spread_losses(*arrays, view, self._name)
 
 
 def _scores(left: Any, diagonal: Any) -> Any:

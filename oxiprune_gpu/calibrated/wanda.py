@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from oxiprune_gpu.backends.bits import put_kept
 from oxiprune_gpu.backends.parallel import Span, cut, over_spans
-from oxiprune_gpu.calibrated.matrices import features_of, kept_per_output, matrix_of, put_kept
+from oxiprune_gpu.calibrated.matrices import features_of, kept_per_output, matrix_of
 from oxiprune_gpu.config import PruningConfig
 from oxiprune_gpu.errors import InvalidOption
 from oxiprune_gpu.tensor import Tensor
@@ -27,13 +28,14 @@ def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[An
 
     Returns:
         The pruned matrix in the dtype of the weight, kept values with their bits; the mask, bool, True = kept. Of equal
-        scores the lowest index falls first.
+        scores the lowest index falls first. On a GPU scores below 1.2e-38 count as 0, as CuPy computes.
 
     Raises:
         ShapeMismatch, NonFiniteWeight, InvalidSparsity, InvalidOption.
     """  # noqa: D205
     config.check()
-    name, given, values = matrix_of(weight)
+    matrix = matrix_of(weight)
+    name, given, values = matrix.name, matrix.given, matrix.values
     found = features_of(name, squares, values, 1)
     if bool((found < 0).any()):
         raise InvalidOption(f"statistics for weight '{name}' are sums of squares, and one is negative")
@@ -47,7 +49,7 @@ def prune_wanda(weight: Tensor, squares: Any, config: PruningConfig) -> tuple[An
         put_kept(given[part], mask[part], pruned[part])
 
     over_spans(lambda: work, _slabs(values))
-    return pruned, mask
+    return matrix.weight.export(pruned), matrix.weight.export(mask)
 
 
 def _slabs(values: Any) -> list[Span]:

@@ -13,7 +13,7 @@ import oxiprune_gpu as ox
 from oxiprune_gpu.backends import Backend, NumpyBackend, threshold
 from oxiprune_gpu.backends.cuda_backend import CudaBackend
 from oxiprune_gpu.blocks import BlockSource
-from oxiprune_gpu.granularity import UnitView
+from oxiprune_gpu.granularity import UnitView, parse_granularity
 from oxiprune_gpu.metrics import parse_metric
 from tests import oracles
 
@@ -345,6 +345,40 @@ def test_kept_units(backend, size):
         before = scores.copy()
         assert np.array_equal(~backend.kept_units(scores, k), oracles.lowest(scores, k))
         assert scores.tobytes() == before.tobytes()
+
+
+GROUPS = [None, "2:4@0", "1:2@0", "3:5@0", "2:4@0+pad", "8:32@0"]
+
+
+def losses_plainly(left, fallen, shares, diagonal, groups):
+    """One element at a time. What is left, what fell, what was lost."""
+    left, fallen, lost = left.copy(), fallen.copy(), np.zeros_like(left)
+    for row, output in itertools.product(range(len(left)), range(left.shape[1])):
+        if groups is not None and row % groups.of == 0:
+            group = slice(row, row + groups.of)
+            scores = [(score, place) for place, score in enumerate((left[group, output] / diagonal[group]) ** 2)]
+            falling = [place for _, place in sorted(scores)[: groups.falls(len(scores))]]
+            fallen[group, output] = [place in falling for place in range(len(scores))]
+        lost[row, output] = left[row, output] if fallen[row, output] else 0
+        for later in range(row + 1, len(left)):
+            left[later, output] -= shares[row, later] * lost[row, output]
+    return left, fallen, lost
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (11, 65), (32, 130)])
+def test_spread_losses(backend, shape, groups, dtype):
+    left = np.round(rng(1).standard_normal(shape), 1).astype(dtype)
+    left[0, 0] = np.finfo(dtype).tiny / 4
+    shares = rng(2).standard_normal((shape[0] + 1, shape[0] + 1)).astype(dtype)[1:, 1:]
+    diagonal = np.repeat(rng(3).uniform(0.5, 2, shape[0] // 2 + 1), 2).astype(dtype)[: shape[0]]
+    fallen, lost = rng(4).random(shape) < 0.5, np.empty(shape, dtype)
+    view = parse_granularity(groups).group_view(shape) if groups else None
+    expected = losses_plainly(left, fallen, shares, diagonal, view)
+    backend.spread_losses(left, fallen, lost, shares, diagonal, view, "w")
+    for found, wanted in zip((left, fallen, lost), expected, strict=True):
+        assert found.tobytes() == wanted.tobytes()
 
 
 @dtypes

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -216,11 +214,3 @@ def test_bad_options_of_sparsegpt() -> None:
         prune_sparsegpt(weight, hessian, mask=weight.T > 0)
     with pytest.raises(InvalidOption, match="damping 0 must be a number above 0"):
         prune_sparsegpt(weight, hessian, PruningConfig(0.5), damping=0)
-
-
-def test_bits_of_bfloat16_on_a_gpu_are_not_taken_for_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    bits = SimpleNamespace(ndim=2, shape=(2, 2))
-    weight = SimpleNamespace(name="w", dtype=np.dtype(ml_dtypes.bfloat16), data=bits)
-    monkeypatch.setattr("oxiprune_gpu.calibrated.matrices.borrow", lambda tensor: weight)
-    with pytest.raises(InvalidOption, match="'w' is bfloat16 on a GPU"):
-        prune_wanda(bits, np.ones(2), PruningConfig(0.5))

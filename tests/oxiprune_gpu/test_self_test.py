@@ -34,7 +34,7 @@ def trial(source: Callable[[str], str], dtype: type) -> list[Outcome]:
 def test_kernels_pass(dtype):
     outcomes = trial(source_of, dtype)
     assert [outcome for outcome in outcomes if not outcome.ok] == []
-    assert len(outcomes) == len(self_test.METRICS) * 5
+    assert len(outcomes) == len(self_test.METRICS) * 6
     assert {outcome.dtype for outcome in outcomes} == {np.dtype(dtype).name}
 
 

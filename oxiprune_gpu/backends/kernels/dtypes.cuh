@@ -16,6 +16,7 @@ struct Single {
   static __device__ __forceinline__ float score(u32 key) { return __uint_as_float(key); }
   static __device__ __forceinline__ float product(float a, float b) { return unflushed_mul(a, b); }
   static __device__ __forceinline__ float difference(float a, float b) { return unflushed_sub(a, b); }
+  static __device__ __forceinline__ float quotient(float a, float b) { return unflushed_div(a, b); }
   static __device__ __forceinline__ float from_float(float a) { return a; }
   static __device__ __forceinline__ float to_float(float a) { return a; }
   static __device__ __forceinline__ double widened(float a) { return unflushed_widen(a); }
@@ -33,6 +34,7 @@ struct Double {
   static __device__ __forceinline__ double score(u64 key) { return __longlong_as_double((long long)key); }
   static __device__ __forceinline__ double product(double a, double b) { return unflushed_mul_double(a, b); }
   static __device__ __forceinline__ double difference(double a, double b) { return sub_double(a, b); }
+  static __device__ __forceinline__ double quotient(double a, double b) { return div_double(a, b); }
   static __device__ __forceinline__ double from_float(float a) { return unflushed_widen(a); }
   static __device__ __forceinline__ float to_float(double a) { return unflushed_narrow(a); }
   static __device__ __forceinline__ double widened(double a) { return a; }

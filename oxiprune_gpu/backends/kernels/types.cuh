@@ -28,6 +28,12 @@ __device__ __forceinline__ float unflushed_sub(float a, float b) {
   return difference;
 }
 
+__device__ __forceinline__ float unflushed_div(float a, float b) {
+  float quotient;
+  asm("div.rn.f32 %0, %1, %2;" : "=f"(quotient) : "f"(a), "f"(b));
+  return quotient;
+}
+
 __device__ __forceinline__ double unflushed_widen(float a) {
   double wide;
   asm("cvt.f64.f32 %0, %1;" : "=d"(wide) : "f"(a));
@@ -50,6 +56,7 @@ __device__ __forceinline__ float unflushed_half_to_float(u16 bits) {
 __device__ __forceinline__ double unflushed_mul_double(double a, double b) { return __dmul_rn(a, b); }
 __device__ __forceinline__ double add_double(double a, double b) { return __dadd_rn(a, b); }
 __device__ __forceinline__ double sub_double(double a, double b) { return __dsub_rn(a, b); }
+__device__ __forceinline__ double div_double(double a, double b) { return __ddiv_rn(a, b); }
 __device__ __forceinline__ double unflushed_sqrt(double a) { return __dsqrt_rn(a); }
 
 // A word that other blocks write while this one reads it.

@@ -48,10 +48,12 @@ inline void set_float_mode() {}
 
 SHIM_UNFLUSHED_BINARY(unflushed_mul, float, "mulss", a* b)
 SHIM_UNFLUSHED_BINARY(unflushed_sub, float, "subss", a - b)
+SHIM_UNFLUSHED_BINARY(unflushed_div, float, "divss", a / b)
 SHIM_UNFLUSHED_BINARY(unflushed_add, float, "addss", a + b)
 SHIM_UNFLUSHED_BINARY(unflushed_add, double, "addsd", a + b)
 SHIM_UNFLUSHED_BINARY(unflushed_mul_double, double, "mulsd", a* b)
 SHIM_UNFLUSHED_BINARY(sub_double, double, "subsd", a - b)
+SHIM_UNFLUSHED_BINARY(div_double, double, "divsd", a / b)
 SHIM_UNFLUSHED_UNARY(unflushed_widen, double, float, "cvtss2sd", a)
 SHIM_UNFLUSHED_UNARY(unflushed_narrow, float, double, "cvtsd2ss", static_cast<float>(a))
 SHIM_UNFLUSHED_UNARY(unflushed_sqrt, double, double, "sqrtsd", sqrt(a))
