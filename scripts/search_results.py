@@ -46,7 +46,7 @@ def without_data(subject: Subject) -> Search:
     return Search(Accuracy(subject), MAX_DROP, held_out=HELD_OUT, most_trials=MOST_TRIALS)
 
 
-def repaired(choice: str | None) -> Callable[[Subject], Search]:
+def repaired(choice: str | None, confidence: float | None = None) -> Callable[[Subject], Search]:
     """Weights chosen by `choice`, or magnitude, and the rest repaired, all by the inputs that the dense model gives."""
 
     def search(subject: Subject) -> Search:
@@ -57,6 +57,7 @@ def repaired(choice: str | None) -> Callable[[Subject], Search]:
             method=DataMethod(subject.calibrating, choice, repair=True, order="once"),
             held_out=HELD_OUT,
             climb=False,
+            confidence=confidence,
         )
 
     return search
@@ -66,6 +67,7 @@ WAYS: dict[str, Callable[[Subject], Search]] = {
     "uniform magnitude": uniform,
     "search": without_data,
     "search, repair": repaired(None),
+    "search, repair, 95 % sure": repaired(None, 0.95),
     "search, SparseGPT + repair": repaired("sparsegpt"),
 }
 

@@ -29,6 +29,12 @@ FAR = "past_32_bits"
 UNIT_PLANS = "cuda-on-cpu and (any_mix or as_one_by_one or nan_stops)"
 
 MUTANTS = (
+    # What falls moves what is behind it.
+    Mutant("losses of equals from the end", "losses.cu", "&& j < i)", "&& j > i)", tests="losses and cpu"),
+    Mutant(
+        "losses without a tail", "losses.cu", "of < features - row ? of : features - row", "of", tests="losses and cpu"
+    ),
+    Mutant("losses of other outputs", "losses.cu", "if (output >= outputs) return;", ";", tests="losses and cpu"),
     # Ends of things.
     Mutant(
         "tail of a tile", "tensors.cuh", "first + e < size ? data[first + e]", "first + e + 1 < size ? data[first + e]"

@@ -34,6 +34,7 @@ TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sums.cuh": (UNITS,),
     "elements.cu": (UNITS,),
     "groups.cu": (GROUPS,),
+    "losses.cu": (CONTRACT[:1],),
 }
 """Arguments of one run of pytest after another, for a file; SELECTION, then CONTRACT for those not named."""
 
