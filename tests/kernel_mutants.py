@@ -88,12 +88,11 @@ MUTANTS = (
     Mutant(
         "one tie too many falls",
         "apply.cu",
-        "numbers.first[s]++ < scope.ties_fall",
-        "numbers.first[s]++ <= scope.ties_fall",
+        "? scope.ties_fall - first : 0",
+        "? scope.ties_fall - first + 1 : 0",
     ),
-    Mutant(
-        "equal keys all fall", "apply.cu", "falls = keys[s][e] < threshold ||", "falls = keys[s][e] <= threshold ||"
-    ),
+    Mutant("equal keys all fall", "apply.cu", "(u32)(key < threshold)", "(u32)(key <= threshold)"),
+    Mutant("bits of a step at the wrong place", "apply.cu", "bits >> (s * WIDTH) &", "bits >> s &"),
     Mutant("end of the low ties", "select.cu", "k > below && k <= below + at_low)", "k > below && k < below + at_low)"),
     Mutant(
         "end of the candidates",
@@ -180,8 +179,8 @@ MUTANTS = (
     Mutant(
         "floats compared",
         "apply.cu",
-        "falls = keys[s][e] < threshold ||",
-        "falls = D::score(keys[s][e]) < D::score(threshold) ||",
+        "(u32)(key < threshold)",
+        "(u32)(D::score(key) < D::score(threshold))",
     ),
     Mutant("product flushed", "dtypes.cuh", "return unflushed_mul(a, b);", "return a * b;"),
     Mutant("signed zero counted", "dtypes.cuh", "return (Bits)(bits << 1) == 0;", "return bits == 0;"),

@@ -60,18 +60,45 @@ __device__ inline u64 ties_before_tile(u64* published, u64 tile, u64 first_tile,
   return before;
 }
 
+// A tile in registers, and a bit an element: whether its key is below the threshold, and whether it equals it. Bits take
+// the place of the keys, which would cost a register each. Element e of step s has bit s * WIDTH + e.
+struct ScoredTile {
+  Elements elements;
+  u32 below, equal;
+
+  __device__ __forceinline__ ScoredTile(const Tensor& tensor, u64 tile, Key threshold) : below(0), equal(0) {
+    static_assert(STEPS * WIDTH <= 32, "a word has a bit for each element");
+    const Metric metric(tensor);
+    elements.load((const Bits*)tensor.data, tensor.size, tile);
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+      const u64 first = Elements::first_of(tile, s);
+#pragma unroll
+      for (int e = 0; e < WIDTH; e++) {
+        if (first + e >= tensor.size) continue;
+        const Key key = metric.key(elements.step[s].at[e], first + e);
+        below |= (u32)(key < threshold) << (s * WIDTH + e);
+        equal |= (u32)(key == threshold) << (s * WIDTH + e);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ u32 of_step(u32 bits, int s) { return bits >> (s * WIDTH) & ((1u << WIDTH) - 1); }
+};
+
 // Number, inside the scope, of the first tie among each thread's elements of each step.
 struct TieNumbers {
   u64 first[STEPS];
 };
 
-// The steps' counts travel through one scan, 16 bits each: a block has at most 2,048 elements a step.
-__device__ inline TieNumbers number_ties(const u32 (&ties)[STEPS], u64* published, u64 tile, u64 first_tile) {
+// The steps' counts travel through one scan, 16 bits each: a block has at most 2,048 elements a step. `equal` has the
+// bits of a ScoredTile.
+__device__ inline TieNumbers number_ties(u32 equal, u64* published, u64 tile, u64 first_tile) {
   static_assert(STEPS == 4, "four counts fill a word");
   __shared__ u64 parts[WARPS];
   u64 packed = 0;
 #pragma unroll
-  for (int s = 0; s < STEPS; s++) packed |= (u64)ties[s] << (16 * s);
+  for (int s = 0; s < STEPS; s++) packed |= (u64)__popc(ScoredTile::of_step(equal, s)) << (16 * s);
   const Scan scan = block_scan(packed, parts);
   u64 own = 0;
 #pragma unroll
@@ -86,47 +113,28 @@ __device__ inline TieNumbers number_ties(const u32 (&ties)[STEPS], u64* publishe
   return numbers;
 }
 
-// One tile. `numbers` is read only where some ties of the scope stay.
-__device__ inline void apply_to_tile(Elements& elements, const Key (&keys)[STEPS][WIDTH], const Tensor& tensor,
-                                     u64 tile, const Scope& scope, bool some_stay, TieNumbers& numbers, bool write,
-                                     u32 mask_kind, NonzeroCounter& nonzero) {
-  const Key threshold = (Key)scope.threshold;
-#pragma unroll
-  for (int s = 0; s < STEPS; s++) {
-    const u64 first = Elements::first_of(tile, s);
-    u32 kept = 0;
-#pragma unroll
-    for (int e = 0; e < WIDTH; e++) {
-      const bool tie = keys[s][e] == threshold && first + e < tensor.size;
-      const bool falls = keys[s][e] < threshold || (tie && (!some_stay || numbers.first[s]++ < scope.ties_fall));
-      kept |= (u32)!falls << e;
-    }
-    finish_step(elements, tensor, tile, s, kept, write, mask_kind, nonzero);
-  }
+// The lowest `count` of some bits.
+__device__ __forceinline__ u32 lowest_bits(u32 bits, u64 count) {
+  u32 rest = bits;
+  for (u64 taken = 0; taken < count && rest; taken++) rest &= rest - 1;
+  return bits ^ rest;
 }
 
-// A tile in registers, the keys of its elements, and how many of them equal the threshold.
-struct ScoredTile {
-  Elements elements;
-  Key keys[STEPS][WIDTH];
-  u32 ties[STEPS];
-
-  __device__ __forceinline__ ScoredTile(const Tensor& tensor, u64 tile, Key threshold) {
-    const Metric metric(tensor);
-    elements.load((const Bits*)tensor.data, tensor.size, tile);
+// Set what falls in one tile to zero. `numbers` is read only where some ties of the scope stay.
+__device__ inline void apply_to_tile(ScoredTile& scored, const Tensor& tensor, u64 tile, const Scope& scope,
+                                     bool some_stay, const TieNumbers& numbers, bool write, u32 mask_kind,
+                                     NonzeroCounter& nonzero) {
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-      ties[s] = 0;
-      const u64 first = Elements::first_of(tile, s);
-#pragma unroll
-      for (int e = 0; e < WIDTH; e++) {
-        const bool exists = first + e < tensor.size;
-        keys[s][e] = exists ? metric.key(elements.step[s].at[e], first + e) : D::NAN_KEY;
-        ties[s] += exists && keys[s][e] == threshold;
-      }
+  for (int s = 0; s < STEPS; s++) {
+    u32 ties = ScoredTile::of_step(scored.equal, s);
+    if (some_stay) {
+      const u64 first = numbers.first[s];
+      ties = lowest_bits(ties, first < scope.ties_fall ? scope.ties_fall - first : 0);
     }
+    const u32 kept = ScoredTile::of_step(~scored.below, s) & ~ties;
+    finish_step(scored.elements, tensor, tile, s, kept, write, mask_kind, nonzero);
   }
-};
+}
 
 // Publish the ties of every tile of the scopes some of whose ties stay; `published` as below.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -137,10 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (scope.ties_fall == scope.ties) return;
     for (u64 tile = first; tile < last; tile++) {
       const ScoredTile scored(tensor, tile, (Key)scope.threshold);
-      u64 own = 0;
-#pragma unroll
-      for (int s = 0; s < STEPS; s++) own += scored.ties[s];
-      own = block_scan(own, parts).total;
+      const u64 own = block_scan(__popc(scored.equal), parts).total;
       if (threadIdx.x == 0) published[scope.first_tile + tensor.scope_tile + tile] = OWN | own;
       __syncthreads();  // all have read the parts before the next tile writes them
     }
@@ -168,9 +173,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     TieNumbers numbers;
     const bool some_stay = scope.ties_fall != scope.ties;
     if (some_stay)
-      numbers = number_ties(scored.ties, published, scope.first_tile + tensor.scope_tile + own_tile, scope.first_tile);
+      numbers = number_ties(scored.equal, published, scope.first_tile + tensor.scope_tile + own_tile, scope.first_tile);
     counter.turn_to((u32)tensor.number);
-    apply_to_tile(scored.elements, scored.keys, tensor, own_tile, scope, some_stay, numbers, write, mask_kind, counter);
+    apply_to_tile(scored, tensor, own_tile, scope, some_stay, numbers, write, mask_kind, counter);
     __syncthreads();  // all have read what is shared before the next tile writes it
   }
   counter.hand_over();
