@@ -73,6 +73,7 @@ class CalibrationChoice:
     """How a calibration decided, see `onnx_tools.DataMethod`. `data`: where it is from; `runs`: of the model on it.
 
     `most_damping`: what `damping` grew to where a Hessian was not positive definite; 0 where none was needed.
+    `backend`: what worked on the matrices; "cuda" rounds in another order than "cpu".
     """
 
     data: str
@@ -81,6 +82,7 @@ class CalibrationChoice:
     repair: tuple[str, ...]
     damping: float
     most_damping: float
+    backend: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ array([[False,  True],
 
 from oxiprune_gpu._version import __version__
 from oxiprune_gpu.allocation import Allocation, Erk, Global, Uniform, allocate, parse_allocation
-from oxiprune_gpu.backends import deferred_checks, resolve_backend
+from oxiprune_gpu.backends import deferred_checks, resolve_backend, usable_cupy
 from oxiprune_gpu.blocks import ArrayBlocks, BlockSource
 from oxiprune_gpu.calibrated import Reconstruction, prune_sparsegpt, prune_wanda, refit
 from oxiprune_gpu.compressed import Compressed24, compress_2_4, decompress_2_4
@@ -140,4 +140,5 @@ __all__ = [
     "refit",
     "resolve_backend",
     "score_stats_blocks",
+    "usable_cupy",
 ]

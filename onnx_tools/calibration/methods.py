@@ -6,13 +6,14 @@ import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from onnx_tools.calibration.collect import CPU, MEMORY, Calibration
 from onnx_tools.calibration.data import Data
 from onnx_tools.calibration.layers import Seen, layers_of
 from onnx_tools.calibration.notes import few
 from onnx_tools.calibration.shifts import Additions, Norm
-from onnx_tools.calibration.solving import Recipe
+from onnx_tools.calibration.solving import Device, Recipe
 from onnx_tools.calibration.work import ModelWork
 from onnx_tools.dealing import dealt
 from onnx_tools.errors import NothingSelected
@@ -27,7 +28,7 @@ from onnx_tools.rewrite import Progress
 from onnx_tools.shared_bytes import sharing
 from onnx_tools.weight_selection import Selection
 from onnx_tools.weight_values import WeightReader
-from oxiprune_gpu import InvalidOption, PruningConfig
+from oxiprune_gpu import InvalidOption, PruningConfig, usable_cupy
 
 METHODS = ("wanda", "sparsegpt")
 """Methods that choose by data what falls; without one, the metric of the policy or the masks say it."""
@@ -36,6 +37,8 @@ ORDERS = ("layers", "once")
 REPAIRS = ("least-squares", "bias", "batch-norm")
 """What a repair may do, see `DataMethod`."""
 _USUAL = ("least-squares", "bias")
+BACKENDS = ("cpu", "cuda")
+"""What works on matrices."""
 
 _DEFAULT = Selection()
 
@@ -60,6 +63,9 @@ class DataMethod:
             data says little. The paper's SparseGPT adds 0.01; with few cases 0.1 is better, see `docs/results.md`.
         cache: a folder for statistics of the dense model, for order "once".
         memory, providers: as in `Calibration.collect`.
+        backend: "cpu", or "cuda": matrices are worked on by CuPy on a GPU, where sums are rounded in another order, so
+            that values, and masks where scores are nearly equal, are not those of the CPU. `providers` says what runs
+            the model.
     """
 
     data: Data
@@ -70,6 +76,7 @@ class DataMethod:
     cache: str | os.PathLike[str] | None = None
     memory: int = MEMORY
     providers: Sequence[str] = CPU
+    backend: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
         if not self.order:
@@ -82,6 +89,8 @@ class DataMethod:
         unknown = [each for each in self.repairs if each not in REPAIRS]
         if unknown:
             raise InvalidOption(f"unknown repair '{unknown[0]}': use {', '.join(REPAIRS)}")
+        if self.backend not in BACKENDS:
+            raise InvalidOption(f"unknown backend '{self.backend}': use {' or '.join(BACKENDS)}")
         if self.choice is None and not self.repairs:
             raise InvalidOption("data does nothing without a method that looks at it, or a repair: choose one")
 
@@ -121,12 +130,14 @@ class DataMethod:
         Raises:
             InvalidOption: the data does not fit; a granularity that the method does not know.
             NothingSelected: no selected weight was observed.
+            GpuUnavailable: the backend is "cuda", and no GPU can be used.
             PruningError: as `prune_file` and `Calibration.collect`.
         """
+        device = Device(usable_cupy() if self.backend == "cuda" else None)
         how, model = how_of(config), ModelFile.open(path)
         plan = _plan(model, how, selection, gradients)
         additions = Additions(model.skeleton, sharing(model).keys())
-        recipe = Recipe(self.choice, "least-squares" in self.repairs, self.damping)
+        recipe = Recipe(self.choice, "least-squares" in self.repairs, self.damping, device)
         work = ModelWork(recipe, additions.shifts if "bias" in self.repairs else {}, model, plan)
         norms = additions.norms if "batch-norm" in self.repairs else ()
         run = self._at_once if self.order == "once" else self._in_layers
@@ -134,7 +145,7 @@ class DataMethod:
         if not work.tensors:
             raise NothingSelected(f"no selected weight was observed: {few(work.reasons.values())}")
         name = pathlib.Path(source).name or source
-        choice = CalibrationChoice(name, count, self.order, self.repairs, self.damping, work.damping)
+        choice = CalibrationChoice(name, count, self.order, self.repairs, self.damping, work.damping, self.backend)
         asked = configuration(how, selection, gradients)
         if self.choice is not None:
             asked = replace(asked, metric=self.choice)

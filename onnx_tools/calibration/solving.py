@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,12 +61,30 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Device:
+    """Where matrices are worked on. `cupy`: that module, for a GPU; None for this machine's memory."""
+
+    cupy: Any = None
+
+    def put(self, array: Any) -> Any:
+        """An array as the methods take it there; bfloat16, which CuPy may not take, as float32."""
+        if self.cupy is None or array is None:
+            return array
+        return self.cupy.asarray(array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array)
+
+    def fetch(self, array: Any) -> Any:
+        """An array of numpy."""
+        return array if isinstance(array, np.ndarray) else array.get()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What is done with each weight. `choice`: as in `DataMethod`; `least_squares`: whether what is kept is fitted."""
 
     choice: str | None
     least_squares: bool
     damping: float
+    device: Device = Device()
 
     def solve(self, problem: Problem, statistics: Statistics) -> Solved:
         """What becomes of one weight."""
@@ -74,52 +93,51 @@ class Recipe:
         solved = self._chosen(problem, statistics)
         if not self.least_squares or problem.rigid:
             return solved
-        fitted = repaired(problem, solved.kept, statistics, self.damping)
+        fitted = self._repaired(problem, solved.kept, statistics)
         return fitted._replace(damping=max(fitted.damping, solved.damping))
 
     def _chosen(self, problem: Problem, statistics: Statistics) -> Solved:
         if problem.fixed is not None:
             return Solved(problem.fixed, None, 0.0)
         if self.choice == "wanda" or problem.rigid:
-            return wanda(problem, statistics)
-        return sparsegpt(problem, statistics, self.damping)
+            return self._wanda(problem, statistics)
+        return self._sparsegpt(problem, statistics)
 
+    def _wanda(self, problem: Problem, statistics: Statistics) -> Solved:
+        """By |w| * ||x||; kept elements stay what they are."""
+        kept = np.empty(problem.matrices.shape, np.bool_)
+        for group, part in _parts(problem):
+            matrix = self._tensor(problem, np.ascontiguousarray(problem.matrices[group, :, part]))
+            mask = prune_wanda(matrix, statistics.squares[group, part], problem.config)[1]
+            kept[group, :, part] = self.device.fetch(mask)
+        return Solved(kept, None, 0.0)
 
-def wanda(problem: Problem, statistics: Statistics) -> Solved:
-    """By |w| * ||x||; kept elements stay what they are."""
-    kept = np.empty(problem.matrices.shape, np.bool_)
-    for group, part in _parts(problem):
-        matrix = WeightTensor(problem.name, np.ascontiguousarray(problem.matrices[group, :, part]))
-        kept[group, :, part] = prune_wanda(matrix, statistics.squares[group, part], problem.config)[1]
-    return Solved(kept, None, 0.0)
+    def _sparsegpt(self, problem: Problem, statistics: Statistics) -> Solved:
+        """By SparseGPT. Where groups of N:M do not fill the runs, Wanda chooses and a least-squares repair makes up."""
+        if problem.in_runs:
+            return self._repaired(problem, self._wanda(problem, statistics).kept, statistics)
+        hessian = _hessian(statistics)
+        kept, values, most = np.empty(problem.matrices.shape, np.bool_), np.empty_like(problem.matrices), 0.0
+        for group, matrix in enumerate(problem.matrices):
+            tensor, own = self._tensor(problem, matrix), self.device.put(hessian[group])
+            found = prune_sparsegpt(tensor, own, problem.config, block=_block(problem.config), damping=self.damping)
+            kept[group], values[group] = self.device.fetch(found.mask), self.device.fetch(found.pruned)
+            most = max(most, found.damping)
+        return Solved(kept, values, most)
 
+    def _repaired(self, problem: Problem, kept: Matrices, statistics: Statistics) -> Solved:
+        """What is kept, fitted by least squares to what the dense layer gave."""
+        hessian, values, most = _hessian(statistics), np.empty_like(problem.matrices), self.damping
+        for group, matrix in enumerate(problem.matrices):
+            cross = None if statistics.cross is None else self.device.put(statistics.cross[group])
+            mask, own = self.device.put(kept[group]), self.device.put(hessian[group])
+            found = refit(self._tensor(problem, matrix), mask, own, cross=cross, damping=self.damping)
+            values[group] = self.device.fetch(found.pruned)
+            most = max(most, found.damping)
+        return Solved(kept, values, most)
 
-def sparsegpt(problem: Problem, statistics: Statistics, damping: float) -> Solved:
-    """By SparseGPT. Where groups of N:M do not fill the runs, Wanda chooses, and a least-squares repair makes up."""
-    if problem.in_runs:
-        return repaired(problem, wanda(problem, statistics).kept, statistics, damping)
-    hessian = _hessian(statistics)
-    kept, values, most = np.empty(problem.matrices.shape, np.bool_), np.empty_like(problem.matrices), 0.0
-    block = _block(problem.config)
-    for group, matrix in enumerate(problem.matrices):
-        found = prune_sparsegpt(
-            WeightTensor(problem.name, matrix), hessian[group], problem.config, block=block, damping=damping
-        )
-        kept[group], values[group] = found.mask, found.pruned
-        most = max(most, found.damping)
-    return Solved(kept, values, most)
-
-
-def repaired(problem: Problem, kept: Matrices, statistics: Statistics, damping: float) -> Solved:
-    """What is kept, fitted by least squares to what the dense layer gave."""
-    hessian, values, most = _hessian(statistics), np.empty_like(problem.matrices), damping
-    for group, matrix in enumerate(problem.matrices):
-        cross = None if statistics.cross is None else statistics.cross[group]
-        tensor = WeightTensor(problem.name, matrix)
-        found = refit(tensor, kept[group], hessian[group], cross=cross, damping=damping)
-        values[group] = found.pruned
-        most = max(most, found.damping)
-    return Solved(kept, values, most)
+    def _tensor(self, problem: Problem, matrix: Any) -> WeightTensor:
+        return WeightTensor(problem.name, self.device.put(matrix))
 
 
 def centred(statistics: Statistics) -> Statistics:

@@ -186,8 +186,6 @@ def check_looking(given: Mapping[str, Any], *, at_once: bool) -> None:
     once = at_once if given["order"] is None else given["order"] == "once"
     if given["calibration_cache"] is not None and not once:
         raise WrongUsage("--calibration-cache goes with --order once: in layers each layer sees others pruned")
-    if asked and given["backend"] == "cuda":
-        raise WrongUsage(f"{asked} works on the CPU: leave out --backend cuda; --provider says what runs the model")
     if given["metric"] in DATA_METRICS:
         _check_choice(given)
 
@@ -225,6 +223,8 @@ def make_method(given: Mapping[str, Any], data: Data) -> DataMethod:
     optional = {word: given[name] for name, word in words.items() if given[name] is not None}
     if given["provider"]:
         optional["providers"] = tuple(given["provider"])
+    if given["backend"] == "cuda":
+        optional["backend"] = "cuda"
     choice = given["metric"] if given["metric"] in DATA_METRICS else None
     repairs = given["repair"] if given["repair_by"] is None else tuple(given["repair_by"].split(","))
     return DataMethod(data, choice, repairs, **optional)

@@ -215,7 +215,8 @@ BackendOption = Annotated[
         metavar="WHERE",
         callback=_checked_backend,
         help="What prunes: cpu, cuda (a GPU; an error where there is none), or auto: a GPU where one is present "
-        "and the weights are large enough to pay for it. The result is the same, byte for byte.",
+        "and the weights are large enough to pay for it. The result is the same, byte for byte; but what data decides "
+        "(--metric wanda or sparsegpt, --repair) goes to a GPU for cuda only, and is rounded in another order there.",
     ),
 ]
 Include = Annotated[

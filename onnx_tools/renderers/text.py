@@ -301,6 +301,7 @@ def _calibration_rows(choice: CalibrationChoice | None) -> list[tuple[str, str]]
         ("order", choice.order),
         ("repair", ", ".join(choice.repair) or "none"),
         ("damping", f"{choice.damping:g}{grown}"),
+        *([("backend", choice.backend)] if choice.backend != "cpu" else []),
     ]
 
 

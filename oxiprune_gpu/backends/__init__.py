@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from oxiprune_gpu.backends.base import Backend, Plan, PlanMember, Statistics
-from oxiprune_gpu.backends.choice import check_capability, resolve_backend
+from oxiprune_gpu.backends.choice import check_capability, resolve_backend, usable_cupy
 from oxiprune_gpu.backends.deferred import deferred_checks
 from oxiprune_gpu.backends.numpy_backend import NumpyBackend
 from oxiprune_gpu.device_arrays import import_cupy
@@ -61,4 +61,5 @@ __all__ = [
     "backend_on_gpu",
     "deferred_checks",
     "resolve_backend",
+    "usable_cupy",
 ]

@@ -75,7 +75,7 @@ def goes_to_gpu(backend: str, source: BlockSource, metric: ImportanceMetric) -> 
 
 
 def usable_cupy() -> Any:
-    """CuPy, where there is a GPU that runs the kernels.
+    """The module `cupy`, where there is a GPU that runs the kernels.
 
     Raises:
         GpuUnavailable: there is none, it is too old, or CuPy or the driver is missing.

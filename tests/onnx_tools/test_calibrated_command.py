@@ -184,7 +184,7 @@ def test_every_report_tells_of_the_data(model, data, tmp_path):
     jsonschema.validate(report, report_schema())
     assert report["configuration"]["calibration"] == {
         **{"data": "inputs.npz", "runs": 4, "order": "layers", "repair": ["least-squares", "bias"]},
-        **{"damping": 0.1, "most_damping": 0.1},
+        **{"damping": 0.1, "most_damping": 0.1, "backend": "cpu"},
     }
     refitted = {each["name"]: each["refitted"] for each in report["weights"]}
     assert refitted == {"w": 96, "v": 48, "b": 16}
@@ -338,10 +338,6 @@ USAGE: dict[str, tuple[tuple[object, ...], str]] = {
     "channels": (
         ("--metric", "sparsegpt", "--calibration", "d", "--granularity", "channel"),
         "--granularity channel does not go with --metric sparsegpt",
-    ),
-    "a GPU": (
-        ("--repair", "--calibration", "d", "--backend", "cuda"),
-        "--repair works on the CPU: leave out --backend",
     ),
     "provider": (
         ("--repair", "--calibration", "random:0:1", "--provider", "Abacus"),

@@ -84,6 +84,7 @@ NAMES = [
     "prune_tensor",
     "prune_tensor_inplace",
     "resolve_backend",
+    "usable_cupy",
     "score_stats_blocks",
 ]
 
