@@ -66,7 +66,8 @@ def pieces(gpu: Gpu, sizes: Sequence[int], result: Result) -> Iterator[Callable[
     for size in sizes[1:]:
         yield partial(unstructured, gpu, size, "float32", ("bool", "bits"), 1.15, result)
     for dtype in ("float16", "bfloat16"):
-        yield partial(unstructured, gpu, small, dtype, ("bool",), 1.2, result)
+        for size in sizes:
+            yield partial(unstructured, gpu, size, dtype, ("bool", "bits"), 1.2, result)
     yield partial(hard_data, gpu, small, result)
     yield partial(two_of_four, gpu, small, result)
     yield partial(rows_and_columns, gpu, math.isqrt(small), result)
@@ -120,6 +121,11 @@ class Gpu:
         stop.record()
         stop.synchronize()
         return float(self.xp.cuda.get_elapsed_time(start, stop)) / 1e3
+
+    def kernels(self) -> tuple[Any, int]:
+        """Where kernels come from, and how many blocks they are launched with at most."""
+        loader: Any = importlib.import_module("oxiprune_gpu.backends.kernels").CupyKernels()
+        return loader, self.xp.cuda.Device().attributes["MultiProcessorCount"] * 8
 
     def busy(self) -> None:
         """About a millisecond of work that touches nothing."""
@@ -189,8 +195,9 @@ def unstructured(gpu: Gpu, size: int, dtype: str, masks: Sequence[str], limit: f
     for mask in masks:
         plan = ox.prepare([weight_of(gpu, work, dtype)], config(), mask=mask)
         gpu.xp.copyto(work, source)
-        plan.run()
+        masks_made = plan.run().masks
         check(gpu, source, work, plan.pruned)
+        check_mask(gpu, work, masks_made[0], mask, plan.pruned)
         name = f"unstructured {dtype} {size}, mask {mask}"
         candidate = Candidate(name, partial(plan.run, check=False), partial(gpu.xp.copyto, work, source))
         times = gpu.interleaved([candidate])[name]
@@ -214,6 +221,16 @@ def check(gpu: Gpu, source: Any, work: Any, pruned: int) -> None:
     highest = gpu.xp.where(fell, magnitudes, 0).max()
     lowest = gpu.xp.where(fell | (after << 1 == 0), magnitudes.max(), magnitudes).min()
     assert int(highest) <= int(lowest), "a higher magnitude fell than one that stayed"
+
+
+def check_mask(gpu: Gpu, work: Any, mask: Any, kind: str, pruned: int) -> None:
+    """As many are unset as were to fall, and nothing is left where it is unset. `kind` is "bool" or "bits"."""
+    if type(mask).__module__.startswith("torch"):
+        mask = gpu.xp.from_dlpack(mask.view(importlib.import_module("torch").uint8))
+    flags = mask.view("uint8").reshape(-1)
+    kept = gpu.xp.unpackbits(flags, bitorder="little")[: work.size] if kind == "bits" else flags
+    assert work.size - int(kept.sum()) == pruned, "the mask counts otherwise"
+    assert not bool(((work.view(f"u{work.itemsize}") != 0) & (kept == 0)).any()), "a value is left outside the mask"
 
 
 def hard_data(gpu: Gpu, size: int, result: Result) -> None:
@@ -245,22 +262,15 @@ def hard_data(gpu: Gpu, size: int, result: Result) -> None:
 
 def two_of_four(gpu: Gpu, size: int, result: Result) -> None:
     """2:4 without a mask of elements, the weight read once; and torch's expression for it."""
-    groups: Any = importlib.import_module("oxiprune_gpu.backends.cuda_groups")
-    tables: Any = importlib.import_module("oxiprune_gpu.backends.cuda_tables")
-    ox: Any = importlib.import_module("oxiprune_gpu")
-    kernels: Any = importlib.import_module("oxiprune_gpu.backends.kernels").CupyKernels()
     source = gpu.normals(size)
-    work, view = source.copy(), ox.NM(2, 4).group_view((size,))
-    weight = tables.DeviceWeight(work.view("u4"), (size,), source.dtype)
-    blocks = gpu.xp.cuda.Device().attributes["MultiProcessorCount"] * 8
-    arguments = (gpu.xp, kernels.kernel, blocks, tables.Member(weight), view, ox.L1Magnitude())
-    groups.prune_groups(*arguments, scan=False)
-    assert bool(((work.reshape(-1, 4) != 0).sum(axis=1) == 2).all()), "2:4"
+    work = source.copy()
     restore = partial(gpu.xp.copyto, work, source)
-    candidates = [
-        Candidate(f"2:4, {what}", partial(groups.prune_groups, *arguments, scan=scan), restore)
-        for what, scan in (("read once", False), ("NaN looked for first", True))
-    ]
+    runs = {"2:4, read once": read_once(gpu, work), "2:4, NaN looked for first": two_of_four_plan(work)}
+    for name, run in runs.items():
+        restore()
+        run()
+        check_two_of_four(gpu, source, work, name)
+    candidates = [Candidate(name, run, restore) for name, run in runs.items()]
     if common.installed("torch"):
         candidates.append(Candidate("torch 2:4", partial(torch_two_of_four, work), restore, every=3))
     times = gpu.interleaved(candidates)
@@ -269,6 +279,35 @@ def two_of_four(gpu: Gpu, size: int, result: Result) -> None:
         result.figures.append(over_floor(name, times[name], gpu_floors.groups(size, 4, limit), gpu.bandwidth))
     if "torch 2:4" in times:
         result.figures.append(common.ratio("torch 2:4 / ours", times["torch 2:4"], times["2:4, read once"]))
+
+
+def two_of_four_plan(work: Any) -> Callable[[], object]:
+    """What users get: nothing is written where there is a NaN, so that the weight is read twice."""
+    ox: Any = importlib.import_module("oxiprune_gpu")
+    plan = ox.prepare([work], ox.PruningConfig(SPARSITY, "l1", "2:4"), mask=None)
+    return partial(plan.run, check=False)
+
+
+def read_once(gpu: Gpu, work: Any) -> Callable[[], object]:
+    """For weights known to hold no NaN."""
+    groups: Any = importlib.import_module("oxiprune_gpu.backends.cuda_groups")
+    tables: Any = importlib.import_module("oxiprune_gpu.backends.cuda_tables")
+    ox: Any = importlib.import_module("oxiprune_gpu")
+    member = tables.Member(tables.DeviceWeight(work.view("u4"), work.shape, work.dtype))
+    view = ox.NM(2, 4).group_view(work.shape)
+    kernels, blocks = gpu.kernels()
+    return partial(groups.prune_groups, gpu.xp, kernels.kernel, blocks, member, view, ox.L1Magnitude(), scan=False)
+
+
+def check_two_of_four(gpu: Gpu, source: Any, work: Any, name: str) -> None:
+    """Two of each four fell, none higher than one that stayed; what stayed kept its value."""
+    before, after = source.reshape(-1, 4), work.reshape(-1, 4)
+    fell, magnitudes = after == 0, gpu.xp.abs(before)
+    assert bool((fell.sum(axis=1) == 2).all()), f"{name}: other than two of four fell"
+    assert bool((fell | (after == before)).all()), f"{name}: a kept value changed"
+    highest = gpu.xp.where(fell, magnitudes, 0).max(axis=1)
+    lowest = gpu.xp.where(fell, float("inf"), magnitudes).min(axis=1)
+    assert bool((highest <= lowest).all()), f"{name}: a higher magnitude fell than one that stayed"
 
 
 def torch_two_of_four(work: Any) -> Any:
@@ -349,17 +388,29 @@ def launches_of(run: Callable[[], object]) -> int:
 def small_tensors(gpu: Gpu, result: Result) -> None:
     """300 tensors of 4 K, each for itself: what a run costs when there is nearly nothing to move."""
     ox: Any = importlib.import_module("oxiprune_gpu")
-    tensors = [gpu.normals(4096) for _ in range(300)]
-    plan = ox.prepare(tensors, config())
+    source = gpu.normals(300 * 4096)
+    work = source.copy()
+    plan = ox.prepare(list(work.reshape(300, 4096)), config())
+    restore = partial(gpu.xp.copyto, work, source)
     plan.run()
-    assert all(int((tensor == 0).sum()) == 2048 for tensor in tensors[::50])
-    _tell_micros(gpu, Candidate("300 small, a run", partial(plan.run, check=False)), 100, result)
+    check_halves(source, work)
+    _tell_micros(gpu, Candidate("300 small, a run", partial(plan.run, check=False), restore), 100, result)
     stream = gpu.xp.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture()
         plan.run(check=False)
         graph = stream.end_capture()
-        _tell_micros(gpu, Candidate("300 small, graph", partial(graph.launch, stream)), 40, result)
+        restore()
+        graph.launch(stream)
+        check_halves(source, work)
+        _tell_micros(gpu, Candidate("300 small, graph", partial(graph.launch, stream), restore), 40, result)
+
+
+def check_halves(source: Any, work: Any) -> None:
+    """Half of each tensor of 4096 fell, and what stayed kept its value."""
+    fell = work == 0
+    assert bool((fell.reshape(-1, 4096).sum(axis=1) == 2048).all()), "other than half of a small tensor fell"
+    assert bool((fell | (work == source)).all()), "a kept value changed"
 
 
 def _tell_micros(gpu: Gpu, candidate: Candidate, limit: float, result: Result) -> None:

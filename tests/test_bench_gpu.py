@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+
+import oxiprune_gpu as ox
+from oxiprune_gpu import backends
+from oxiprune_gpu.backends.cuda_backend import CudaBackend
+from oxiprune_gpu.backends.kernels.loader import _NULL, _NullForNone
+from tests import cuda_on_cpu
+from tests.backends import source_of
+from tests.cuda_on_cpu.loader import CpuKernels
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 if not FOLDER.exists():
@@ -94,12 +106,121 @@ def test_work(bench, gpu):
     assert len(result.figures) == 3 + 4 + 2 + 2
 
 
+class Kernels(CpuKernels):
+    """Kernels compiled for the CPU, wrapped as CuPy's are, so that launches are counted as there."""
+
+    def kernel(self, family, name, defines):
+        inner = super().kernel(family, name, defines)
+
+        def launch(grid, block, args, **options):
+            inner(grid, block, tuple(None if arg is _NULL else arg for arg in args), **options)
+
+        return _NullForNone(launch)
+
+
+class Stream:
+    """A stream, and the graph captured from it: the newest plan, which `device` notes."""
+
+    plan: Any = None
+
+    def __init__(self, **options: bool) -> None:
+        pass
+
+    def launch(self, stream: Stream) -> None:
+        self.plan.run(check=False)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def begin_capture(self) -> None:
+        pass
+
+    def end_capture(self):
+        return self
+
+    def synchronize(self) -> None:
+        pass
+
+
+def noted(prepare, *arguments, **options):
+    Stream.plan = prepare(*arguments, **options)
+    return Stream.plan
+
+
+@pytest.fixture
+def device(gpu, monkeypatch):
+    """The kernels on the CPU, over arrays of numpy, one round of everything."""
+    if reason := cuda_on_cpu.available():
+        pytest.skip(reason)
+    kernels = Kernels(source_of)
+    monkeypatch.setattr(backends, "_backend", lambda library: CudaBackend(np, kernels, blocks=7))
+    monkeypatch.setattr(ox, "prepare", partial(noted, ox.prepare))
+    host = gpu(rounds=1, deadline=time.monotonic() + 600)
+    host.xp = SimpleNamespace(**vars(np), cuda=SimpleNamespace(Device=Stream, Stream=Stream))
+    host.kernels = lambda: (kernels, 7)
+    host.interleaved = lambda candidates, rounds=1: type(host).interleaved(host, candidates, 1)
+    return host
+
+
+SMALL, LARGE = 1 << 12, 1 << 13
+ROWS = {
+    **{
+        f"unstructured {dtype} {size}, mask {mask}": f"<= {limit}"
+        for dtype, limit in (("float32", 1.15), ("float16", 1.2), ("bfloat16", 1.2))
+        for size in (SMALL, LARGE)
+        for mask in ("bool", "bits")
+    },
+    **{f"{kind} / normal": "<= 1.3" for kind in ("constant", "90 % zeros", "sorted", "16 values")},
+    "2:4, read once": "<= 1.08",
+    "row l2, 64 x 64, error check included": "<= 1.1",
+    "column l2, 64 x 64, error check included": "<= 1.15",
+    "global, 293 tensors, 8192": "<= 1.2",
+    "global, launches": "<= 11",
+    "300 small, a run": "<= 100",
+    "300 small, graph": "<= 40",
+    "best peer / ours": ">= 3",
+}
+"""What has a target, and which."""
+
+
+def test_every_piece(bench, device, monkeypatch):
+    """All of the benchmark, by the kernels: results are right, and each line of targets has its figure."""
+    monkeypatch.setattr(bench, "weight_of", lambda gpu, data, dtype: data.view(getattr(ml_dtypes, dtype, dtype)))
+    with_torch = bench.common.installed("torch")
+    result = bench.Result("gpu", {})
+    for piece in bench.pieces(device, (SMALL, LARGE), result):
+        piece()
+    assert {figure.what: str(figure.target) for figure in result.figures if figure.target is not None} == ROWS
+    [launches] = [figure.value for figure in result.figures if figure.what == "global, launches"]
+    assert 0 < launches < 12
+    assert result.notes == ([] if with_torch else ["torch is not installed: not compared with it"])
+
+
 def test_a_wrong_result_is_noticed(bench, gpu):
     source = np.array([1, 2, 3, 4], np.float32)
     for wrong in ([0, 2, 0, 4], [0, 2, 3, 4], [0, 0, 3, 5]):
         with pytest.raises(AssertionError):
             bench.check(gpu(), source, np.array(wrong, np.float32), 2)
     bench.check(gpu(), source, np.array([0, 0, 3, 4], np.float32), 2)
+
+
+@pytest.mark.parametrize("flags", [[1, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 1]])
+def test_a_wrong_mask_is_noticed(bench, gpu, flags):
+    work = np.array([0, 2, 0, 4], np.float32)
+    for kind, mask in (("bool", np.array(flags, bool)), ("bits", np.packbits(flags, bitorder="little"))):
+        with pytest.raises(AssertionError):
+            bench.check_mask(gpu(), work, mask, kind, 2)
+
+
+@pytest.mark.parametrize("wrong", [[0, 0, 3, 0], [0, 2, 0, 4], [0, 0, 3, 5]])
+def test_a_wrong_group_is_noticed(bench, gpu, wrong):
+    source = np.array([1, 2, 3, 4], np.float32)
+    with pytest.raises(AssertionError):
+        bench.check_two_of_four(gpu(), source, np.array(wrong, np.float32), "2:4")
+    bench.check_two_of_four(gpu(), source, np.array([0, 0, 3, 4], np.float32), "2:4")
 
 
 def test_results_are_written(bench, gpu, monkeypatch, tmp_path, capsys):
