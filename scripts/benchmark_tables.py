@@ -67,7 +67,10 @@ def speed(newest: dict[str, dict[str, Any]]) -> str:
 def speed_table(result: dict[str, Any]) -> str:
     """The figures of one benchmark that have a target."""
     machine = result["machine"]
-    where = machine.get("gpu") or f"{machine['cpu']}, {result['settings'].get('threads', machine['cores'])} threads"
+    where = (
+        result["settings"].get("gpu")
+        or f"{machine['cpu']}, {result['settings'].get('threads', machine['cores'])} threads"
+    )
     lines = [f"`benchmarks/bench_{result['benchmark']}.py`, {result['date'][:10]}, {where}:", ""]
     lines += ["| what | measured | target | |", "| :-- | --: | --: | :-- |"]
     for figure in result["figures"]:

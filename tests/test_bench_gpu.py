@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -236,6 +237,23 @@ def test_results_are_written(bench, gpu, monkeypatch, tmp_path, capsys):
     written = json.loads(path.read_text())
     assert written["settings"]["gpu"] == "Some GPU"
     assert [note.partition(": ")[2] for note in written["notes"]] == ["RuntimeError: no memory"]
+
+
+def test_results_stand_on_the_page(bench, gpu, monkeypatch, tmp_path):
+    def counts(result) -> None:
+        result.figures.append(bench.Figure("global, launches", 9, "", target=bench.Target(11)))
+
+    monkeypatch.syspath_prepend(str(FOLDER.parent / "scripts"))
+    tables = importlib.import_module("benchmark_tables")
+    assert "300 tensors that compete" in tables.speed({})
+    monkeypatch.setattr(bench, "Gpu", gpu)
+    monkeypatch.setattr(bench, "pieces", lambda gpu, sizes, result: [partial(counts, result)])
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--results", str(tmp_path)])
+    bench.main()
+    page = tables.speed(tables.newest_results(tmp_path))
+    assert page.partition("\n")[0].endswith(", Some GPU:")
+    assert "| global, launches | 9  | <= 11 | met |" in page
+    assert "300 tensors that compete" not in page
 
 
 def test_time_is_kept(bench, gpu, monkeypatch, tmp_path):
