@@ -92,7 +92,7 @@ class Encoder:
         fill = np.array(kept.fill, kept.bits.dtype).tobytes()
         chain = Chain(f"{self._prefix}{self._made}", source.tensor.data_type, fill)
         names = {role: chain.name() for role in pieces}
-        flat = layout.rebuild(chain, names, kept.bits.size)
+        flat = layout.rebuild(chain, names, kept.dims)
         size = sum(piece.nbytes for piece in pieces.values())
         marker = self._marker(layout.name, source, kept, _region_size(source, pieces))
         _finish(chain, flat, source, marker)

@@ -53,12 +53,12 @@ class Found:
         Raises `InvalidTensor` if what is stored does not fit, or, after the last block, if it gave other values than
         were encoded.
         """
-        dtype, elements = WIDTHS.get(self.marker.data_type), element_count(self.marker.dims)
+        dtype = WIDTHS.get(self.marker.data_type)
         if dtype is None or self.dense_bytes is None or self.marker.fill >> 8 * dtype.itemsize:
             raise InvalidTensor(f"weight {self.name!r}: {_CHANGED}")
         try:
             pieces = {role: _bytes_of(model, path) for role, path in self.pieces.items()}
-            scattered = self._unpacked(pieces, elements, dtype)
+            scattered = self._unpacked(pieces, dtype)
         except (InvalidTensor, ValueError) as error:
             raise InvalidTensor(f"weight {self.name!r}: {error}; it {_CHANGED}") from None
         crc = 0
@@ -68,10 +68,12 @@ class Found:
         if crc != self.marker.crc32:
             raise InvalidTensor(f"weight {self.name!r}: does not give the values that were encoded: it {_CHANGED}")
 
-    def _unpacked(self, pieces: dict[str, NDArray[np.uint8]], elements: int, dtype: np.dtype[Any]) -> Scattered:
+    def _unpacked(self, pieces: dict[str, NDArray[np.uint8]], dtype: np.dtype[Any]) -> Scattered:
         if self.marker.encoding == SPARSE:
-            return Scattered(pieces["places"].view("<i8"), pieces["values"].view(dtype), elements, 0)
-        return LAYOUTS[self.marker.encoding].unpack(dict(pieces), elements, self.marker.fill, dtype)
+            return Scattered(
+                pieces["places"].view("<i8"), pieces["values"].view(dtype), element_count(self.marker.dims), 0
+            )
+        return LAYOUTS[self.marker.encoding].unpack(dict(pieces), self.marker.dims, self.marker.fill, dtype)
 
 
 def find_encoded(model: ModelFile) -> list[Found]:

@@ -83,7 +83,7 @@ class Source:
         """
         bits = self.values()
         fill = int(np.bincount(bits, minlength=256).argmax()) if self.tensor.data_type in _QUANTISED else 0
-        return Kept.of(bits, fill)
+        return Kept.of(bits, fill, tuple(self.tensor.dims))
 
 
 def checksum(bits: NDArray[Any], before: int = 0) -> int:

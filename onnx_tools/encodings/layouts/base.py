@@ -25,17 +25,20 @@ MOST_ELEMENTS = (1 << 31) - 1
 class Kept:
     """The elements of a weight that are stored: those whose bits differ from `fill`.
 
-    `bits`: all elements, flat, as unsigned integers; `places`: int64 indices of the stored ones, ascending.
+    `bits`: all elements, flat, as unsigned integers; `places`: int64 indices of the stored ones, ascending; `dims`: the
+    shape of the weight.
     """
 
     bits: NDArray[Any]
     fill: int
     places: NDArray[np.int64]
+    dims: tuple[int, ...]
 
     @classmethod
-    def of(cls, bits: NDArray[Any], fill: int) -> Kept:
+    def of(cls, bits: NDArray[Any], fill: int, dims: tuple[int, ...] | None = None) -> Kept:
         """Find what is stored. -0.0 differs from 0.0, and NaNs are compared by their bits."""
-        return cls(bits, fill, np.flatnonzero(bits != bits.dtype.type(fill)))
+        places = np.flatnonzero(bits != bits.dtype.type(fill))
+        return cls(bits, fill, places, (bits.size,) if dims is None else dims)
 
     @property
     def values(self) -> NDArray[Any]:
@@ -114,9 +117,9 @@ class Chain:
         """Append a reshape to one axis."""
         return self.node("Reshape", name, self.constant([-1], np.int64))
 
-    def filled(self, elements: int) -> str:
-        """Append a flat tensor of fill values."""
-        return self.node("ConstantOfShape", self.constant([elements], np.int64), value=self._fill)
+    def filled(self, *dims: int) -> str:
+        """Append a tensor of fill values."""
+        return self.node("ConstantOfShape", self.constant(dims, np.int64), value=self._fill)
 
 
 class Layout(ABC):
@@ -147,9 +150,12 @@ class Layout(ABC):
         """Store a weight that the layout can hold."""
 
     @abstractmethod
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
-        """Find values and places again; `dtype` is unsigned. Raises `InvalidTensor` for pieces that don't fit."""
+    def unpack(self, pieces: Pieces, dims: tuple[int, ...], fill: int, dtype: np.dtype[Any]) -> Scattered:
+        """Find values and places again, of a weight of shape `dims`; `dtype` is unsigned.
+
+        Raises `InvalidTensor` for pieces that don't fit.
+        """
 
     @abstractmethod
-    def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
-        """Append the nodes that rebuild the weight, flat, from the pieces called `names`; return its name."""
+    def rebuild(self, chain: Chain, names: dict[str, str], dims: tuple[int, ...]) -> str:
+        """Append the nodes that rebuild the elements, in order, from the pieces called `names`; return their name."""

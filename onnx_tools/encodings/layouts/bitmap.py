@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,18 +42,19 @@ class Bitmap(Layout):
         values = np.concatenate([np.array([kept.fill], kept.bits.dtype), kept.values])
         return {"values": values, "places": np.packbits(mask, axis=1, bitorder="little")}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
+    def unpack(self, pieces: Pieces, dims: tuple[int, ...], fill: int, dtype: np.dtype[Any]) -> Scattered:
         """Take the bits out."""
         packed, values = pieces["places"].view(np.uint8).reshape(-1, 1), pieces["values"].view(dtype)
+        elements = math.prod(dims)
         width = _bits_a_byte(elements)
         mask = np.unpackbits(packed, axis=1, count=width, bitorder="little").reshape(-1).view(np.bool_)
         if mask.size != elements or not len(values) or values[0] != fill or np.count_nonzero(mask) != len(values) - 1:
             raise InvalidTensor(f"the bits of the places and {len(values)} values do not make {elements} elements")
         return Scattered(np.flatnonzero(mask), values[1:], elements, fill)
 
-    def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
+    def rebuild(self, chain: Chain, names: dict[str, str], dims: tuple[int, ...]) -> str:
         """Seven nodes."""
-        powers = chain.constant(1 << np.arange(_bits_a_byte(elements)).reshape(1, -1))
+        powers = chain.constant(1 << np.arange(_bits_a_byte(math.prod(dims))).reshape(1, -1))
         shifted = chain.node("Div", chain.cast(names["places"]), powers)
         mask = chain.flat(chain.node("Mod", shifted, chain.constant(2)))
         number = chain.node("Mul", chain.node("CumSum", mask, chain.constant(0)), mask)

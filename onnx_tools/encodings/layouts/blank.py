@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,10 +34,10 @@ class Blank(Layout):
         """Nothing."""
         return {}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
+    def unpack(self, pieces: Pieces, dims: tuple[int, ...], fill: int, dtype: np.dtype[Any]) -> Scattered:
         """All fill."""
-        return Scattered(np.empty(0, np.int64), np.empty(0, dtype), elements, fill)
+        return Scattered(np.empty(0, np.int64), np.empty(0, dtype), math.prod(dims), fill)
 
-    def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
+    def rebuild(self, chain: Chain, names: dict[str, str], dims: tuple[int, ...]) -> str:
         """One node."""
-        return chain.filled(elements)
+        return chain.filled(math.prod(dims))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,15 +51,15 @@ class Gaps(Layout):
         values[at] = kept.values
         return {"values": values, "places": codes}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
+    def unpack(self, pieces: Pieces, dims: tuple[int, ...], fill: int, dtype: np.dtype[Any]) -> Scattered:
         """Sum the gaps up."""
         places = np.cumsum(pieces["places"].view(self._dtype), dtype=np.int64)
-        return Scattered(places, pieces["values"].view(dtype), elements, fill)
+        return Scattered(places, pieces["values"].view(dtype), math.prod(dims), fill)
 
-    def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
+    def rebuild(self, chain: Chain, names: dict[str, str], dims: tuple[int, ...]) -> str:
         """Four nodes."""
         places = chain.node("CumSum", chain.cast(names["places"]), chain.constant(0))
-        return chain.node("ScatterElements", chain.filled(elements), places, names["values"], axis=0)
+        return chain.node("ScatterElements", chain.filled(math.prod(dims)), places, names["values"], axis=0)
 
     def _fillers(self, gaps: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many fillers each gap needs; only the first gap can be 0."""

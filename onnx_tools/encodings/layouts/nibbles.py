@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,7 +53,7 @@ class Nibbles(Layout):
         values = np.concatenate([np.array([kept.fill], kept.bits.dtype), kept.bits[places]])
         return {"values": values, "places": (codes[0::2] | codes[1::2] << 4).reshape(-1, 1)}
 
-    def unpack(self, pieces: Pieces, elements: int, fill: int, dtype: np.dtype[Any]) -> Scattered:
+    def unpack(self, pieces: Pieces, dims: tuple[int, ...], fill: int, dtype: np.dtype[Any]) -> Scattered:
         """Sum the steps up."""
         packed, values = pieces["places"].view(np.uint8).reshape(-1), pieces["values"].view(dtype)
         codes = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)
@@ -60,9 +61,9 @@ class Nibbles(Layout):
         ends = np.cumsum(codes + stored, dtype=np.int64) - 1
         if not len(values) or values[0] != fill:
             raise InvalidTensor("the first stored value is not the fill")
-        return Scattered(ends[stored], values[1:], elements, fill)
+        return Scattered(ends[stored], values[1:], math.prod(dims), fill)
 
-    def rebuild(self, chain: Chain, names: dict[str, str], elements: int) -> str:
+    def rebuild(self, chain: Chain, names: dict[str, str], dims: tuple[int, ...]) -> str:
         """Fifteen nodes."""
         one, axis = chain.constant(1), chain.constant(0)
         codes = _unpacked(chain, names["places"])
@@ -70,7 +71,9 @@ class Nibbles(Layout):
         ends = chain.node("CumSum", chain.node("Add", codes, stored), axis)
         number = chain.node("Mul", chain.node("CumSum", stored, axis), stored)
         values = chain.node("Gather", names["values"], number, axis=0)
-        return chain.node("ScatterElements", chain.filled(elements), chain.node("Sub", ends, one), values, axis=0)
+        return chain.node(
+            "ScatterElements", chain.filled(math.prod(dims)), chain.node("Sub", ends, one), values, axis=0
+        )
 
 
 def _unpacked(chain: Chain, packed: str) -> str:
