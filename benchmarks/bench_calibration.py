@@ -32,9 +32,10 @@ def main() -> None:
     OPTIONS.add_argument("--folder", type=Path, help="where models are generated, and deleted again")
     options = OPTIONS.parse_args()
     rounds = options.rounds or (1 if options.quick else 5)
-    result = Result("calibration", {"rounds": rounds, "sparsity": SPARSITY, "memory": MEMORY})
-    for name, part in PARTS.items():
-        if options.only in {None, name}:
+    name = "calibration_gpu" if options.only == "gpu" else "calibration"  # made elsewhere, and replaces nothing
+    result = Result(name, {"rounds": rounds, "sparsity": SPARSITY, "memory": MEMORY})
+    for title, part in PARTS.items():
+        if options.only in {None, title}:
             common.use_threads(options.threads)
             with tempfile.TemporaryDirectory(prefix="oxiprune-bench-", dir=options.folder) as folder:
                 part(Path(folder), rounds, options.quick, result)

@@ -71,7 +71,7 @@ def speed_table(result: dict[str, Any]) -> str:
         result["settings"].get("gpu")
         or f"{machine['cpu']}, {result['settings'].get('threads', machine['cores'])} threads"
     )
-    lines = [f"`benchmarks/bench_{result['benchmark']}.py`, {result['date'][:10]}, {where}:", ""]
+    lines = [f"`benchmarks/bench_{result['benchmark'].removesuffix('_gpu')}.py`, {result['date'][:10]}, {where}:", ""]
     lines += ["| what | measured | target | |", "| :-- | --: | --: | :-- |"]
     for figure in result["figures"]:
         if "target" in figure:
