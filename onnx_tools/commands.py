@@ -35,7 +35,15 @@ from onnx_tools.preflight import check_outputs, check_reports, folders_of
 from onnx_tools.renderers import json_renderer, renderer_for, write_report
 from onnx_tools.renderers.github_summary import append_summary
 from onnx_tools.renderers.text import condition_line, printable
-from onnx_tools.report import ConditionOutcome, FileReport, PruneReport, Report, VerificationReport, to_dict
+from onnx_tools.report import (
+    ConditionOutcome,
+    FileReport,
+    ModelEncoding,
+    PruneReport,
+    Report,
+    VerificationReport,
+    to_dict,
+)
 from onnx_tools.rewrite import Extras, Progress, check_output, prune_file
 from onnx_tools.search_report import SearchReport
 from onnx_tools.terminal import always_shown, complain, console, describe, one_line, progress, results
@@ -81,6 +89,19 @@ class _MasksNotSaved(WriteFailed):
 
 
 @dataclass(frozen=True)
+class Encodings:
+    """What is asked about the encodings of a model. `load_time`: also how long each takes to load."""
+
+    load_time: bool
+
+    def of(self, model: Path) -> tuple[ModelEncoding, ...]:
+        """What the files of a model take in each."""
+        from onnx_tools.encodings.comparison import model_encodings
+
+        return model_encodings(model, load_time=self.load_time)
+
+
+@dataclass(frozen=True)
 class PruneJob:
     """What is done to each model. `output`: a file, a folder, or a pattern; None: in place. `encoding`: None: dense.
 
@@ -103,6 +124,7 @@ class PruneJob:
     inputs: tuple[Path, ...] = ()
     input_shapes: InputShapes = field(default_factory=dict)
     method: DataMethod | None = None
+    compared: Encodings | None = None
 
     def target(self, model: Path) -> Path:
         """The file that is written for `model`."""
@@ -116,7 +138,10 @@ class PruneJob:
     def run(self, model: Path, extras: Extras, tell: Progress | None) -> AnyReport:
         """Prune `model`, and encode or compact it if asked to. A condition that is met leaves a report only."""
         try:
-            return self._run(model, extras, tell)
+            report = self._run(model, extras, tell)
+            if self.compared is None or self.dry_run or not isinstance(report, PruneReport) or report.refused:
+                return report
+            return replace(report, encodings=self.compared.of(self.target(model)))
         except ConditionMet as refusal:
             refused: AnyReport = refusal.report
             return refused
@@ -312,7 +337,12 @@ def prune_models(models: Sequence[Path], job: PruneJob, view: View) -> int:
 
 
 def inspect_models(
-    models: Sequence[Path], view: View, conditions: Sequence[Condition] = (), *, payoff: bool = False
+    models: Sequence[Path],
+    view: View,
+    conditions: Sequence[Condition] = (),
+    *,
+    payoff: bool = False,
+    encodings: Encodings | None = None,
 ) -> int:
     """Show each model, with `payoff` also what its zeros gain; return the exit code, 1 if a condition is met."""
     from onnx_tools.inspection import inspect_file
@@ -327,7 +357,8 @@ def inspect_models(
             payoff=payoff,
             progress=tell,
         )
-        return replace(report, conditions=outcomes_of(conditions, report))
+        found = () if encodings is None else encodings.of(model)
+        return replace(report, conditions=outcomes_of(conditions, report), encodings=found)
 
     check_reports(models, [], view.reports, view.summary)
     return for_each([(model, partial(inspect, model)) for model in models], view)

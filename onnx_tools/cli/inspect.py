@@ -40,7 +40,8 @@ def inspect(
         bool,
         typer.Option(
             "--encodings",
-            help="Show instead what each weight and the model would take in each encoding (see `oxiprune encode`).",
+            help="Show instead what each weight and the model would take in each encoding (see `oxiprune encode`); "
+            "with --report, add the model's part to what is shown and reported.",
             rich_help_panel=REPORTING,
         ),
     ] = False,
@@ -63,16 +64,13 @@ def inspect(
     """  # noqa: D301
     if load_time and not encodings:
         raise WrongUsage("--load-time goes with --encodings")
-    if encodings and (report or payoff):
-        raise WrongUsage("--encodings shows something else; leave out --report and --payoff, or use --json")
+    alone = encodings and not (report or github_summary)
+    if alone and (payoff or fail_if):
+        raise WrongUsage("--encodings shows something else than --payoff and --fail-if; give --report too, for both")
     reports, summary = checked_reports(report), summary_file(github_summary)
-    if encodings and (fail_if or github_summary):
-        raise WrongUsage(
-            "--fail-if and --github-summary are about what `inspect` shows without --encodings; leave it out"
-        )
 
     def run() -> int:
-        if encodings:
+        if alone:
             from onnx_tools import encoding_commands
 
             return encoding_commands.show_encodings(
@@ -83,6 +81,8 @@ def inspect(
 
         view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         missing = () if compressed_sizes else (COMPRESSED,)
-        return commands.inspect_models(models, view, read_conditions(fail_if or (), "inspect", missing), payoff=payoff)
+        conditions = read_conditions(fail_if or (), "inspect", missing)
+        wanted = commands.Encodings(load_time) if encodings else None
+        return commands.inspect_models(models, view, conditions, payoff=payoff, encodings=wanted)
 
     run_command(run)

@@ -13,6 +13,7 @@ from onnx_tools.cli.options import (
     Data,
     FailIf,
     GithubSummary,
+    LoadTime,
     MasksFile,
     MaxDrift,
     Models,
@@ -25,7 +26,7 @@ from onnx_tools.cli.options import (
     summary_file,
 )
 from onnx_tools.cli.prune_checks import check_options
-from onnx_tools.usage import SectionedCommand
+from onnx_tools.usage import SectionedCommand, WrongUsage
 
 
 @app.command(cls=SectionedCommand, epilog=EXIT_CODES)
@@ -80,6 +81,8 @@ def prune(
     seed: Seed = 0,
     report: Reports = None,
     compressed_sizes: Compressed = False,
+    compare_encodings: option.CompareEncodings = False,
+    load_time: LoadTime = False,
     github_summary: GithubSummary = False,
     fail_if: FailIf = None,
     quiet: Quiet = False,
@@ -107,6 +110,10 @@ def prune(
     given = dict(locals())  # every option under its name
     channels = check_options(given)
     check_output_name(output, models)
+    if compare_encodings and compact:
+        raise WrongUsage("--compare-encodings does not go with --compact; `oxiprune inspect OUT --encodings` tells it")
+    if load_time and not compare_encodings:
+        raise WrongUsage("--load-time goes with --compare-encodings")
     reports, summary = checked_reports(report), summary_file(github_summary)
 
     def run() -> int:
@@ -148,6 +155,7 @@ def prune(
             input_shapes=shapes,
             conditions=conditions,
             method=calibrating.read_method(given),
+            compared=commands.Encodings(load_time) if compare_encodings else None,
         )
         view = commands.View(reports, quiet, as_json, compressed_sizes, summary)
         return commands.prune_models(models, job, view)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onnx_tools.cli.calibration_options import DATA_METRICS
-from onnx_tools.cli.options import SELECTING, VERIFYING, WRITING
+from onnx_tools.cli.options import REPORTING, SELECTING, VERIFYING, WRITING
 
 DEALING = "How much of which weight"
 DEFAULT_MIN_ELEMENTS = 2048
@@ -272,6 +272,15 @@ Encoding = Annotated[
         help="How pruned weights are stored: dense, packed or sparse, which leave out the zeros (see `oxiprune "
         "encode`, and `oxiprune inspect --encodings` for what each saves).",
         rich_help_panel=WRITING,
+    ),
+]
+CompareEncodings = Annotated[
+    bool,
+    typer.Option(
+        "--compare-encodings",
+        help="Add to the report what the pruned model takes in each encoding, also compressed, and with --load-time "
+        "how long onnxruntime takes to load it. Writes the model in each way into a temporary folder.",
+        rich_help_panel=REPORTING,
     ),
 ]
 Verify = Annotated[

@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Iterator
 
 from onnx_tools.encodings.choice import Prefer
-from onnx_tools.encodings.decode import Progress
+from onnx_tools.encodings.decode import Progress, decode_file
 from onnx_tools.encodings.encode import encode_file, refuse_encoded
+from onnx_tools.encodings.found import find_encoded
 from onnx_tools.encodings.layouts import LAYOUTS, Kept
 from onnx_tools.encodings.marker import SPARSE
-from onnx_tools.encodings.report import EncodeReport, EncodingSize, EncodingsReport, ModelEncoding, WeightEncodings
+from onnx_tools.encodings.report import EncodeReport, EncodingSize, EncodingsReport, WeightEncodings
 from onnx_tools.encodings.sources import Source, find_sources
 from onnx_tools.model_file import ModelFile
+from onnx_tools.report import ModelEncoding
 from onnx_tools.report_parts import runtime_version, versions
 from onnx_tools.weights import Weight, find_weights
 
@@ -37,11 +39,23 @@ def compare_encodings(
     weights = find_weights(model.skeleton).weights
     sources = find_sources(model, weights)
     rows = [_weight(weight, sources[weight.path]) for weight in weights]
-    with tempfile.TemporaryDirectory() as folder:
-        ways = tuple(_model(model.path, pathlib.Path(folder), load_time, progress))
+    ways = model_encodings(path, load_time=load_time, progress=progress)
     return EncodingsReport(
         input=model.path.name, versions=versions(runtime_version()), weights=tuple(rows), models=ways
     )
+
+
+def model_encodings(
+    path: str | os.PathLike[str], *, load_time: bool = False, progress: Progress | None = None
+) -> tuple[ModelEncoding, ...]:
+    """What the files of a model take in each encoding, as in `compare_encodings`; it may be an encoded one itself."""
+    model = ModelFile.open(path)
+    with tempfile.TemporaryDirectory() as name:
+        folder, dense = pathlib.Path(name), model.path
+        if find_encoded(model):
+            dense = folder / "dense.onnx"
+            decode_file(model.path, dense)
+        return tuple(_model(dense, folder, load_time, progress))
 
 
 def _weight(weight: Weight, source: Source | str) -> WeightEncodings:

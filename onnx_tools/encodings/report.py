@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from onnx_tools.report import FileReport, VerificationReport, Versions, fraction
+from onnx_tools.report import FileReport, ModelEncoding, VerificationReport, Versions, fraction
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,6 @@ class WeightEncodings:
         """The name of what takes the fewest bytes."""
         ways = (EncodingSize("dense", self.dense), *self.sizes)
         return min(ways, key=lambda way: way.bytes).encoding
-
-
-@dataclass(frozen=True)
-class ModelEncoding:
-    """All files of the model written one way. `compressed`: their bytes after zstd at level 3.
-
-    `load_ratio`: time until an onnxruntime session is made against that of the dense model; None if not measured.
-    """
-
-    encoding: str
-    prefer: str
-    bytes: int
-    compressed: int
-    load_ratio: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from onnx_tools.encodings.report import EncodedWeight, EncodeReport, EncodingsReport, ModelEncoding, WeightEncodings
+from onnx_tools.encodings.report import EncodedWeight, EncodeReport, EncodingsReport, WeightEncodings
 from onnx_tools.plain import plain_value
-from onnx_tools.renderers.text import NONE, count, number, printable, shape
+from onnx_tools.renderers.text import ENCODING_TITLES, count, encoding_rows, printable, shape
 
 _MOST_LETTERS = 40
 
@@ -36,7 +36,7 @@ def encodings_text(report: EncodingsReport) -> str:
     names = list(dict.fromkeys(size.encoding for weight in report.weights for size in weight.sizes))
     header = ("Weight", "Shape", "Type", "Stored", "dense", *names, "Smallest")
     weights = table(header, (_sizes_row(weight, names) for weight in report.weights))
-    models = table(("The model", "Bytes", "zstd-3", "Load time"), map(_model_row, report.models))
+    models = table(ENCODING_TITLES, encoding_rows(report.models))
     return "\n".join([printable(report.input), "", *weights, "", *models]) + "\n"
 
 
@@ -64,12 +64,6 @@ def _sizes_row(weight: WeightEncodings, names: Sequence[str]) -> tuple[str, ...]
         *(count(sizes.get(name)) for name in names),
         printable(weight.reason) or weight.smallest,
     )
-
-
-def _model_row(way: ModelEncoding) -> tuple[str, ...]:
-    name = f"{way.encoding}, prefer {way.prefer}" if way.encoding == "packed" else way.encoding
-    load = NONE if way.load_ratio is None else f"x {number(way.load_ratio, 3)}"
-    return name, count(way.bytes), count(way.compressed), load
 
 
 def named(name: str) -> str:

@@ -29,6 +29,7 @@ from onnx_tools.report import (
     Configuration,
     InspectReport,
     LeftAloneReport,
+    ModelEncoding,
     PruneReport,
     VerificationReport,
     format_fraction,
@@ -152,6 +153,7 @@ def _pruned_page(report: PruneReport) -> Page:
         options=tuple(text.configuration_rows(report.configuration)),
         command=_command(report),
         verdict=text.printable(report.payoff),
+        more=_encodings(report.encodings),
     )
 
 
@@ -176,7 +178,12 @@ def _inspected_page(report: InspectReport) -> Page:
         versions=tuple(text.version_rows(report.versions)),
         conditions=conditions_table(report.conditions),
         payoff=payoff_table(report.payoff) if report.payoff else None,
+        more=_encodings(report.encodings),
     )
+
+
+def _encodings(ways: tuple[ModelEncoding, ...]) -> tuple[tuple[str, Table], ...]:
+    return (("Size by encoding", text_table(text.ENCODING_TITLES, text.encoding_rows(ways))),) if ways else ()
 
 
 def _compared_page(report: CompareReport) -> Page:

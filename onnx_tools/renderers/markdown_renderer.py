@@ -18,6 +18,7 @@ from onnx_tools.report import (
     InspectedWeight,
     InspectReport,
     LeftAloneReport,
+    ModelEncoding,
     PayoffReport,
     PruneReport,
     Report,
@@ -67,6 +68,7 @@ def _pruned(report: PruneReport) -> list[str]:
         _folded(f"Weights ({len(report.weights):,})", _weights_table(report.weights)),
         _left_alone(report.left_alone),
         _files(report.files),
+        _encodings(report.encodings),
         _folded("Configuration", _table(("Option", "Value"), text.configuration_rows(report.configuration))),
         _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
     ]
@@ -81,6 +83,7 @@ def _inspected(report: InspectReport) -> list[str]:
         _folded(f"Weights ({len(report.weights):,})", _inspected_table(report.weights)),
         _left_alone(report.left_alone),
         _files(report.files),
+        _encodings(report.encodings),
         _folded("Versions", _table(("Program", "Version"), text.version_rows(report.versions))),
     ]
 
@@ -264,6 +267,10 @@ def _files(files: Sequence[FileReport]) -> str:
         for file in files
     ]
     return _folded("Files", _table(header, rows))
+
+
+def _encodings(ways: Sequence[ModelEncoding]) -> str:
+    return _section("Encodings", _table(text.ENCODING_TITLES, text.encoding_rows(ways), right_from=1)) if ways else ""
 
 
 def _verification(verification: VerificationReport | None) -> str:

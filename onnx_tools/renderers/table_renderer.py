@@ -88,6 +88,8 @@ def print_report(report: AnyReport, console: Console) -> None:
     if isinstance(report, PruneReport) and report.payoff:
         printer.line(f"Will it pay? {report.payoff}")
     printer.table("Files", _file_columns(report.files))
+    columns = [_Column(title.lower(), words=not place) for place, title in enumerate(text.ENCODING_TITLES)]
+    printer.table("Encodings", _filled(columns, text.encoding_rows(report.encodings), lambda row: row))
     if isinstance(report, PruneReport) and report.verification is not None:
         print_verification(report.verification, console)
     if isinstance(report, InspectReport):

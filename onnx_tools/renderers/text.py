@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from onnx_tools.plain import MOST_COUNT, OVER_MOST, plain_float, safe_text
 from onnx_tools.report import (
@@ -15,6 +15,7 @@ from onnx_tools.report import (
     InspectedWeight,
     InspectReport,
     LeftAloneGroup,
+    ModelEncoding,
     OutputDrift,
     PruneReport,
     Report,
@@ -312,6 +313,20 @@ def _rule(rule: RuleReport) -> str:
     settings = {name: getattr(rule, name) for name in ("sparsity", "metric", "granularity", "min_nonzero")}
     given = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
     return f"{', '.join(rule.match)}: {given or 'as the others'}"
+
+
+ENCODING_TITLES = ("The model", "Bytes", "Compressed (zstd-3)", "Load time")
+"""Of `encoding_rows`. The time is that of making a session of onnxruntime, in units of the dense model's."""
+
+
+def encoding_rows(ways: Iterable[ModelEncoding]) -> list[tuple[str, str, str, str]]:
+    """What the model takes in each encoding."""
+    rows = []
+    for way in ways:
+        name = f"{way.encoding}, prefer {way.prefer}" if way.encoding == "packed" else way.encoding
+        load = NONE if way.load_ratio is None else f"x {number(way.load_ratio, 3)}"
+        rows.append((name, count(way.bytes), count(way.compressed), load))
+    return rows
 
 
 def version_rows(versions: Versions) -> list[tuple[str, str]]:

@@ -68,6 +68,36 @@ def test_inspect_encodings(pruned):
     assert "packed, prefer size" in run("inspect", pruned, "--encodings").stdout
 
 
+WAYS = ["dense", "packed, prefer size", "packed, prefer load", "sparse"]
+
+
+def shown_in_all(words, tmp_path):
+    """Run a command, and return the encodings of its JSON report; every other format must have them too."""
+    reports = {ending: tmp_path / f"r.{ending}" for ending in ("json", "md", "html")}
+    result = run(*words, *(word for file in reports.values() for word in ("--report", file)))
+    assert result.exit_code == 0, result.stderr
+    for way in WAYS:
+        assert all(way in text for text in (result.stdout, reports["md"].read_text(), reports["html"].read_text()))
+    assert "Size by encoding" in reports["html"].read_text()
+    report = json.loads(reports["json"].read_text())
+    jsonschema.validate(report, report_schema())
+    return report["encodings"]
+
+
+@pytest.mark.parametrize("encoding", ["dense", "packed"])
+def test_the_report_of_prune_compares_encodings(tmp_path, pruned, encoding):
+    out = tmp_path / "out.onnx"
+    words = ("-s", 0.9, "--encoding", encoding, "--compare-encodings", "--load-time")
+    ways = shown_in_all(("prune", pruned, "-o", out, *words), tmp_path)
+    assert ways[0 if encoding == "dense" else 1]["bytes"] == out.stat().st_size
+    assert [way["load_ratio"] > 0 for way in ways] == [True] * 4
+
+
+def test_the_report_of_inspect_compares_encodings(tmp_path, pruned):
+    ways = shown_in_all(("inspect", pruned, "--encodings"), tmp_path)
+    assert (ways[0]["bytes"], ways[0]["load_ratio"]) == (pruned.stat().st_size, None)
+
+
 @pytest.mark.parametrize("encoding", ["packed", "sparse"])
 def test_prune_and_encode(tmp_path, pruned, encoding):
     dense, packed, back = (tmp_path / name / "m.onnx" for name in ("dense", "packed", "back"))
@@ -108,7 +138,23 @@ def test_prune_with_external_data_and_encode(tmp_path, external_file):
         (["prune", "MODEL", "-s", "0.5", "-o", "o.onnx", "--encoding", "zip"], "use dense, packed or sparse"),
         (["decode", "MODEL", "-o", "o.onnx"], "no weight is encoded"),
         (["inspect", "MODEL", "--load-time"], "goes with --encodings"),
-        (["inspect", "MODEL", "--encodings", "--payoff"], "leave out --report and --payoff"),
+        (["prune", "MODEL", "-s", "0.5", "-o", "o.onnx", "--load-time"], "goes with --compare-encodings"),
+        (
+            [
+                "prune",
+                "MODEL",
+                "-s",
+                "0.5",
+                "-o",
+                "o.onnx",
+                "--granularity",
+                "channel",
+                "--compact",
+                "--compare-encodings",
+            ],
+            "does not go with --compact",
+        ),
+        (["inspect", "MODEL", "--encodings", "--payoff"], "shows something else than --payoff"),
     ],
 )
 def test_refusals(tmp_path, pruned, monkeypatch, words, message):
