@@ -175,7 +175,7 @@ ROWS = {
         for mask in ("bool", "bits")
     },
     **{f"{kind} / normal": "<= 1.3" for kind in ("constant", "90 % zeros", "sorted", "16 values")},
-    "2:4, read once": "<= 1.08",
+    "2:4, known to be finite": "<= 1.08",
     "row l2, 64 x 64, error check included": "<= 1.1",
     "column l2, 64 x 64, error check included": "<= 1.15",
     "global, 293 tensors, 8192": "<= 1.2",

@@ -61,6 +61,9 @@ class Plan(ABC):
     nonzero: Any
     """int64 array of the backend's library: after a run, how many elements of each weight are not zero."""
 
+    finite = False
+    """Whether the weights are known to hold no NaN, so that it need not be looked for before anything is written."""
+
     @abstractmethod
     def run(self) -> None:
         """Prune once more. Errors are kept for `check`; from the first weight that has one, none is written."""

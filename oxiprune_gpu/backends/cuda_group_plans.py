@@ -16,7 +16,7 @@ from oxiprune_gpu.metrics import ImportanceMetric
 
 
 class GroupsPlan(DevicePlan):
-    """Prunes inside the groups of each weight: one pass looks for NaN in all of them, one prunes.
+    """Prunes inside the groups of each weight: one pass looks for NaN in all of them, unless `finite`, and one prunes.
 
     Args:
         xp: the array module.
@@ -52,7 +52,7 @@ class GroupsPlan(DevicePlan):
     def launch(self) -> None:
         """See `DevicePlan.launch`."""
         self._space.restore()
-        for part in self._parts:
+        for part in () if self.finite else self._parts:
             part.find_nan(self._header)
         for part in self._parts:
-            part.prune(self._header, self._mask_kind, nonzero=self._counts)
+            part.prune(self._header, self._mask_kind, nonzero=self._counts, scanned=not self.finite)

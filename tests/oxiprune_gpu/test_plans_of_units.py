@@ -170,3 +170,22 @@ def test_few_launches_for_many_tensors(launches, granularity, dtype):
     restoring = 1  # one copy on the device
     digits = 3 if dtype == np.float64 and granularity != "2:4" else 0  # passes over keys of 64 bits
     assert restoring + launches.total() <= LAUNCHES[granularity] + digits, launches
+
+
+def test_finite_weights_are_read_once(launches):
+    weights, known = (weights_of([(8, 16), (5, 4)], [np.float32]) for _ in range(2))
+    result, wanted = ox.prepare(known, config_of("2:4"), finite=True), ox.prepare(weights, config_of("2:4"))
+    before = launches.total()
+    result.run()
+    once = launches.total() - before
+    wanted.run()
+    assert launches.total() - before - once > once
+    for one, other in zip(known, weights, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_nan_in_weights_that_were_to_be_finite_is_an_error(verbs_backend):
+    weights = weights_of([(8, 16), (4, 4)], [np.float32])
+    weights[1][0, 0] = np.nan
+    with pytest.raises(ox.NonFiniteWeight, match=r"tensors\[1\]"):
+        ox.prepare(weights, config_of("2:4"), finite=True).run()
