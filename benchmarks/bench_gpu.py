@@ -122,11 +122,6 @@ class Gpu:
         stop.synchronize()
         return float(self.xp.cuda.get_elapsed_time(start, stop)) / 1e3
 
-    def kernels(self) -> tuple[Any, int]:
-        """Where kernels come from, and how many blocks they are launched with at most."""
-        loader: Any = importlib.import_module("oxiprune_gpu.backends.kernels").CupyKernels()
-        return loader, self.xp.cuda.Device().attributes["MultiProcessorCount"] * 8
-
     def busy(self) -> None:
         """About a millisecond of work that touches nothing."""
         if self._delay is None:

@@ -161,7 +161,6 @@ def device(gpu, monkeypatch):
     monkeypatch.setattr(ox, "prepare", partial(noted, ox.prepare))
     host = gpu(rounds=1, deadline=time.monotonic() + 600)
     host.xp = SimpleNamespace(**vars(np), cuda=SimpleNamespace(Device=Stream, Stream=Stream))
-    host.kernels = lambda: (kernels, 7)
     host.interleaved = lambda candidates, rounds=1: type(host).interleaved(host, candidates, 1)
     return host
 
