@@ -44,8 +44,8 @@ BROKEN = {
     "a unit without its root": ("units", "D::rounded(unflushed_sqrt(sum))", "D::rounded(sum)", {("units", "l2")}),
     "one too many": (
         "apply",
-        "keys[s][e] < threshold",
-        "keys[s][e] <= threshold",
+        "key < threshold",
+        "key <= threshold",
         {("select and apply", "l1"), ("plans", "l1")},
     ),
 }
